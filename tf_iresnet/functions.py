@@ -1,0 +1,293 @@
+r"""Differentiable functions of (parameters, x) with derivatives written out.
+
+A residual branch is evaluated many times at one point: its value, then J^T v for every term
+of a power series, then one gradient of <upstream, g(x)> + sum <c, J t>. A `Function` offers
+just these three, so that everything that belongs to the point (the activations' slopes) is
+computed once. Functions are pure: parameters are arguments, nothing is stored.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_iresnet.linear_maps import LinearMap
+
+Parameters = Sequence[tf.Tensor]
+Pairs = Sequence[tuple[tf.Tensor, tf.Tensor]]
+
+
+class Function(abc.ABC):
+    """A function g(parameters, x) of batches, each example mapped by itself."""
+
+    #: How many tensors `parameters` holds.
+    num_parameters: int = 0
+
+    def __call__(self, parameters: Parameters, x: tf.Tensor) -> tf.Tensor:
+        """Returns g(x)."""
+        return self.linearize(parameters, x)[0]
+
+    @abc.abstractmethod
+    def linearize(self, parameters: Parameters, x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        """Returns g(x) and what the derivatives at x need."""
+
+    @abc.abstractmethod
+    def pullback(self, parameters: Parameters, point: Any, cotangent: tf.Tensor) -> tf.Tensor:
+        """Returns J^T cotangent at the linearised point."""
+
+    @abc.abstractmethod
+    def gradient(
+        self, parameters: Parameters, point: Any, upstream: tf.Tensor, pairs: Pairs = ()
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Differentiates <upstream, g(x)> + sum over pairs of <cotangent, J tangent>.
+
+        Args:
+          parameters: the parameters of `linearize`.
+          point: what `linearize` returned second.
+          upstream: constant, of the shape of g(x).
+          pairs: constants (tangent, cotangent), of the shapes of x and g(x).
+
+        Returns:
+          The gradients with respect to x and to each parameter (summed over the batch).
+        """
+
+
+class Primitive(Function):
+    """A function that a `Chain` can compose: it also offers J t."""
+
+    @abc.abstractmethod
+    def pushforward(self, parameters: Parameters, point: Any, tangent: tf.Tensor) -> tf.Tensor:
+        """Returns J tangent at the linearised point."""
+
+
+class Affine(Primitive):
+    """A linear map with kernel and, optionally, bias: parameters (kernel[, bias])."""
+
+    def __init__(self, linear_map: LinearMap, use_bias: bool) -> None:
+        self.linear_map = linear_map
+        self.num_parameters = 2 if use_bias else 1
+
+    def linearize(self, parameters, x):
+        y = self.linear_map.apply(parameters[0], x)
+        if self.num_parameters == 2:
+            y = tf.nn.bias_add(y, parameters[1])
+        return y, x
+
+    def pushforward(self, parameters, point, tangent):
+        return self.linear_map.apply(parameters[0], tangent)
+
+    def pullback(self, parameters, point, cotangent):
+        return self.linear_map.adjoint(parameters[0], cotangent)
+
+    def gradient(self, parameters, point, upstream, pairs=()):
+        kernel = self.linear_map.kernel_gradient(point, upstream)
+        for tangent, cotangent in pairs:
+            kernel += self.linear_map.kernel_gradient(tangent, cotangent)
+        gradients = [kernel]
+        if self.num_parameters == 2:
+            gradients.append(tf.reduce_sum(upstream, axis=list(range(upstream.shape.rank - 1))))
+        return self.linear_map.adjoint(parameters[0], upstream), gradients
+
+
+class Elementwise(Primitive):
+    """A smooth scalar function applied to every entry, derivatives by automatic differentiation."""
+
+    def __init__(self, function: Callable[[tf.Tensor], tf.Tensor]) -> None:
+        self.function = function
+
+    def _derivative(self, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = self.function(x)
+        slope = tape.gradient(y, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return y, slope
+
+    def linearize(self, parameters, x):
+        y, slope = self._derivative(x)
+        return y, (x, slope)
+
+    def pushforward(self, parameters, point, tangent):
+        return point[1] * tangent
+
+    pullback = pushforward
+
+    def _curvature(self, point):
+        x = point[0]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            slope = self._derivative(x)[1]
+        return tape.gradient(slope, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def gradient(self, parameters, point, upstream, pairs=()):
+        gradient = point[1] * upstream
+        if pairs:
+            products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
+            gradient += self._curvature(point) * products
+        return gradient, []
+
+
+class Elu(Elementwise):
+    """ELU with alpha = 1: x for x > 0, exp(x) - 1 below."""
+
+    def __init__(self) -> None:
+        super().__init__(tf.nn.elu)
+
+    def linearize(self, parameters, x):
+        y = tf.nn.elu(x)
+        # exp(x) is y + 1 below zero: no second exponential.
+        return y, (y, tf.minimum(y, 0) + 1)
+
+    def _curvature(self, point):
+        y, slope = point
+        return tf.where(y < 0, slope, tf.zeros_like(slope))
+
+
+class LipSwish(Primitive):
+    """x sigmoid(b x) / 1.1 with b = softplus(beta): parameter (beta,), a scalar."""
+
+    num_parameters = 1
+
+    def linearize(self, parameters, x):
+        scaled = tf.math.softplus(parameters[0]) * x
+        gate = tf.sigmoid(scaled)
+        y = x * gate
+        slope = gate * (1 + scaled * (1 - gate))
+        return y / 1.1, (x, scaled, gate, slope / 1.1)
+
+    def pushforward(self, parameters, point, tangent):
+        return point[3] * tangent
+
+    pullback = pushforward
+
+    def gradient(self, parameters, point, upstream, pairs=()):
+        x, scaled, gate, slope = point
+        bell = gate * (1 - gate) / 1.1
+        gradient = slope * upstream
+        # d phi / d b = x^2 bell, d phi' / d x = b c and d phi' / d b = x c with c as below.
+        by_b = tf.reduce_sum(upstream * tf.square(x) * bell)
+        if pairs:
+            products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
+            weighted = bell * (2 + scaled * (1 - 2 * gate)) * products
+            gradient += tf.math.softplus(parameters[0]) * weighted
+            by_b += tf.reduce_sum(x * weighted)
+        return gradient, [by_b * tf.sigmoid(parameters[0])]
+
+
+class MaxMin(Primitive):
+    """Sorts neighbouring pairs of channels: an orthogonal permutation at every point."""
+
+    def linearize(self, parameters, x):
+        pairs = tf.reshape(x, tf.concat([tf.shape(x)[:-1], [-1, 2]], axis=0))
+        swap = pairs[..., :1] < pairs[..., 1:]
+        return self._exchange(swap, x), swap
+
+    @staticmethod
+    def _exchange(swap, x):
+        pairs = tf.reshape(x, tf.concat([tf.shape(x)[:-1], [-1, 2]], axis=0))
+        pairs = tf.where(swap, tf.reverse(pairs, axis=[-1]), pairs)
+        return tf.ensure_shape(tf.reshape(pairs, tf.shape(x)), x.shape)
+
+    def pushforward(self, parameters, point, tangent):
+        return self._exchange(point, tangent)
+
+    pullback = pushforward  # an exchange is its own inverse and transpose
+
+    def gradient(self, parameters, point, upstream, pairs=()):
+        return self._exchange(point, upstream), []
+
+
+class Chain(Primitive):
+    """A composition of primitives, first to last; parameters are theirs in this order."""
+
+    def __init__(self, parts: Sequence[Primitive]) -> None:
+        self.parts = list(parts)
+        self.num_parameters = sum(part.num_parameters for part in self.parts)
+
+    def _split(self, parameters: Parameters) -> list[Parameters]:
+        groups, start = [], 0
+        for part in self.parts:
+            groups.append(parameters[start : start + part.num_parameters])
+            start += part.num_parameters
+        return groups
+
+    def linearize(self, parameters, x):
+        points = []
+        for part, own in zip(self.parts, self._split(parameters), strict=True):
+            x, point = part.linearize(own, x)
+            points.append(point)
+        return x, points
+
+    def pushforward(self, parameters, point, tangent):
+        for part, own, at in zip(self.parts, self._split(parameters), point, strict=True):
+            tangent = part.pushforward(own, at, tangent)
+        return tangent
+
+    def pullback(self, parameters, point, cotangent):
+        layers = list(zip(self.parts, self._split(parameters), point, strict=True))
+        for part, own, at in reversed(layers):
+            cotangent = part.pullback(own, at, cotangent)
+        return cotangent
+
+    def gradient(self, parameters, point, upstream, pairs=()):
+        layers = list(zip(self.parts, self._split(parameters), point, strict=True))
+        # Tangents at every part's input, then cotangents at its output on the way back.
+        tangents = [[tangent for tangent, _ in pairs]]
+        for part, own, at in layers[:-1]:
+            tangents.append([part.pushforward(own, at, t) for t in tangents[-1]])
+        cotangents = [cotangent for _, cotangent in pairs]
+        gradients: list[list[tf.Tensor]] = []
+        for index in reversed(range(len(layers))):
+            part, own, at = layers[index]
+            local = list(zip(tangents[index], cotangents, strict=True))
+            upstream, own_gradients = part.gradient(own, at, upstream, local)
+            gradients.append(own_gradients)
+            if index:
+                cotangents = [part.pullback(own, at, c) for c in cotangents]
+        return upstream, [g for own_gradients in reversed(gradients) for g in own_gradients]
+
+
+class Taped(Function):
+    """Any function of (parameters, x), differentiated by tapes: slower, but knows no limits."""
+
+    def __init__(
+        self, function: Callable[[Parameters, tf.Tensor], tf.Tensor], num_parameters: int
+    ) -> None:
+        self.function = function
+        self.num_parameters = num_parameters
+
+    def __call__(self, parameters, x):
+        return self.function(parameters, x)
+
+    def linearize(self, parameters, x):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            y = self.function(parameters, x)
+        return y, (tape, x, y)
+
+    def pullback(self, parameters, point, cotangent):
+        tape, x, y = point
+        return tape.gradient(
+            y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    def gradient(self, parameters, point, upstream, pairs=()):
+        x = point[1]
+        parameters = list(parameters)
+        with tf.GradientTape() as outer:
+            outer.watch([x, *parameters])
+            with tf.GradientTape(persistent=True) as inner:
+                inner.watch(x)
+                y = self.function(parameters, x)
+            total = tf.reduce_sum(upstream * y)
+            for tangent, cotangent in pairs:
+                pulled = inner.gradient(
+                    y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                )
+                total += tf.reduce_sum(tangent * pulled)
+        gradients = outer.gradient(
+            total, [x, *parameters], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return gradients[0], gradients[1:]

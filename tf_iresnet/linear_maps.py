@@ -1,0 +1,188 @@
+"""Linear maps with a kernel: application, adjoint and the kernel's gradient.
+
+A map holds shapes only; the kernel is an argument. Layers, norms and the differentiable
+functions of a branch share these, so that a norm is always that of the operator in use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseMap:
+    """x -> x W for x of shape [..., inputs] and W of shape [inputs, outputs]."""
+
+    inputs: int
+    outputs: int
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The event shape of the input."""
+        return (self.inputs,)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The event shape of the output."""
+        return (self.outputs,)
+
+    def apply(self, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Returns x W."""
+        return tf.linalg.matmul(x, kernel)
+
+    def adjoint(self, kernel: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Returns y W^T."""
+        return tf.linalg.matmul(y, kernel, transpose_b=True)
+
+    def kernel_gradient(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient of <x W, y> with respect to W, summed over the batch."""
+        return tf.linalg.matmul(
+            tf.reshape(x, [-1, self.inputs]), tf.reshape(y, [-1, self.outputs]), transpose_a=True
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvMap:
+    """A convolution (cross-correlation) at a fixed spatial size, channels last.
+
+    Kernels have Keras' shape: spatial sizes, input channels / groups, output channels.
+    """
+
+    spatial_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    padding: str = "same"
+    strides: tuple[int, ...] = (1,)
+    dilation_rate: tuple[int, ...] = (1,)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        rank = len(self.spatial_shape)
+        if len(self.kernel_shape) != rank + 2:
+            raise ValueError(
+                f"a kernel of shape {self.kernel_shape} needs a spatial shape of "
+                f"{len(self.kernel_shape) - 2} sizes, got {self.spatial_shape}."
+            )
+        if self.padding not in ("same", "valid", "causal"):
+            raise ValueError(
+                f'padding must be "same", "valid" or "causal", got {self.padding!r}.'
+            )
+        if self.padding == "causal" and rank != 1:
+            raise ValueError('padding="causal" is defined for 1-D convolutions only.')
+        for field in ("strides", "dilation_rate"):
+            value = getattr(self, field)
+            if len(value) == 1:
+                object.__setattr__(self, field, tuple(value) * rank)
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial dimensions."""
+        return len(self.spatial_shape)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The event shape of the input."""
+        return (*self.spatial_shape, self.kernel_shape[-2] * self.groups)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The event shape of the output."""
+        sizes = []
+        for size, kernel, stride, dilation in zip(
+            self.spatial_shape, self.kernel_shape, self.strides, self.dilation_rate, strict=False
+        ):
+            reach = 0 if self.padding != "valid" else dilation * (kernel - 1)
+            sizes.append(-(-(size - reach) // stride))
+        return (*sizes, self.kernel_shape[-1])
+
+    @property
+    def _causal_pad(self) -> int:
+        if self.padding != "causal":
+            return 0
+        return self.dilation_rate[0] * (self.kernel_shape[0] - 1)
+
+    # TensorFlow's raw operations know two and three spatial dimensions: a 1-D convolution is a
+    # 2-D one of height one.
+    def _lift(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.expand_dims(x, 1) if self.rank == 1 else x
+
+    def _lift_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.expand_dims(kernel, 0) if self.rank == 1 else kernel
+
+    def _lower(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.squeeze(x, 1) if self.rank == 1 else x
+
+    def _options(self) -> dict:
+        lead = (1,) if self.rank == 1 else ()
+        return {
+            "strides": [1, *lead, *self.strides, 1],
+            "padding": "SAME" if self.padding == "same" else "VALID",
+            "dilations": [1, *lead, *self.dilation_rate, 1],
+        }
+
+    def _padded(self, x: tf.Tensor) -> tf.Tensor:
+        pad = self._causal_pad
+        return tf.pad(x, [[0, 0], [pad, 0], [0, 0]]) if pad else x
+
+    def apply(self, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Returns the convolution of x [batch, spatial, channels] with the kernel."""
+        op = tf.raw_ops.Conv3D if self.rank == 3 else tf.raw_ops.Conv2D
+        x = self._lift(self._padded(x))
+        return self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options()))
+
+    def adjoint(self, kernel: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Returns the transposed convolution of y [batch, spatial, filters]."""
+        pad = self._causal_pad
+        lead = (1,) if self.rank == 1 else ()
+        event = (*lead, *(size + pad for size in self.spatial_shape), self.input_shape[-1])
+        sizes = tf.concat([tf.shape(y)[:1], tf.constant(event, tf.int32)], axis=0)
+        kernel, y_lifted = self._lift_kernel(kernel), self._lift(y)
+        if self.rank == 3:
+            x = tf.raw_ops.Conv3DBackpropInputV2(
+                input_sizes=sizes, filter=kernel, out_backprop=y_lifted, **self._options()
+            )
+        else:
+            x = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=sizes, filter=kernel, out_backprop=y_lifted, **self._options()
+            )
+        x = self._lower(x)[:, pad:] if pad else self._lower(x)
+        return tf.ensure_shape(x, [y.shape[0], *self.input_shape])
+
+    def kernel_gradient(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient of <conv(x, K), y> with respect to K, summed over the batch."""
+        lead = (1,) if self.rank == 1 else ()
+        op = (
+            tf.raw_ops.Conv3DBackpropFilterV2
+            if self.rank == 3
+            else tf.raw_ops.Conv2DBackpropFilter
+        )
+        gradient = op(
+            input=self._lift(self._padded(x)),
+            filter_sizes=tf.constant((*lead, *self.kernel_shape), tf.int32),
+            out_backprop=self._lift(y),
+            **self._options(),
+        )
+        return tf.squeeze(gradient, 0) if self.rank == 1 else gradient
+
+
+LinearMap = DenseMap | ConvMap
+
+
+def map_for_kernel(
+    kernel_shape: tuple[int, ...], spatial_shape: tuple[int, ...] | None, padding: str = "same"
+) -> LinearMap:
+    """Returns the dense map (rank 2) or the stride-1 convolution of a kernel's shape."""
+    if len(kernel_shape) == 2:
+        return DenseMap(*kernel_shape)
+    if len(kernel_shape) not in (3, 4, 5):
+        raise ValueError(
+            "kernel must have 2 axes (dense) or 3 to 5 (spatial sizes, inputs, outputs), "
+            f"got shape {tuple(kernel_shape)}."
+        )
+    if spatial_shape is None:
+        raise ValueError(
+            f"a convolution kernel of shape {tuple(kernel_shape)} needs spatial_shape, "
+            "the size of its input, since its norm depends on it."
+        )
+    return ConvMap(tuple(spatial_shape), tuple(kernel_shape), padding)

@@ -1,0 +1,116 @@
+"""Counter-based random draws: a function of the seed and of the example's global index.
+
+A *seed* is an int32 tensor of shape [3]: two words of key and the global index of the first
+example of the batch. The draws that belong to example ``i`` depend on the key and on
+``first + i`` alone, so a batch cut into pieces for several replicas sees the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_PHILOX = 1
+_WORDS_PER_COUNTER = 4  # one Philox counter value yields four 32-bit words
+
+
+def as_seed(seed: Any = None) -> tf.Tensor:
+    """Returns ``seed`` as an int32 tensor of shape [3]: key, key, index of the first example.
+
+    Args:
+      seed: None for a fresh draw (from TensorFlow's global generator, so
+        ``tf.random.set_seed`` fixes it), an integer, or two or three integers.
+
+    Returns:
+      An int32 tensor of shape [3].
+
+    Raises:
+      ValueError: if ``seed`` holds another number of values.
+
+    Example:
+
+    >>> as_seed(7).numpy().tolist()
+    [0, 7, 0]
+    """
+    if seed is None:
+        key = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
+        return tf.concat([key, tf.zeros([1], tf.int32)], axis=0)
+    if not tf.is_tensor(seed):
+        # Python's integers are unbounded; the key keeps their 64 low bits.
+        words = [int(word) for word in np.ravel(np.asarray(seed, dtype=object))]
+        if len(words) == 1:
+            words = [words[0] >> 32, words[0], 0]
+        elif len(words) == 2:
+            words = [*words, 0]
+        if len(words) != 3:
+            raise ValueError(f"seed must be an integer or two or three integers, got {seed!r}.")
+        return tf.constant(np.asarray([w & 0xFFFFFFFF for w in words], np.uint32).view(np.int32))
+    seed = tf.reshape(tf.cast(seed, tf.int32), [-1])
+    if seed.shape[0] == 1:
+        return tf.concat([[0], seed, [0]], axis=0)
+    if seed.shape[0] == 2:
+        return tf.concat([seed, [0]], axis=0)
+    if seed.shape[0] not in (3, None):
+        raise ValueError(f"seed must hold one, two or three integers, got shape {seed.shape}.")
+    return tf.ensure_shape(seed, [3])
+
+
+def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:
+    """Derives an independent seed for ``data`` (a block, a step), same first example."""
+    key = tf.random.experimental.stateless_fold_in(seed[:2], tf.cast(data, tf.int32))
+    return tf.concat([key, seed[2:]], axis=0)
+
+
+def shared_uniform(seed: tf.Tensor, shape: Sequence[int] = (), dtype: Any = tf.float32) -> tf.Tensor:
+    """Uniform draws on [0, 1) that all examples, and so all replicas, share."""
+    return tf.random.stateless_uniform(shape, seed[:2], dtype=dtype)
+
+
+def _words(seed: tf.Tensor, batch: tf.Tensor, per_example: int) -> tf.Tensor:
+    """Draws ``per_example`` random 32-bit words for each of ``batch`` examples, as uint32."""
+    counters = -(-per_example // _WORDS_PER_COUNTER)
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
+    first = tf.cast(tf.bitcast(seed[2], tf.uint32), tf.uint64) * tf.constant(counters, tf.uint64)
+    counter = tf.stack([counter[0] + first, counter[1]])
+    width = counters * _WORDS_PER_COUNTER
+    words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.stack([batch, width]), key=key, counter=counter, alg=_PHILOX, dtype=tf.uint32
+    )
+    return words[:, :per_example]
+
+
+def _batch_and_size(like: tf.Tensor) -> tuple[tf.Tensor, int]:
+    size = like.shape[1:].num_elements()
+    if size is None:
+        raise ValueError(f"the event shape must be static, got a tensor of shape {like.shape}.")
+    return tf.shape(like)[0], size
+
+
+def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Independent signs, -1 or 1 with probability 1/2, of the shape and dtype of ``like``."""
+    batch, size = _batch_and_size(like)
+    words = _words(seed, batch, -(-size // 32))
+    bits = tf.bitwise.right_shift(words[:, :, None], tf.range(32, dtype=tf.uint32))
+    bits = tf.reshape(tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint32)), [batch, -1])
+    signs = 2 * tf.cast(bits[:, :size], like.dtype) - 1
+    return tf.ensure_shape(tf.reshape(signs, tf.shape(like)), like.shape)
+
+
+def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Independent uniform draws on [0, 1), of the shape and dtype of ``like``."""
+    batch, size = _batch_and_size(like)
+    # 24 bits fit the significand of float32, so that the result can't round up to 1.
+    bits = tf.bitwise.right_shift(_words(seed, batch, size), tf.constant(8, tf.uint32))
+    draws = tf.cast(bits, like.dtype) * tf.constant(2.0**-24, like.dtype)
+    return tf.ensure_shape(tf.reshape(draws, tf.shape(like)), like.shape)
+
+
+def normal(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Independent standard normal draws (Box-Muller), of the shape and dtype of ``like``."""
+    # 1 - u lies in (0, 1], where the logarithm is finite.
+    radius = tf.sqrt(-2 * tf.math.log(1 - uniform(fold_in(seed, 0), like)))
+    angle = tf.constant(2 * np.pi, like.dtype) * uniform(fold_in(seed, 1), like)
+    return radius * tf.cos(angle)

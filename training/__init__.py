@@ -1,0 +1,1 @@
+"""Experiments with invertible residual networks: data, configurations, training, command line."""

@@ -1,0 +1,69 @@
+"""From stored examples to what a model reads: dequantised for densities, scaled for classes."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from training.data.randomness import example_words
+from training.data.spec import DataSpec
+
+TASKS = ("density", "classification", "hybrid")
+
+
+def needs_labels(task: str) -> bool:
+    """Says whether a task reads labels.
+
+    Args:
+        task: one of `TASKS`.
+
+    Returns:
+        True for classification and the hybrid.
+    """
+    return task != "density"
+
+
+def prepare(spec: DataSpec, task: str, x: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor:
+    """Turns stored examples into a model's input.
+
+    Args:
+        spec: the data set's description.
+        task: one of `TASKS`.
+        x: consecutive examples of a stream, as stored.
+        key: the key of the stream's noise.
+        first: the place of the first example in the stream.
+        dtype: float32 or float64.
+
+    Returns:
+        Points as they are; images dequantised to (0, levels) or, for classification, scaled
+        to [0, 1].
+    """
+    if spec.levels is None:
+        return tf.cast(x, dtype)
+    if task == "classification":
+        return tf.cast(x, dtype) / (spec.levels - 1)
+    return dequantise(x, key, first, dtype)
+
+
+def dequantise(images: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor:
+    """Adds uniform noise to integer pixels.
+
+    The noise takes the 2^15 midpoints of a regular grid on the unit interval. Up to 256 levels
+    the sum is then exact even in float32: it never rounds up to the next level, its floor is the
+    pixel, and the noise's mean is exactly one half.
+
+    Args:
+        images: uint8 images [n, height, width, channels], consecutive in their stream.
+        key: the key of the noise.
+        first: the place of the first image in the stream.
+        dtype: float32 or float64.
+
+    Returns:
+        Images + u with u in (0, 1), of `dtype`.
+    """
+    dims = math.prod(images.shape[1:])
+    words = example_words(key, first, tf.shape(images)[0], -(-dims // 2))
+    shorts = tf.reshape(tf.bitcast(words, tf.uint16), [-1, 2 * words.shape[1]])[:, :dims]
+    odd = tf.bitwise.bitwise_or(shorts, tf.constant(1, tf.uint16))
+    noise = tf.reshape(tf.cast(odd, dtype) * 2.0**-16, tf.shape(images))
+    return tf.cast(images, dtype) + noise
