@@ -31,7 +31,6 @@ def as_seed(seed: Any = None) -> tf.Tensor:
       ValueError: if ``seed`` holds another number of values.
 
     Example:
-
     >>> as_seed(7).numpy().tolist()
     [0, 7, 0]
     """
@@ -93,7 +92,7 @@ def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Independent signs, -1 or 1 with probability 1/2, of the shape and dtype of ``like``."""
     batch, size = _batch_and_size(like)
     words = _words(seed, batch, -(-size // 32))
-    bits = tf.bitwise.right_shift(words[:, :, None], tf.range(32, dtype=tf.uint32))
+    bits = tf.bitwise.right_shift(words[:, :, None], np.arange(32, dtype=np.uint32))
     bits = tf.reshape(tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint32)), [batch, -1])
     signs = 2 * tf.cast(bits[:, :size], like.dtype) - 1
     return tf.ensure_shape(tf.reshape(signs, tf.shape(like)), like.shape)

@@ -1,0 +1,33 @@
+"""Keras layers: spectral normalisation, 1-Lipschitz activations and invertible layers."""
+
+from tf_iresnet.layers.activations import LipSwish, MaxMin, SmoothActivation
+from tf_iresnet.layers.actnorm import ActNorm
+from tf_iresnet.layers.branch import SpectralBranch
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.multi_scale import MultiScale
+from tf_iresnet.layers.padding import InjectivePadding
+from tf_iresnet.layers.residual import InvertibleResidual
+from tf_iresnet.layers.sequential import InvertibleSequential
+from tf_iresnet.layers.spectral import SpectralLayer
+from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
+from tf_iresnet.layers.spectral_dense import SpectralDense
+from tf_iresnet.layers.squeeze import Squeeze
+
+__all__ = [
+    "ActNorm",
+    "InjectivePadding",
+    "InvertibleLayer",
+    "InvertibleResidual",
+    "InvertibleSequential",
+    "LipSwish",
+    "MaxMin",
+    "MultiScale",
+    "SmoothActivation",
+    "SpectralBranch",
+    "SpectralConv1D",
+    "SpectralConv2D",
+    "SpectralConv3D",
+    "SpectralDense",
+    "SpectralLayer",
+    "Squeeze",
+]

@@ -1,0 +1,157 @@
+"""1-Lipschitz activations, as Keras layers and as parts of a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import functions
+
+
+class _Activation(keras.layers.Layer):
+    """A shape-preserving layer around a `functions.Primitive` of Lipschitz constant 1."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+
+    def function(self) -> functions.Primitive:
+        """Returns the activation as a function of `function_parameters`."""
+        raise NotImplementedError
+
+    def function_parameters(self) -> list[tf.Tensor]:
+        """Returns its parameters, in the weights' dtype."""
+        return []
+
+    def lipschitz_bound(self) -> float:
+        """Returns 1."""
+        return 1.0
+
+    def call(self, x: Any) -> tf.Tensor:
+        x = tf.cast(x, self.compute_dtype)
+        parameters = [tf.cast(p, self.compute_dtype) for p in self.function_parameters()]
+        return self.function()(parameters, x)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class LipSwish(_Activation):
+    r"""x sigmoid(softplus(beta) x) / 1.1, smooth and 1-Lipschitz for every beta.
+
+    sup \|d/dx x sigmoid(b x)\| is about 1.0998 whatever b > 0.
+
+    Args:
+      **kwargs: of `keras.layers.Layer`.
+
+    Example:
+    >>> LipSwish()(np.array([[0.0]], "float32")).numpy().tolist()
+    [[0.0]]
+
+    Source: Residual Flows for Invertible Generative Modeling, section 3.3.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        self.beta = self.add_weight(
+            name="beta", shape=(), initializer=keras.initializers.Constant(0.5), autocast=False
+        )
+        self.built = True
+
+    def function(self) -> functions.Primitive:
+        return functions.LipSwish()
+
+    def function_parameters(self) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(self.beta)]
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class MaxMin(_Activation):
+    """Sorts each pair of neighbouring channels, larger first: (max, min).
+
+    It preserves the gradient's norm, which helps Lipschitz classifiers. Not for flows: its second
+    derivative is zero almost everywhere, so the log-determinant's gradient says nothing of how
+    the activation's slopes move, and training the likelihood stalls.
+
+    Args:
+      **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+      ValueError: if the number of channels is odd.
+
+    Example:
+    >>> MaxMin()(np.array([[1.0, 2.0, 4.0, 3.0]], "float32")).numpy().tolist()
+    [[2.0, 1.0, 4.0, 3.0]]
+
+    Source: Anil, Lucas, Grosse 2019 (GroupSort); Residual Flows, section 3.3, on the second
+    derivative.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        if input_shape[-1] is None or input_shape[-1] % 2:
+            raise ValueError(
+                f"MaxMin needs an even number of channels, got inputs of shape {input_shape}."
+            )
+        self.built = True
+
+    def function(self) -> functions.Primitive:
+        return functions.MaxMin()
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class SmoothActivation(_Activation):
+    """A parameter-free 1-Lipschitz activation by name.
+
+    Args:
+      function_name: "elu", "softplus" or "tanh".
+      **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+      ValueError: if the name is not one of these.
+
+    Example:
+    >>> SmoothActivation("elu")(np.array([[2.0]], "float32")).numpy().tolist()
+    [[2.0]]
+
+    Source: Invertible Residual Networks, section 5 (ELU).
+    """
+
+    _FUNCTIONS: dict[str, Callable[[], functions.Primitive]] = {
+        "elu": functions.Elu,
+        "softplus": lambda: functions.Elementwise(tf.math.softplus),
+        "tanh": lambda: functions.Elementwise(tf.math.tanh),
+    }
+
+    def __init__(self, function_name: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if function_name not in self._FUNCTIONS:
+            raise ValueError(
+                f"function_name must be one of {sorted(self._FUNCTIONS)}, got {function_name!r}."
+            )
+        self.function_name = function_name
+
+    def function(self) -> functions.Primitive:
+        return self._FUNCTIONS[self.function_name]()
+
+    def get_config(self) -> dict[str, Any]:
+        return {"function_name": self.function_name, **super().get_config()}
+
+
+ACTIVATIONS = ("elu", "lipswish", "maxmin", "softplus", "tanh")
+
+
+def make_activation(activation: str, **kwargs: Any) -> _Activation:
+    """Returns a new activation layer for a name of `ACTIVATIONS`.
+
+    Raises:
+      ValueError: if the name is unknown.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}.")
+    if activation == "lipswish":
+        return LipSwish(**kwargs)
+    if activation == "maxmin":
+        return MaxMin(**kwargs)
+    return SmoothActivation(activation, **kwargs)

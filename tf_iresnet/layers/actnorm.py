@@ -1,0 +1,105 @@
+"""Activation normalisation: an affine map of each channel, initialised from data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers.invertible import InvertibleLayer
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class ActNorm(InvertibleLayer):
+    r"""y = (x + b) exp(s), with s and b of each channel set so that one batch is standardised.
+
+    ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. Used alone in a plain
+    Keras model it initialises itself at the first call with ``training=True``; the flag
+    ``initialized`` is a weight, so that a restored layer is not initialised again. A channel
+    that is constant over the batch keeps its scale.
+
+    Args:
+      **kwargs: of `keras.layers.Layer`.
+
+    Example:
+    >>> layer = ActNorm()
+    >>> y = layer.initialize(np.array([[1.0], [3.0]], "float32"))
+    >>> y.numpy().round(3).tolist()
+    [[-1.0], [1.0]]
+
+    Source: Kingma, Dhariwal 2018 (Glow), section 3.1.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        channels = (input_shape[-1],)
+        self.log_scale, self.bias = (
+            self.add_weight(name=name, shape=channels, initializer="zeros", autocast=False)
+            for name in ("log_scale", "bias")
+        )
+        self.initialized = self.add_weight(
+            name="initialized",
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    @staticmethod
+    def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and standard deviation of each channel over all replicas' examples."""
+        axes = list(range(x.shape.rank - 1))
+        count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+        total = tf.reduce_sum(x, axes)
+        context = tf.distribute.get_replica_context()
+        parallel = context is not None and context.num_replicas_in_sync > 1
+        if parallel:
+            count, total = context.all_reduce(tf.distribute.ReduceOp.SUM, [count, total])
+        mean = total / count
+        # Two passes: the difference of large squares would cancel.
+        squares = tf.reduce_sum(tf.square(x - mean), axes)
+        if parallel:
+            squares = context.all_reduce(tf.distribute.ReduceOp.SUM, squares)
+        return mean, tf.sqrt(squares / count)
+
+    def _initial(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Bias and log-scale that standardise the batch."""
+        mean, deviation = self._moments(x)
+        constant = deviation <= 1e-6 * (1 + tf.abs(mean))
+        return -mean, -tf.math.log(tf.where(constant, tf.ones_like(deviation), deviation))
+
+    def initialize(self, x: Any) -> tf.Tensor:
+        x = self._prepared(x)
+        bias, log_scale = self._initial(x)
+        self.bias.assign(bias)
+        self.log_scale.assign(log_scale)
+        self.initialized.assign(1.0)
+        return self.forward(x)
+
+    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+        x = self._prepared(x)
+        if training:
+            bias, log_scale = self._initial(x)
+            fresh = tf.convert_to_tensor(self.initialized) == 0
+            self.bias.assign(tf.where(fresh, bias, tf.convert_to_tensor(self.bias)))
+            self.log_scale.assign(tf.where(fresh, log_scale, tf.convert_to_tensor(self.log_scale)))
+            self.initialized.assign(1.0)
+        return self.forward(x)
+
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return (x + tf.convert_to_tensor(self.bias)) * tf.exp(tf.convert_to_tensor(self.log_scale))
+
+    def _log_det(self, x, seed, log_det, training):
+        pixels = x.shape[1:-1].num_elements()
+        value = pixels * tf.reduce_sum(tf.convert_to_tensor(self.log_scale))
+        return self.forward(x), tf.fill(tf.shape(x)[:1], value)
+
+    def _inverse(self, y):
+        scale = tf.exp(-tf.convert_to_tensor(self.log_scale))
+        return FixedPointResult.exact(y * scale - tf.convert_to_tensor(self.bias))
+
+    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+        return tuple(output_shape)

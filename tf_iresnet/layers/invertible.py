@@ -1,0 +1,194 @@
+"""The contract of an invertible layer."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import randomness
+from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers.spectral import SpectralLayer
+from tf_iresnet.log_det import LogDetEstimator
+
+
+class InvertibleLayer(keras.layers.Layer, abc.ABC):
+    r"""A bijection of each example onto the layer's output space, data towards latent.
+
+    ``call`` may change state when ``training=True`` (ActNorm's initialisation, the power
+    iteration); `forward`, `forward_and_log_det` and `inverse` never do. The state that flows
+    through keeps the dtype of the weights, whatever the mixed-precision policy.
+
+    Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self._event_shape: tuple[int | None, ...] | None = None
+
+    # --- what a subclass defines ---
+
+    @abc.abstractmethod
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns y, without any change of state.
+
+        Args:
+          x: [batch, ...] of the weights' dtype.
+          training: whether the branches may compute in the policy's compute dtype.
+        """
+
+    @abc.abstractmethod
+    def _log_det(
+        self, x: tf.Tensor, seed: tf.Tensor, log_det: LogDetEstimator | None, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns y and ln|det dy/dx| [batch]."""
+
+    @abc.abstractmethod
+    def _inverse(self, y: tf.Tensor) -> FixedPointResult:
+        """Returns the solver's result, its x of the shape of the input."""
+
+    @abc.abstractmethod
+    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+        """Returns the input's shape for an output's shape, both with the batch axis."""
+
+    def initialize(self, x: Any) -> tf.Tensor:
+        """Sets what is initialised from data (ActNorm) from one batch, and returns y.
+
+        Args:
+          x: a batch of data, [batch, ...].
+
+        Returns:
+          The layer's output for that batch after the initialisation.
+        """
+        return self.forward(self._prepared(x))
+
+    # --- what users call ---
+
+    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+        x = self._prepared(x)
+        if training:
+            self.update_spectral_state()
+        return self.forward(x, training=bool(training))
+
+    def forward_and_log_det(
+        self,
+        x: Any,
+        seed: Any = None,
+        log_det: LogDetEstimator | None = None,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the output and the log-determinant of its Jacobian.
+
+        Args:
+          x: [batch, ...]; array-likes are accepted.
+          seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`); None draws a
+            fresh one. The same seed gives the same value.
+          log_det: an estimator that replaces that of every residual block for this call.
+          training: whether the branches may compute in the policy's compute dtype.
+
+        Returns:
+          y, and ln|det dy/dx| in nats, [batch], float32 or wider; differentiable once.
+        """
+        x = self._prepared(x)
+        return self._log_det(x, randomness.as_seed(seed), log_det, training)
+
+    def inverse(self, y: Any, return_result: bool = False) -> Any:
+        """Returns the x that the layer maps to y, a pure function of y.
+
+        Args:
+          y: [batch, ...]; array-likes are accepted.
+          return_result: whether to return the solver's `FixedPointResult` instead of x.
+
+        Returns:
+          x, or the result with x, steps, residual and converged per example.
+
+        Raises:
+          ConvergenceError: in eager code, if an example did not converge (without
+            ``return_result``); in graphs those examples are NaN.
+        """
+        y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
+        if not self.built:
+            self.build(self.compute_input_shape(tuple(y.shape)))
+        result = self._inverse(y)
+        return result if return_result else result.checked(self._hint)
+
+    def spectral_layers(self) -> Iterator[SpectralLayer]:
+        """Yields every spectrally normalised layer inside."""
+        for layer in self._flatten_layers():
+            if isinstance(layer, SpectralLayer):
+                yield layer
+
+    def update_spectral_state(self, iterations: int | None = None) -> None:
+        """Runs the power iteration now in every spectral layer inside.
+
+        Args:
+          iterations: how many; None for each layer's own number.
+        """
+        for layer in self.spectral_layers():
+            layer.update_spectral_state(iterations)
+
+    def converge_spectral_state(self, tolerance: float = 1e-5, iterations: int = 500) -> None:
+        """Runs every power iteration until sigma's relative change is below the tolerance."""
+        for layer in self.spectral_layers():
+            layer.converge_spectral_state(tolerance, iterations)
+
+    # --- helpers ---
+
+    def _hint(self) -> str:
+        """Says how far the blocks' bounds explain that an inverse failed."""
+        blocks = [layer for layer in self._flatten_layers() if isinstance(layer, InvertibleLayer)]
+        bounded = [b for b in blocks if callable(getattr(b, "lipschitz_bound", None))]
+        if not bounded:
+            return ""
+        bound, worst = max((block.lipschitz_bound(), block.name) for block in bounded)
+        if bound < 1.0:
+            return f"Every branch has a Lipschitz constant of at most {bound:.4g}. "
+        return (
+            f"The branch of {worst} has a Lipschitz constant bounded by {bound:.4g} only, so that "
+            "nothing says that it is invertible. "
+        )
+
+    def _prepared(self, x: Any) -> tf.Tensor:
+        """Converts, casts and checks an input; builds the layer on first use."""
+        x = tf.convert_to_tensor(x)
+        if x.dtype != self.variable_dtype:
+            x = tf.cast(x, self.variable_dtype)
+        if not self.built:
+            self.build(tuple(x.shape))
+        self._check_input(tuple(x.shape))
+        return x
+
+    def build(self, input_shape: Any) -> None:
+        input_shape = tuple(input_shape)
+        if any(size is None for size in input_shape[1:]) or len(input_shape) < 2:
+            raise ValueError(
+                f"{self.name} needs inputs of shape [batch, ...] with fixed sizes after the "
+                f"batch, got {input_shape}."
+            )
+        self._event_shape = input_shape[1:]
+        self.built = True
+
+    def _check_input(self, shape: tuple[int | None, ...]) -> None:
+        expected = self._event_shape
+        if expected is None:
+            return
+        if len(shape) != len(expected) + 1 or any(
+            have is not None and have != want
+            for have, want in zip(shape[1:], expected, strict=True)
+        ):
+            sizes = ", ".join(str(size) for size in expected)
+            raise ValueError(
+                f"{self.name} was built for inputs of shape [batch, {sizes}], got {shape}."
+            )
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+
+def no_log_det(x: tf.Tensor) -> tf.Tensor:
+    """Returns zeros [batch], the log-determinant of a permutation, float32 or wider."""
+    dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
+    return tf.zeros(tf.shape(x)[:1], dtype)

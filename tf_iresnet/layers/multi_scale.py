@@ -1,0 +1,153 @@
+"""Several scales whose latents make one flat vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import randomness
+from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class MultiScale(InvertibleLayer):
+    r"""Runs scales in turn; after each but the last, half of the channels leave as latents.
+
+    The output is one flat tensor [batch, d] of all latents, the first scale's first, where d is
+    the number of the input's dimensions. Nothing is kept on the layer, so that the inverse uses
+    just what it is given.
+
+    Args:
+      scales: invertible layers, first to last; each starts with its own `Squeeze` if wanted.
+      factor_out: whether half of the channels leave after each scale but the last; without it
+        the scales run in turn and only the last output is flattened.
+      **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+      ValueError: if there is no scale, one is not invertible, or channels do not halve.
+
+    Example:
+    >>> flow = MultiScale([Squeeze(), Squeeze()])
+    >>> flow(np.zeros((2, 8, 8, 1), "float32")).shape
+    TensorShape([2, 64])
+
+    Source: Dinh, Sohl-Dickstein, Bengio 2017 (Real NVP), section 3.6; Invertible Residual
+    Networks, section 5.3.
+    """
+
+    def __init__(
+        self, scales: Iterable[InvertibleLayer], factor_out: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.scales = list(scales)
+        self.factor_out = bool(factor_out)
+        if not self.scales:
+            raise ValueError("scales must hold at least one invertible layer, got none.")
+        for scale in self.scales:
+            if not isinstance(scale, InvertibleLayer):
+                raise ValueError(
+                    f"scales must be invertible layers of tf_iresnet, got {type(scale).__name__}."
+                )
+        self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        shape = tuple(input_shape)
+        self._shapes = []
+        for index, scale in enumerate(self.scales):
+            if not scale.built:
+                scale.build(shape)
+            shape = tuple(scale.compute_output_shape(shape))
+            self._shapes.append(shape[1:])
+            if self.factor_out and index + 1 < len(self.scales):
+                if shape[-1] % 2:
+                    raise ValueError(
+                        f"{self.name}: scale {index} ends with {shape[-1]} channels, which do not "
+                        "halve; start it with a Squeeze, or pass factor_out=False."
+                    )
+                shape = (*shape[:-1], shape[-1] // 2)
+
+    def _split(self, x: tf.Tensor, index: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Takes the latents that leave after a scale: what goes on, and what left, flat."""
+        size = math.prod(self._shapes[index])
+        if index + 1 == len(self.scales):
+            return x, [tf.reshape(x, [-1, size])]
+        if not self.factor_out:
+            return x, []
+        half = x.shape[-1] // 2
+        return x[..., :half], [tf.reshape(x[..., half:], [-1, size // 2])]
+
+    def initialize(self, x: Any) -> tf.Tensor:
+        x, latents = self._prepared(x), []
+        for index, scale in enumerate(self.scales):
+            x, left = self._split(scale.initialize(x), index)
+            latents += left
+        return tf.concat(latents, axis=1)
+
+    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+        x, latents = self._prepared(x), []
+        for index, scale in enumerate(self.scales):
+            x, left = self._split(scale(x, training=training), index)
+            latents += left
+        return tf.concat(latents, axis=1)
+
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        latents = []
+        for index, scale in enumerate(self.scales):
+            x, left = self._split(scale.forward(x, training=training), index)
+            latents += left
+        return tf.concat(latents, axis=1)
+
+    def _log_det(self, x, seed, log_det, training):
+        total, latents = no_log_det(x), []
+        for index, scale in enumerate(self.scales):
+            own = randomness.fold_in(seed, index)
+            x, value = scale.forward_and_log_det(x, own, log_det, training)
+            total += tf.cast(value, total.dtype)
+            x, left = self._split(x, index)
+            latents += left
+        return tf.concat(latents, axis=1), total
+
+    def _inverse(self, y):
+        # Latents in the order of the scales; the last one's tail is where the inverse starts.
+        latents, start = [], 0
+        for index, shape in enumerate(self._shapes):
+            last = index + 1 == len(self.scales)
+            if not last and not self.factor_out:
+                continue
+            shape = shape if last else (*shape[:-1], shape[-1] // 2)
+            stop = start + math.prod(shape)
+            latents.append(tf.reshape(y[:, start:stop], [-1, *shape]))
+            start = stop
+        result = FixedPointResult.exact(latents.pop())
+        for index, scale in reversed(list(enumerate(self.scales))):
+            result = result.then(scale.inverse(result.x, return_result=True))
+            if index and self.factor_out:
+                result = result._replace(x=tf.concat([result.x, latents.pop()], axis=-1))
+        return result
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (input_shape[0], math.prod(input_shape[1:]))
+
+    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+        if self._event_shape is None:
+            raise ValueError(
+                f"{self.name} can't tell its input's shape from a flat output of shape "
+                f"{tuple(output_shape)}; build it first, for example by build((None, 28, 28, 1))."
+            )
+        return (output_shape[0], *self._event_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        scales = [keras.saving.serialize_keras_object(scale) for scale in self.scales]
+        return {**super().get_config(), "scales": scales, "factor_out": self.factor_out}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MultiScale:
+        config = dict(config)
+        scales = [keras.saving.deserialize_keras_object(scale) for scale in config.pop("scales")]
+        return cls(scales, **config)

@@ -1,0 +1,169 @@
+"""The invertible residual block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet.fixed_point import Picard, Solver, invert
+from tf_iresnet.functions import Function, Taped
+from tf_iresnet.layers.branch import SpectralBranch
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.spectral import checked_coeff
+from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class InvertibleResidual(InvertibleLayer):
+    r"""y = x + g(x), a bijection since Lip(g) < 1; its inverse is a fixed-point iteration.
+
+    g = W_n . phi . ... . W_1 [. phi] with each \|W\| held at coeff, so Lip(g) <= coeff^n. With
+    J the Jacobian of g, ln\|det dy/dx\| = ln\|det(I + J)\| is left to an estimator object.
+
+    Args:
+      branch: a Keras layer g of the shape of its input that offers ``lipschitz_bound()``
+        (needed unless ``coeff=None``); None builds the paper's branch from the arguments below.
+      hidden: channels between the branch's linear layers.
+      kernel_sizes: taps of the convolutions; for rank-2 inputs their number alone counts.
+      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint, and then
+        nothing says that the block is invertible.
+      activation: "lipswish", "elu", "softplus", "tanh" or "maxmin".
+      input_activation: whether the branch starts with an activation.
+      power_iterations: steps per training call of each spectral layer.
+      log_det: the estimator; by default `RussianRoulette(exact_terms=2)`.
+      solver: of the inverse; by default `Picard()`.
+      **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+      ValueError: if an argument is out of range, or the branch offers no bound.
+
+    Example:
+    >>> block = InvertibleResidual(hidden=8)
+    >>> x = np.linspace(-1.0, 1.0, 8, dtype="float32").reshape(4, 2)
+    >>> bool(np.allclose(block.inverse(block(x)), x, atol=1e-5))
+    True
+    >>> y, log_det = block.forward_and_log_det(x, seed=0)
+    >>> log_det.shape
+    TensorShape([4])
+
+    Source: Invertible Residual Networks, theorem 1 and algorithms 1 and 2.
+    """
+
+    def __init__(
+        self,
+        branch: keras.layers.Layer | None = None,
+        *,
+        hidden: int = 64,
+        kernel_sizes: Sequence[int] = (3, 1, 3),
+        coeff: float | None = 0.9,
+        activation: str = "lipswish",
+        input_activation: bool = True,
+        power_iterations: int = 1,
+        log_det: LogDetEstimator | None = None,
+        solver: Solver | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.coeff = checked_coeff(coeff)
+        self._given_branch = branch is not None
+        if branch is None:
+            branch = SpectralBranch(
+                hidden=hidden,
+                kernel_sizes=kernel_sizes,
+                coeff=coeff,
+                activation=activation,
+                input_activation=input_activation,
+                power_iterations=power_iterations,
+                name="branch",
+                dtype=self.dtype_policy,
+            )
+        elif self.coeff is not None and not callable(getattr(branch, "lipschitz_bound", None)):
+            raise ValueError(
+                f"branch {type(branch).__name__} has no lipschitz_bound(), so nothing bounds its "
+                "Lipschitz constant; give it that method, or pass coeff=None to go without proof."
+            )
+        self.branch = branch
+        self.log_det = RussianRoulette() if log_det is None else log_det
+        self.solver = Picard() if solver is None else solver
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        if not self.branch.built:
+            self.branch.build(tuple(input_shape))
+        shape = tuple(self.branch.compute_output_shape(tuple(input_shape)))
+        if shape[1:] != tuple(input_shape)[1:]:
+            raise ValueError(
+                f"the branch of {self.name} maps {tuple(input_shape)} to {shape}; x + g(x) needs "
+                "the same shape."
+            )
+
+    def _function(self, dtype: str) -> tuple[Function, list[tf.Tensor]]:
+        """The branch and its parameters, computing in ``dtype``."""
+        branch = self.branch
+        if hasattr(branch, "function_parameters"):
+            return branch.function(), [tf.cast(p, dtype) for p in branch.function_parameters()]
+        frozen = [tf.convert_to_tensor(v) for v in branch.non_trainable_variables]
+
+        def call(parameters, x):
+            return branch.stateless_call(list(parameters), frozen, x, training=False)[0]
+
+        parameters = [tf.convert_to_tensor(v) for v in branch.trainable_variables]
+        return Taped(call, len(parameters)), parameters
+
+    def _dtype(self, training: bool) -> str:
+        # Only training computes in low precision: an inverse in float32 of a forward pass in
+        # bfloat16 would miss by the latter's rounding.
+        return self.compute_dtype if training else self.variable_dtype
+
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        dtype = self._dtype(training)
+        function, parameters = self._function(dtype)
+        return x + tf.cast(function(parameters, tf.cast(x, dtype)), x.dtype)
+
+    def _log_det(self, x, seed, log_det, training):
+        dtype = self._dtype(training)
+        function, parameters = self._function(dtype)
+        estimator = self.log_det if log_det is None else log_det
+        g, value = estimator(function, parameters, tf.cast(x, dtype), seed)
+        return x + tf.cast(g, x.dtype), value
+
+    def _inverse(self, y):
+        function, parameters = self._function(self.variable_dtype)
+        return invert(function, parameters, y, self.solver)
+
+    def lipschitz_bound(self) -> float:
+        """Returns a proven bound of Lip(g); below 1 the block is invertible."""
+        return self.branch.lipschitz_bound()
+
+    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+        return tuple(output_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            **super().get_config(),
+            "coeff": self.coeff,
+            "log_det": keras.saving.serialize_keras_object(self.log_det),
+            "solver": keras.saving.serialize_keras_object(self.solver),
+        }
+        if self._given_branch:
+            return {**config, "branch": keras.saving.serialize_keras_object(self.branch)}
+        branch = self.branch
+        return {
+            **config,
+            "hidden": branch.hidden,
+            "kernel_sizes": branch.kernel_sizes,
+            "activation": branch.activation,
+            "input_activation": branch.input_activation,
+            "power_iterations": branch.power_iterations,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> InvertibleResidual:
+        config = dict(config)
+        for key in ("branch", "log_det", "solver"):
+            if config.get(key) is not None:
+                config[key] = keras.saving.deserialize_keras_object(config[key])
+        return cls(**config)

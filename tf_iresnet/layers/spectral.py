@@ -1,0 +1,216 @@
+"""Dense and convolution layers whose operator norm is held below a constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_iresnet import norms
+from tf_iresnet.functions import Affine
+from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
+
+_WARM_UP = 15  # power iterations at construction
+
+
+def checked_coeff(coeff: float | None) -> float | None:
+    """Returns the constraint's constant, or None for no constraint.
+
+    Raises:
+      ValueError: if it does not lie in (0, 1).
+    """
+    if coeff is None:
+        return None
+    if isinstance(coeff, bool) or not isinstance(coeff, (int, float)) or not 0.0 < coeff < 1.0:
+        raise ValueError(f"coeff must lie in (0, 1), or be None for no constraint, got {coeff!r}.")
+    return float(coeff)
+
+
+class SpectralLayer(keras.layers.Layer):
+    r"""A linear layer with soft spectral normalisation, W min(1, c / sigma).
+
+    sigma = u^T W v estimates the norm of the operator at its true spatial size by power
+    iteration; u and v are non-trainable weights, constant for the gradient and frozen in
+    inference. Only kernels above c are scaled.
+    """
+
+    def __init__(
+        self,
+        *,
+        coeff: float | None,
+        power_iterations: int,
+        activation: Any,
+        use_bias: bool,
+        kernel_initializer: Any,
+        bias_initializer: Any,
+        kernel_regularizer: Any,
+        bias_regularizer: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.coeff = checked_coeff(coeff)
+        if isinstance(power_iterations, bool) or int(power_iterations) != power_iterations:
+            raise ValueError(f"power_iterations must be an integer, got {power_iterations!r}.")
+        if power_iterations < 0:
+            raise ValueError(f"power_iterations must be at least 0, got {power_iterations}.")
+        self.power_iterations = int(power_iterations)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.linear_map: LinearMap | None = None
+
+    def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:
+        """Returns the operator at this input shape, and the kernel's shape."""
+        raise NotImplementedError
+
+    def build(self, input_shape: Any) -> None:
+        self.linear_map, kernel_shape = self._make_map(tuple(input_shape))
+        norm_map, flat = self._norm_view(kernel_shape)
+        with tf.init_scope():
+            kernel = tf.cast(
+                self.kernel_initializer(kernel_shape, dtype=self.variable_dtype),
+                self.variable_dtype,
+            )
+            if self.coeff is not None:
+                u, v = self._start(norm_map, tf.reshape(kernel, flat))
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=kernel_shape,
+            initializer=lambda shape, dtype: kernel,
+            regularizer=self.kernel_regularizer,
+            autocast=False,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(kernel_shape[-1],),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                autocast=False,
+            )
+        if self.coeff is not None:
+            # Data-free state, but its update would drift apart between replicas by rounding.
+            self.u, self.v = (
+                self.add_weight(
+                    name=name,
+                    shape=tuple(value.shape),
+                    initializer=lambda shape, dtype, value=value: value,
+                    trainable=False,
+                    autocast=False,
+                    aggregation="only_first_replica",
+                )
+                for name, value in (("u", u), ("v", v))
+            )
+        self.built = True
+
+    def _start(self, norm_map: LinearMap, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Random vectors, warmed up; from Keras' generator, so that `set_random_seed` fixes them."""
+        shape = (1, *norm_map.output_shape)
+        u = tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype)
+        v = norm_map.adjoint(kernel, u)
+        v /= tf.maximum(tf.norm(v), np.finfo(np.float32).tiny)
+        if not bool(tf.reduce_any(v != 0)):
+            v = tf.fill((1, *norm_map.input_shape), tf.constant(1.0, kernel.dtype))
+            v /= tf.norm(v)
+        return norms.iterate(norm_map, kernel, u / tf.norm(u), v, _WARM_UP)
+
+    def _norm_view(self, kernel_shape: tuple[int, ...]) -> tuple[LinearMap, tuple[int, ...]]:
+        """A cheaper operator of the same norm, and the kernel's shape for it."""
+        linear_map = self.linear_map
+        # Convolutions of one tap act on every pixel by the same matrix.
+        if isinstance(linear_map, ConvMap) and all(size == 1 for size in kernel_shape[:-2]):
+            return DenseMap(*kernel_shape[-2:]), kernel_shape[-2:]
+        return linear_map, kernel_shape
+
+    def _norm_operands(self) -> tuple[LinearMap, tf.Tensor]:
+        linear_map, shape = self._norm_view(tuple(self.kernel.shape))
+        return linear_map, tf.reshape(tf.convert_to_tensor(self.kernel), shape)
+
+    def normalized_kernel(self) -> tf.Tensor:
+        """Returns the kernel that ``call`` uses, W min(1, c / sigma), in the weights' dtype."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        if self.coeff is None:
+            return kernel
+        linear_map, flat = self._norm_operands()
+        sigma = norms.sigma_of(
+            linear_map, flat, tf.convert_to_tensor(self.u), tf.convert_to_tensor(self.v)
+        )
+        return kernel * (self.coeff / tf.maximum(sigma, self.coeff))
+
+    def update_spectral_state(self, iterations: int | None = None) -> None:
+        """Runs the power iteration now.
+
+        Args:
+          iterations: how many; None for the layer's ``power_iterations``.
+        """
+        iterations = self.power_iterations if iterations is None else iterations
+        if self.coeff is None or iterations == 0:
+            return
+        linear_map, kernel = self._norm_operands()
+        u, v = tf.convert_to_tensor(self.u), tf.convert_to_tensor(self.v)
+        self._set_state(*norms.iterate(linear_map, tf.stop_gradient(kernel), u, v, iterations))
+
+    def converge_spectral_state(self, tolerance: float = 1e-5, iterations: int = 500) -> None:
+        """Runs the power iteration until sigma's relative change is below the tolerance."""
+        if self.coeff is None:
+            return
+        linear_map, kernel = self._norm_operands()
+        u, v = tf.convert_to_tensor(self.u), tf.convert_to_tensor(self.v)
+        result = norms.converge(
+            linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance
+        )
+        self._set_state(result.u, result.v)
+
+    def _set_state(self, u: tf.Tensor, v: tf.Tensor) -> None:
+        self.u.assign(tf.stop_gradient(u))
+        self.v.assign(tf.stop_gradient(v))
+
+    def lipschitz_bound(self) -> float:
+        """Returns a proven upper bound of the norm of the kernel as cast for compute.
+
+        It is computed from the normalised kernel alone, never from u and v, and does not
+        include the activation.
+        """
+        kernel = tf.cast(tf.cast(self.normalized_kernel(), self.compute_dtype), tf.float64)
+        if isinstance(self.linear_map, DenseMap):
+            return norms.dense_norm_bound(kernel.numpy())
+        return norms.conv_norm_bound(
+            kernel.numpy(), self.linear_map.spatial_shape, padding=self.linear_map.padding
+        )
+
+    # --- as a part of a differentiable chain ---
+
+    def function(self) -> Affine:
+        """Returns the layer, without its activation, as a function of `function_parameters`."""
+        return Affine(self.linear_map, self.use_bias)
+
+    def function_parameters(self) -> list[tf.Tensor]:
+        """Returns the normalised kernel and the bias, in the weights' dtype."""
+        bias = [tf.convert_to_tensor(self.bias)] if self.use_bias else []
+        return [self.normalized_kernel(), *bias]
+
+    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+        if training:
+            self.update_spectral_state()
+        x = tf.cast(x, self.compute_dtype)
+        parameters = [tf.cast(p, self.compute_dtype) for p in self.function_parameters()]
+        return self.activation(self.function()(parameters, x))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "coeff": self.coeff,
+            "power_iterations": self.power_iterations,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+        }
