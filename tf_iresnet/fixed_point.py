@@ -75,7 +75,12 @@ class FixedPointResult(NamedTuple):
 
 
 def _rms(x: tf.Tensor) -> tf.Tensor:
-    return tf.sqrt(tf.reduce_mean(tf.square(x), axis=list(range(1, x.shape.rank))))
+    axes = list(range(1, x.shape.rank))
+    # Scaled by the largest entry: squares of huge ones would overflow, and an infinite tolerance
+    # accept anything.
+    scale = tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)
+    scale = tf.where(scale > 0, scale, tf.ones_like(scale))
+    return tf.squeeze(scale, axes) * tf.sqrt(tf.reduce_mean(tf.square(x / scale), axis=axes))
 
 
 class Solver(abc.ABC):
@@ -140,7 +145,6 @@ class Picard(Solver):
       ValueError: if an argument is out of range.
 
     Example:
-
     >>> result = Picard().solve(lambda x: 0.5 * x, tf.constant([[3.0]]))
     >>> bool(result.converged[0]), round(float(result.x[0, 0]), 5)
     (True, 2.0)
@@ -186,7 +190,8 @@ def invert(
 
     With x the solution, the implicit function theorem gives dx = (I + J)^{-1} (dy - dg), so an
     upstream gradient u is pulled back to l = (I + J^T)^{-1} u, itself the solution of
-    l + J^T l = u by the same solver; y receives l, and the parameters -l^T dg.
+    l + J^T l = u by the same solver; y receives l, and the parameters -l^T dg. The solver's
+    tolerances apply to u / RMS(u), so that a gradient's scale does not matter.
 
     Args:
       function: the branch g.
@@ -204,7 +209,11 @@ def invert(
 
         def gradient(upstream, *unused):
             _, point = function.linearize(parameters, result.x)
-            pulled = solver.solve(lambda c: function.pullback(parameters, point, c), upstream).x
+            scale = tf.reshape(_rms(upstream), [-1] + [1] * (y.shape.rank - 1))
+            scale = tf.where(scale > 0, scale, tf.ones_like(scale))
+            pulled = scale * solver.solve(
+                lambda c: function.pullback(parameters, point, c), upstream / scale
+            ).checked(lambda: "This is the linear solve of the inverse's gradient. ")
             _, by_parameters = function.gradient(parameters, point, -pulled)
             return (pulled, *by_parameters)
 

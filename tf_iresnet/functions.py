@@ -167,7 +167,7 @@ class LipSwish(Primitive):
         bell = gate * (1 - gate) / 1.1
         gradient = slope * upstream
         # d phi / d b = x^2 bell, d phi' / d x = b c and d phi' / d b = x c with c as below.
-        by_b = tf.reduce_sum(upstream * tf.square(x) * bell)
+        by_b = tf.reduce_sum(upstream * x * (x * bell))  # x^2 alone may overflow
         if pairs:
             products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
             weighted = bell * (2 + scaled * (1 - 2 * gate)) * products
@@ -269,9 +269,7 @@ class Taped(Function):
 
     def pullback(self, parameters, point, cotangent):
         tape, x, y = point
-        return tape.gradient(
-            y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        return tape.gradient(y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def gradient(self, parameters, point, upstream, pairs=()):
         x = point[1]

@@ -65,15 +65,18 @@ class ConvMap:
                 f"{len(self.kernel_shape) - 2} sizes, got {self.spatial_shape}."
             )
         if self.padding not in ("same", "valid", "causal"):
-            raise ValueError(
-                f'padding must be "same", "valid" or "causal", got {self.padding!r}.'
-            )
+            raise ValueError(f'padding must be "same", "valid" or "causal", got {self.padding!r}.')
         if self.padding == "causal" and rank != 1:
             raise ValueError('padding="causal" is defined for 1-D convolutions only.')
         for field in ("strides", "dilation_rate"):
             value = getattr(self, field)
             if len(value) == 1:
                 object.__setattr__(self, field, tuple(value) * rank)
+        if min(self.spatial_shape) < 1 or min(self.output_shape) < 1:
+            raise ValueError(
+                f"spatial_shape {self.spatial_shape} is too small for a kernel of shape "
+                f'{self.kernel_shape} with padding={self.padding!r}; use a larger input or "same".'
+            )
 
     @property
     def rank(self) -> int:
@@ -102,12 +105,27 @@ class ConvMap:
             return 0
         return self.dilation_rate[0] * (self.kernel_shape[0] - 1)
 
+    @property
+    def _group(self) -> ConvMap:
+        """One group's map: on a CPU TensorFlow has no gradients of grouped convolutions."""
+        shape = (*self.kernel_shape[:-1], self.kernel_shape[-1] // self.groups)
+        return dataclasses.replace(self, kernel_shape=shape, groups=1)
+
     # TensorFlow's raw operations know two and three spatial dimensions: a 1-D convolution is a
-    # 2-D one of height one.
+    # 2-D one of height one. On a CPU they have no gradients of dilated ones: kernels are spread
+    # with zeros instead.
     def _lift(self, x: tf.Tensor) -> tf.Tensor:
         return tf.expand_dims(x, 1) if self.rank == 1 else x
 
     def _lift_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
+        for axis, dilation in enumerate(self.dilation_rate):
+            if dilation > 1:
+                taps = tf.expand_dims(kernel, axis + 1)
+                taps = tf.concat([taps] + [tf.zeros_like(taps)] * (dilation - 1), axis + 1)
+                shape = list(kernel.shape)
+                shape[axis] *= dilation
+                kept = (slice(None),) * axis + (slice(None, 1 - dilation),)
+                kernel = tf.reshape(taps, shape)[kept]
         return tf.expand_dims(kernel, 0) if self.rank == 1 else kernel
 
     def _lower(self, x: tf.Tensor) -> tf.Tensor:
@@ -118,7 +136,6 @@ class ConvMap:
         return {
             "strides": [1, *lead, *self.strides, 1],
             "padding": "SAME" if self.padding == "same" else "VALID",
-            "dilations": [1, *lead, *self.dilation_rate, 1],
         }
 
     def _padded(self, x: tf.Tensor) -> tf.Tensor:
@@ -127,12 +144,22 @@ class ConvMap:
 
     def apply(self, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Returns the convolution of x [batch, spatial, channels] with the kernel."""
+        if self.groups > 1:
+            parts = zip(
+                tf.split(kernel, self.groups, -1), tf.split(x, self.groups, -1), strict=True
+            )
+            return tf.concat([self._group.apply(k, part) for k, part in parts], -1)
         op = tf.raw_ops.Conv3D if self.rank == 3 else tf.raw_ops.Conv2D
         x = self._lift(self._padded(x))
         return self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options()))
 
     def adjoint(self, kernel: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns the transposed convolution of y [batch, spatial, filters]."""
+        if self.groups > 1:
+            parts = zip(
+                tf.split(kernel, self.groups, -1), tf.split(y, self.groups, -1), strict=True
+            )
+            return tf.concat([self._group.adjoint(k, part) for k, part in parts], -1)
         pad = self._causal_pad
         lead = (1,) if self.rank == 1 else ()
         event = (*lead, *(size + pad for size in self.spatial_shape), self.input_shape[-1])
@@ -151,19 +178,23 @@ class ConvMap:
 
     def kernel_gradient(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns the gradient of <conv(x, K), y> with respect to K, summed over the batch."""
+        if self.groups > 1:
+            parts = zip(tf.split(x, self.groups, -1), tf.split(y, self.groups, -1), strict=True)
+            return tf.concat([self._group.kernel_gradient(a, b) for a, b in parts], -1)
         lead = (1,) if self.rank == 1 else ()
+        reaches = zip(self.kernel_shape, self.dilation_rate, strict=False)
+        spread = (*((k - 1) * d + 1 for k, d in reaches), *self.kernel_shape[-2:])
         op = (
-            tf.raw_ops.Conv3DBackpropFilterV2
-            if self.rank == 3
-            else tf.raw_ops.Conv2DBackpropFilter
+            tf.raw_ops.Conv3DBackpropFilterV2 if self.rank == 3 else tf.raw_ops.Conv2DBackpropFilter
         )
         gradient = op(
             input=self._lift(self._padded(x)),
-            filter_sizes=tf.constant((*lead, *self.kernel_shape), tf.int32),
+            filter_sizes=tf.constant((*lead, *spread), tf.int32),
             out_backprop=self._lift(y),
             **self._options(),
         )
-        return tf.squeeze(gradient, 0) if self.rank == 1 else gradient
+        gradient = tf.squeeze(gradient, 0) if self.rank == 1 else gradient
+        return gradient[tuple(slice(None, None, d) for d in self.dilation_rate)]
 
 
 LinearMap = DenseMap | ConvMap

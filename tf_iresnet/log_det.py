@@ -171,9 +171,7 @@ def _series(
         tf.zeros_like(_flat_dot(probe, probe)),
         tf.zeros_like(probe),
     )
-    _, _, value, total = tf.while_loop(
-        lambda k, *_: k <= terms, step, start, parallel_iterations=1
-    )
+    _, _, value, total = tf.while_loop(lambda k, *_: k <= terms, step, start, parallel_iterations=1)
     return value, total
 
 
@@ -194,7 +192,6 @@ class PowerSeries(SeriesEstimator):
       ValueError: if an argument is out of range.
 
     Example:
-
     >>> PowerSeries(terms=5)
     PowerSeries(probes=1, probe_distribution='rademacher', terms=5)
 
@@ -235,7 +232,6 @@ class RussianRoulette(SeriesEstimator):
       ValueError: if an argument is out of range.
 
     Example:
-
     >>> RussianRoulette(exact_terms=20, probability=0.1).expected_terms
     30.0
 
@@ -254,7 +250,9 @@ class RussianRoulette(SeriesEstimator):
         super().__init__(probes, probe_distribution)
         self.exact_terms = _at_least("exact_terms", exact_terms, 0)
         if distribution not in ("geometric", "poisson"):
-            raise ValueError(f'distribution must be "geometric" or "poisson", got {distribution!r}.')
+            raise ValueError(
+                f'distribution must be "geometric" or "poisson", got {distribution!r}.'
+            )
         if not 0.0 < probability < 1.0:
             raise ValueError(f"probability must lie in (0, 1), got {probability}.")
         if not rate > 0.0:
@@ -281,7 +279,7 @@ class RussianRoulette(SeriesEstimator):
     def draw(self, seed: tf.Tensor) -> tf.Tensor:
         """Draws N, an int32 scalar, as a function of the seed's key."""
         if self.distribution == "poisson":
-            return tf.random.stateless_poisson([], seed[:2], [self.rate], dtype=tf.int32)[0]
+            return tf.random.stateless_poisson([], seed[:2], self.rate, dtype=tf.int32)
         # Inversion: P(N >= j) = P(u < (1 - p)^{j-1}) for u uniform on (0, 1].
         u = 1.0 - randomness.shared_uniform(seed, dtype=tf.float64)
         q = tf.math.log(tf.constant(1.0 - self.probability, tf.float64))
@@ -314,7 +312,6 @@ class Exact(LogDetEstimator):
       ValueError: if ``rows`` is below 1.
 
     Example:
-
     >>> Exact().stochastic
     False
     """

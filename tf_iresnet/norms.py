@@ -17,7 +17,6 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.linear_maps import LinearMap, map_for_kernel
 
-
 _DENSE_ENTRIES = 2**20  # a matrix of this size takes a second to decompose
 
 
@@ -71,9 +70,7 @@ def iterate(
     )
 
 
-def sigma_of(
-    linear_map: LinearMap, kernel: tf.Tensor, u: tf.Tensor, v: tf.Tensor
-) -> tf.Tensor:
+def sigma_of(linear_map: LinearMap, kernel: tf.Tensor, u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
     """Returns sigma = u^T W v, differentiable in the kernel; u and v are constants."""
     u, v = tf.stop_gradient(u), tf.stop_gradient(v)
     return tf.reduce_sum(u * linear_map.apply(kernel, v))
@@ -113,25 +110,45 @@ def power_iteration(
       ValueError: if the shapes do not fit or the numbers are out of range.
 
     Example:
-
     >>> float(power_iteration(np.diag([3.0, 1.0])).sigma)
     3.0
 
     Source: Invertible Residual Networks, section 2.1 and appendix; Gouk et al. 2018.
     """
     kernel = tf.convert_to_tensor(kernel)
+    if not kernel.dtype.is_floating:
+        kernel = tf.cast(kernel, tf.float32)
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}.")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
     linear_map = map_for_kernel(tuple(kernel.shape), spatial_shape, padding)
     if u is None:
         u = randomness.normal(
             randomness.as_seed(seed), tf.zeros((1, *linear_map.output_shape), kernel.dtype)
         )
     else:
-        u = tf.reshape(tf.cast(u, kernel.dtype), (1, *linear_map.output_shape))
+        u = tf.cast(u, kernel.dtype)
+        if u.shape.num_elements() != math.prod(linear_map.output_shape):
+            raise ValueError(
+                f"u must have the output's shape {linear_map.output_shape}, got {tuple(u.shape)}."
+            )
+        u = tf.reshape(u, (1, *linear_map.output_shape))
     u = _unit(u)
     v = _unit(linear_map.adjoint(kernel, u))
-    sigma = sigma_of(linear_map, kernel, u, v)
+    return converge(linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance)
+
+
+def converge(
+    linear_map: LinearMap,
+    kernel: tf.Tensor,
+    u: tf.Tensor,
+    v: tf.Tensor,
+    *,
+    iterations: int,
+    tolerance: float,
+) -> PowerIterationResult:
+    """Runs the power iteration from (u, v) until sigma's relative change is below tolerance."""
 
     def changing(change, sigma, u, v):
         return change > tolerance * sigma
@@ -141,7 +158,12 @@ def power_iteration(
         new = sigma_of(linear_map, kernel, u, v)
         return tf.abs(new - sigma), new, u, v
 
-    start = (tf.constant(math.inf, kernel.dtype), sigma, u, v)
+    start = (
+        tf.constant(math.inf, kernel.dtype),
+        sigma_of(linear_map, kernel, u, v),
+        tf.ensure_shape(u, (1, *linear_map.output_shape)),
+        tf.ensure_shape(v, (1, *linear_map.input_shape)),
+    )
     _, sigma, u, v = tf.while_loop(changing, step, start, maximum_iterations=iterations)
     return PowerIterationResult(sigma, u, v)
 
@@ -176,7 +198,6 @@ def dense_norm_bound(kernel: Any) -> float:
       ValueError: if the kernel is no matrix or not finite.
 
     Example:
-
     >>> 3.0 <= dense_norm_bound([[3.0, 0.0], [0.0, 1.0]]) < 3.0 + 1e-9
     True
     """
@@ -214,7 +235,6 @@ def conv_norm_bound(
       ValueError: if the kernel's rank is wrong or it is not finite.
 
     Example:
-
     >>> 6.0 <= conv_norm_bound(np.full((3, 1, 1), 2.0)) < 6.01
     True
     """
@@ -241,16 +261,17 @@ def _torus_bound(kernel: np.ndarray) -> float:
     kernel = kernel / scale
     sizes = kernel.shape[:rank]
     points = [1 if k == 1 else 2 ** max(4, math.ceil(math.log2(12 * k))) for k in sizes]
-    symbol = np.fft.fftn(kernel, points, axes=range(rank))
-    # A real kernel's symbol at -t is the conjugate of that at t: half of one axis will do.
     longest = int(np.argmax(points))
-    half = np.take(symbol, range(points[longest] // 2 + 1), axis=longest)
-    half = half.reshape(-1, *kernel.shape[-2:])
-    if half.shape[1] > half.shape[2]:
-        half = np.swapaxes(half, 1, 2)
+    others = [n for axis, n in enumerate(points) if axis != longest]
+    taps = np.arange(sizes[longest])
     largest = 0.0
-    for block in np.array_split(half, max(1, half.size // 2**22)):
-        largest = max(largest, float(np.linalg.norm(block, 2, axis=(1, 2)).max()))
+    # A real kernel's symbol at -t is the conjugate of that at t: half of one axis will do. One
+    # frequency of it at a time, since the whole symbol of a wide kernel takes gigabytes.
+    for frequency in range(points[longest] // 2 + 1):
+        phases = np.exp(-2j * np.pi * frequency * taps / points[longest])
+        slab = np.tensordot(phases, kernel, axes=(0, longest))
+        symbol = np.fft.fftn(slab, others, axes=range(rank - 1)) if others else slab
+        largest = max(largest, float(np.linalg.norm(symbol, 2, axis=(-2, -1)).max()))
     for k, n in zip(sizes, points, strict=True):
         largest /= math.cos(math.pi * (k - 1) / 2 / n)
     roundings = 16 * (sum(kernel.shape[-2:]) + int(np.prod(sizes)) + sum(points))
@@ -273,7 +294,6 @@ def dense_matrix(
       The matrix M with vec(y) = vec(x) M.
 
     Example:
-
     >>> dense_matrix(np.ones((3, 1, 1)), (2,)).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """

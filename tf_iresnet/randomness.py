@@ -63,7 +63,9 @@ def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:
     return tf.concat([key, seed[2:]], axis=0)
 
 
-def shared_uniform(seed: tf.Tensor, shape: Sequence[int] = (), dtype: Any = tf.float32) -> tf.Tensor:
+def shared_uniform(
+    seed: tf.Tensor, shape: Sequence[int] = (), dtype: Any = tf.float32
+) -> tf.Tensor:
     """Uniform draws on [0, 1) that all examples, and so all replicas, share."""
     return tf.random.stateless_uniform(shape, seed[:2], dtype=dtype)
 
