@@ -79,7 +79,7 @@ def difference(function: Callable[[np.ndarray], np.ndarray], at, step: float = 1
 def jacobians(function: Callable[[tf.Tensor], tf.Tensor], x) -> np.ndarray:
     """Each example's dense Jacobian, by a tape."""
     x = tf.constant(x)
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         y = function(x)
     jacobian = tape.batch_jacobian(y, x, experimental_use_pfor=False).numpy()

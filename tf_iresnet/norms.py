@@ -122,7 +122,7 @@ def power_iteration(
         raise ValueError(f"iterations must be at least 1, got {iterations}.")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
-    linear_map = map_for_kernel(tuple(kernel.shape), spatial_shape, padding)
+    linear_map = map_for_kernel(tuple(kernel.shape), _sizes(spatial_shape), padding)
     if u is None:
         u = randomness.normal(
             randomness.as_seed(seed), tf.zeros((1, *linear_map.output_shape), kernel.dtype)
@@ -245,7 +245,7 @@ def conv_norm_bound(
     any_size = _torus_bound(kernel)
     if spatial_shape is None:
         return any_size
-    linear_map = map_for_kernel(kernel.shape, spatial_shape, padding)
+    linear_map = map_for_kernel(kernel.shape, _sizes(spatial_shape), padding)
     entries = math.prod(linear_map.input_shape) * math.prod(linear_map.output_shape)
     if entries > _DENSE_ENTRIES:
         return any_size
@@ -298,7 +298,7 @@ def dense_matrix(
     [[1.0, 1.0], [1.0, 1.0]]
     """
     kernel = np.asarray(kernel, np.float64)
-    linear_map = map_for_kernel(kernel.shape, spatial_shape, padding)
+    linear_map = map_for_kernel(kernel.shape, _sizes(spatial_shape), padding)
     if kernel.ndim == 2:
         return kernel
     rank = kernel.ndim - 2
@@ -312,8 +312,13 @@ def dense_matrix(
                 for p, t, k in zip(pixel, tap, kernel.shape, strict=False)
             )
             if all(0 <= s < n for s, n in zip(source, linear_map.input_shape, strict=False)):
-                matrix[(*source, slice(None), *pixel)] += kernel[tap]
+                entries: tuple[Any, ...] = (*source, slice(None), *pixel)
+                matrix[entries] += kernel[tap]
     return matrix.reshape(int(np.prod(linear_map.input_shape)), int(np.prod(out_shape)))
+
+
+def _sizes(spatial_shape: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if spatial_shape is None else tuple(spatial_shape)
 
 
 def _offset(length: int, padding: str) -> int:
