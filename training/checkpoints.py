@@ -1,0 +1,90 @@
+"""Checkpoints of model and optimizer, numbered by step, the last few of which are kept."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from training.console import warn
+from training.errors import RunError
+
+_KEPT = 3
+
+
+class Checkpoints:
+    """The checkpoints in one folder.
+
+    TensorFlow writes each under another name first, lists it only when it is complete, and
+    compares every tensor with its checksum when reading.
+
+    Args:
+        folder: the folder.
+        model: the compiled model; its optimizer is saved with it.
+    """
+
+    def __init__(self, folder: Path, model: keras.Model):
+        self._folder = folder
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, str(folder), max_to_keep=_KEPT, checkpoint_name="step"
+        )
+        self.step: int | None = None
+
+    def save(self, step: int) -> None:
+        """Saves the state after `step` steps.
+
+        Args:
+            step: the number of steps done.
+
+        Raises:
+            RunError: the folder cannot be written to.
+        """
+        try:
+            self._manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
+            raise RunError(
+                f"no checkpoint can be written in {str(self._folder)!r} ({_first_line(error)}); "
+                "free the disk, then give the same command again"
+            ) from error
+        self.step = step
+
+    def restore(self) -> int | None:
+        """Restores the last checkpoint, or the one before where that is damaged.
+
+        Returns:
+            Its step, or None if there are no checkpoints.
+
+        Raises:
+            RunError: none of them can be read, or their list cannot.
+        """
+        paths = list(reversed(self._manager.checkpoints))
+        if not paths and (self._folder / "checkpoint").exists():
+            raise RunError(
+                f"{str(self._folder / 'checkpoint')!r}, the list of checkpoints, is damaged; "
+                "restore it, or train again in another folder"
+            )
+        for position, path in enumerate(paths):
+            problem = self._read(path)
+            if problem is None:
+                self.step = int(path.rpartition("-")[2])
+                return self.step
+            if position + 1 < len(paths):
+                warn(f"checkpoint {path!r} is damaged ({problem}); taking the one before it")
+        if paths:
+            raise RunError(
+                f"checkpoint {paths[0]!r} is damaged ({problem}) and no other can be read; "
+                "restore it, or train again in another folder"
+            )
+        return None
+
+    def _read(self, path: str) -> str | None:
+        try:
+            self._checkpoint.restore(path).assert_existing_objects_matched()
+        except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:
+            return _first_line(error)
+        return None
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,134 @@
+"""The command line: `python -m training VERB`. TensorFlow is imported by the verbs that need it."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from training.catalog import experiment_names, load_experiment
+from training.console import say
+from training.quiet import import_tensorflow
+from training.verb import Verbs
+
+if TYPE_CHECKING:
+    from training.finished import Finished
+
+_out = click.option("--out", required=True, type=click.Path(), help="Where to write.")
+_run = click.argument("folder", metavar="DIR", type=click.Path())
+_data = click.option(
+    "--data-dir", type=click.Path(), help="Prepared TensorFlow Datasets; else TFDS_DATA_DIR."
+)
+
+
+@click.group(cls=Verbs, help="Trains and measures invertible residual networks.")
+def main() -> None:
+    """Groups the verbs."""
+
+
+@main.command("list", help="List the experiments.")
+def list_experiments() -> None:
+    names = experiment_names()
+    width = max(map(len, names))
+    for name in names:
+        say(f"{name:{width}}  {load_experiment(name).description}")
+
+
+@main.command(help="Train EXPERIMENT in a folder; the same command resumes.")
+@click.argument("experiment")
+@click.option("--out", required=True, type=click.Path(), help="The run's folder.")
+@_data
+@click.option("--seed", type=int, help="Replaces the experiment's seed.")
+@click.option("--steps", type=int, help="Replaces the experiment's number of steps.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Changes a setting.")
+def train(
+    experiment: str,
+    out: str,
+    data_dir: str | None,
+    seed: int | None,
+    steps: int | None,
+    sets: tuple[str, ...],
+) -> None:
+    settings = load_experiment(experiment, sets, steps=steps, seed=seed)
+    import_tensorflow()
+    from training.train import repeating_command
+    from training.train import train as run_training
+
+    command = repeating_command(experiment, out, steps, seed, sets)
+    verbose = 1 if sys.stdout.isatty() else 2
+    run_training(settings, out, data_dir=data_dir, command=command, verbose=verbose)
+
+
+@main.command(help="Measure the run in DIR; writes metrics.json.")
+@_run
+@_data
+@click.option("--split", default="test", show_default=True, help="train, validation or test.")
+@click.option("--limit", type=int, help="Use only the first so many examples.")
+def evaluate(folder: str, data_dir: str | None, split: str, limit: int | None) -> None:
+    finished = _open(folder, data_dir)
+    from training.evaluate import evaluate as measure
+
+    _show(measure(finished, split=split, limit=limit))
+
+
+@main.command(help="Draw samples of the flow in DIR as a picture.")
+@_run
+@_out
+@_data
+@click.option("--n", "count", type=int, default=64, show_default=True, help="How many.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The samples' seed.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Their spread.")
+def sample(
+    folder: str, out: str, data_dir: str | None, count: int, seed: int, temperature: float
+) -> None:
+    finished = _open(folder, data_dir)
+    from training.sample import write_samples
+
+    write_samples(finished, out, count, seed=seed, temperature=temperature)
+    say(f"{count} samples in {out}")
+
+
+@main.command(help="Draw test images, their reconstructions and the differences.")
+@_run
+@_out
+@_data
+def reconstruct(folder: str, out: str, data_dir: str | None) -> None:
+    finished = _open(folder, data_dir)
+    from training.reconstruct import write_reconstructions
+
+    _show(write_reconstructions(finished, out))
+
+
+@main.command(help="Compare the run's estimate of bits/dim with its exact value.")
+@_run
+@_data
+@click.option("--images", type=int, default=16, show_default=True, help="How many test images.")
+@click.option("--draws", type=int, default=100, show_default=True, help="Estimates of each.")
+def exact(folder: str, data_dir: str | None, images: int, draws: int) -> None:
+    finished = _open(folder, data_dir)
+    from training.exact_check import exact_check
+
+    _show(exact_check(finished, images=images, draws=draws))
+
+
+@main.command(help="Write the run in DIR as a SavedModel: saved_models/NAME/1.")
+@_run
+@_out
+@_data
+def export(folder: str, out: str, data_dir: str | None) -> None:
+    finished = _open(folder, data_dir)
+    from training.saved_model import write_saved_model
+
+    write_saved_model(finished, out)
+    say(f"SavedModel in {out}")
+
+
+def _open(folder: str, data_dir: str | None) -> "Finished":
+    import_tensorflow()
+    from training.finished import open_finished
+
+    return open_finished(folder, data_dir)
+
+
+def _show(results: dict[str, Any]) -> None:
+    say(json.dumps(results, indent=2, ensure_ascii=False))

@@ -1,0 +1,242 @@
+"""What an experiment is: every setting that its result depends on, checked when it is read."""
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from training.errors import RunError
+
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# TOML has no null: the word "none" stands for it.
+_none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
+OptionalShare = Annotated[Share | None, _none]
+
+
+class Settings(BaseModel):
+    """Settings that take no unknown names and do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Roulette(Settings):
+    """An unbiased log-determinant: `tf_iresnet.log_det.RussianRoulette`."""
+
+    name: Literal["russian_roulette"] = "russian_roulette"
+    exact_terms: Annotated[int, Field(ge=0)] = 2
+    distribution: Literal["geometric", "poisson"] = "geometric"
+    probability: Share = 0.5
+    rate: Positive = 2.0
+    probes: Count = 1
+    probe_distribution: Literal["rademacher", "gaussian"] = "rademacher"
+
+
+class Series(Settings):
+    """A truncated log-determinant: `tf_iresnet.log_det.PowerSeries`."""
+
+    name: Literal["power_series"] = "power_series"
+    terms: Count = 10
+    probes: Count = 1
+    probe_distribution: Literal["rademacher", "gaussian"] = "rademacher"
+
+
+class ExactLogDet(Settings):
+    """The log-determinant itself: `tf_iresnet.log_det.Exact`."""
+
+    name: Literal["exact"] = "exact"
+    rows: Count = 16
+
+
+LogDet = Annotated[Roulette | Series | ExactLogDet, Field(discriminator="name")]
+
+
+class FlowModel(Settings):
+    """The arguments of `tf_iresnet.models.IResNetFlow` that the data set does not give."""
+
+    preprocessing: Annotated[Literal["auto", "logit", "shift"] | None, _none] = "auto"
+    alpha: Share = 1e-6
+    blocks: Counts = (8, 8)
+    hidden: Count | Counts = 96
+    kernel_sizes: Counts = (3, 1, 3)
+    coeff: OptionalShare = 0.98
+    activation: str = "lipswish"
+    factor_out: bool = False
+    actnorm: bool = True
+    prior: Literal["learned", "standard"] = "learned"
+    power_iterations: Count = 1
+    log_det: LogDet = Roulette()
+    eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1)
+    ema_momentum: OptionalShare = 0.999
+
+
+class ClassifierModel(Settings):
+    """The arguments of `tf_iresnet.models.IResNetClassifier` that the data set does not give."""
+
+    blocks: Counts = (7, 7, 7)
+    hidden: Counts = (32, 64, 128)
+    padding: Annotated[int, Field(ge=0)] = 3
+    squeeze_first: bool = False
+    kernel_sizes: Counts = (3, 1, 3)
+    coeff: OptionalShare = 0.9
+    activation: str = "elu"
+    actnorm: bool = True
+    power_iterations: Count = 1
+    ema_momentum: OptionalShare = 0.999
+
+
+class Optimizer(Settings):
+    """One of Keras' optimizers.
+
+    `weight_decay` is Keras' own, decoupled from the gradient, and applies to kernels. An L2 term
+    of strength w inside SGD with momentum m corresponds to about w / (1 - m) of it.
+    """
+
+    name: Literal["adam", "adamax", "adamw", "sgd"] = "adam"
+    learning_rate: Positive = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+    clipnorm: Annotated[Positive | None, _none] = None
+
+
+class Cosine(Settings):
+    """A linear rise, then half a cosine down to zero at the last step."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class Piecewise(Settings):
+    """A drop by `factor` after each of the steps `boundaries`."""
+
+    name: Literal["piecewise"] = "piecewise"
+    boundaries: Counts
+    factor: Share = 0.2
+
+
+class Constant(Settings):
+    """The same learning rate throughout."""
+
+    name: Literal["constant"] = "constant"
+
+
+Schedule = Annotated[Cosine | Piecewise | Constant, Field(discriminator="name")]
+
+
+class _Experiment(Settings):
+    name: str
+    description: str
+    dataset: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    steps: Count
+    batch_size: Count
+    augment: tuple[str, ...] = ()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Constant()
+    interval: Count = 500  # steps between checkpoints, each with a look at the validation set
+    validation_images: Annotated[Count | None, _none] = None  # none for all of them
+    eval_batch_size: Count = 100
+
+    @model_validator(mode="after")
+    def _fits(self) -> "_Experiment":
+        if isinstance(self.schedule, Cosine) and self.schedule.warmup_steps >= self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps={self.schedule.warmup_steps} leaves nothing of "
+                f"steps={self.steps}; lower it"
+            )
+        return self
+
+    @property
+    def can_be_extended(self) -> bool:
+        """Whether more steps leave the steps before them as they were."""
+        return not isinstance(self.schedule, Cosine)
+
+
+class FlowExperiment(_Experiment):
+    """A density model."""
+
+    task: Literal["flow"] = "flow"
+    model: FlowModel = FlowModel()
+
+    @property
+    def data_task(self) -> str:
+        """What the batches of `training.data` are for."""
+        return "density"
+
+
+class ClassifierExperiment(_Experiment):
+    """A classifier."""
+
+    task: Literal["classifier"] = "classifier"
+    model: ClassifierModel = ClassifierModel()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def data_task(self) -> str:
+        """What the batches of `training.data` are for."""
+        return "classification"
+
+
+Experiment = FlowExperiment | ClassifierExperiment
+_EXPERIMENT: TypeAdapter[Experiment] = TypeAdapter(
+    Annotated[FlowExperiment | ClassifierExperiment, Field(discriminator="task")]
+)
+
+
+def parse_experiment(settings: Any) -> Experiment:
+    """Checks settings and completes them by the defaults.
+
+    Args:
+        settings: nested settings as read from TOML or JSON.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        RunError: a setting is unknown, missing or out of range; the message names it.
+    """
+    try:
+        return _EXPERIMENT.validate_python(settings)
+    except ValidationError as error:
+        raise RunError("; ".join(_explain(item) for item in error.errors())) from error
+
+
+def _explain(item: Any) -> str:
+    place = ".".join(str(part) for part in item["loc"] if part not in _tags())
+    if item["type"] == "extra_forbidden":
+        last = str(item["loc"][-1])
+        close = difflib.get_close_matches(last, _names() - {last}, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "; remove it"
+        return f"setting {place!r} does not exist{hint}"
+    if item["type"] == "missing":
+        return f"setting {place!r} is missing; give it"
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(item["input"], dict) else f"={item['input']!r}"
+    return f"setting {place}{shown} cannot be used: {message}" if place else message
+
+
+def _names() -> set[str]:
+    return {name for kind in _kinds(Settings) for name in kind.model_fields}
+
+
+def _tags() -> set[str]:
+    """Names the kinds of unions, which stand between the names of settings."""
+    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in ("name", "task")]
+    return {field.default for field in fields if field is not None and field.default}
+
+
+def _kinds(kind: type[Settings]) -> list[type[Settings]]:
+    below = [deeper for child in kind.__subclasses__() for deeper in _kinds(child)]
+    return [kind, *below]

@@ -1,0 +1,21 @@
+"""What the user reads: progress on standard output, warnings on standard error."""
+
+import click
+
+
+def say(message: str) -> None:
+    """Prints a line of progress.
+
+    Args:
+        message: the line.
+    """
+    click.echo(message)
+
+
+def warn(message: str) -> None:
+    """Prints a warning.
+
+    Args:
+        message: one line.
+    """
+    click.echo(f"warning: {message}", err=True)

@@ -1,0 +1,160 @@
+"""Results on held-out examples, by averaged weights."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_iresnet.log_det import LogDetEstimator
+from training.config import Roulette
+from training.data import DataError, eval_batches
+from training.data.randomness import stream_key
+from training.finished import Finished
+from training.machine import cores, cpu_seconds, versions
+from training.models import parameter_count
+
+
+def evaluate(
+    finished: Finished, *, split: str = "test", limit: int | None = None
+) -> dict[str, Any]:
+    """Measures bits/dim or the error rate, and writes `metrics.json`.
+
+    One dequantisation per image and one set of probes per image, both functions of the run's
+    seed and the image's index. The number of terms that a roulette draws is shared by all images.
+
+    Args:
+        finished: the run.
+        split: "train", "validation" or "test".
+        limit: how many examples to use, from the first on; None for all.
+
+    Returns:
+        All results in `metrics.json`.
+
+    Raises:
+        DataError: there is no such split, or it has fewer examples.
+    """
+    experiment, before = finished.experiment, cpu_seconds()
+    measure = _density if finished.is_flow else _error
+    results = measure(finished, split, limit)
+    history = finished.run.history()
+    spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
+    return finished.add_metrics(
+        {
+            "experiment": experiment.name,
+            "command": finished.run.command(),
+            "seed": experiment.seed,
+            "split": split,
+            **results,
+            "parameters": parameter_count(finished.model),
+            "certified_lipschitz": None,
+            "cpu_seconds": spent[-1] if spent else None,
+            "evaluation_cpu_seconds": round(cpu_seconds() - before, 1),
+            "cores": cores(),
+            "versions": versions(),
+        }
+    )
+
+
+def batches_with_index(
+    finished: Finished, split: str, limit: int | None, batch_size: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Goes through a split in order.
+
+    Args:
+        finished: the run.
+        split: "train", "validation" or "test".
+        limit: how many examples to use; None for all.
+        batch_size: the size of a batch; None takes the experiment's.
+
+    Yields:
+        The index of a batch's first example, and the batch as `eval_batches` gives it.
+
+    Raises:
+        DataError: there is no such split, or it has fewer examples.
+    """
+    experiment = finished.experiment
+    try:
+        batches = eval_batches(
+            finished.dataset,
+            split,
+            batch_size or experiment.eval_batch_size,
+            seed=experiment.seed,
+            task=experiment.data_task,
+            limit=limit,
+        )
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += int((batch if finished.is_flow else batch[0]).shape[0])
+
+
+def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
+    """Derives the seed of a batch's probes.
+
+    Args:
+        seed: the run's seed.
+        purpose: what they are for; two purposes never share numbers.
+        first: the index of the batch's first example.
+
+    Returns:
+        Three words of int32, as the library's models take them.
+    """
+    key = np.array([stream_key(seed, purpose)], np.uint64).view(np.int32)
+    return np.append(key, np.int32(first)).astype(np.int32)
+
+
+def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) -> Any:
+    """Compiles bits/dim per example as a function of a batch and a seed.
+
+    Args:
+        finished: the run.
+        log_det: replaces the estimator of the model's evaluation.
+
+    Returns:
+        The compiled function.
+    """
+    shape = (None, *finished.dataset.spec.event_shape)
+    signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec([3], tf.int32)]
+    return tf.function(
+        lambda x, seed: finished.model.bits_per_dim(x, seed=seed, log_det=log_det),
+        input_signature=signature,
+        autograph=False,
+    )
+
+
+def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+    bits_per_dim, seed = bits_function(finished), finished.experiment.seed
+    values = [
+        bits_per_dim(x, probe_seed(seed, "evaluation/probes", first)).numpy()
+        for first, x in batches_with_index(finished, split, limit)
+    ]
+    bits = np.concatenate(values).astype(np.float64)
+    estimator = finished.experiment.model.eval_log_det  # type: ignore[union-attr]
+    results = {
+        "bits_per_dim": float(bits.mean()),
+        "standard_error": float(bits.std(ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None,
+        "images": len(bits),
+        "exact_terms": estimator.exact_terms if isinstance(estimator, Roulette) else None,
+        "log_det": estimator.model_dump(mode="json"),
+    }
+    if not finished.dataset.spec.is_image:
+        results["log_prob"] = float(-bits.mean() * np.log(2) * finished.dataset.spec.dims)
+    return results
+
+
+def _error(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+    shape = (None, *finished.dataset.spec.event_shape)
+    logits = tf.function(
+        lambda x: finished.model(x, training=False),
+        input_signature=[tf.TensorSpec(shape, tf.float32)],
+        autograph=False,
+    )
+    wrong = [
+        np.argmax(logits(x).numpy(), axis=-1) != y.numpy()
+        for _, (x, y) in batches_with_index(finished, split, limit)
+    ]
+    mistakes = np.concatenate(wrong)
+    return {"error_percent": 100 * float(mistakes.mean()), "images": len(mistakes)}

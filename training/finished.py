@@ -1,0 +1,115 @@
+"""A run's model as its averaged weights define it, with everything needed to use it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from training.checkpoints import Checkpoints
+from training.config import Experiment, FlowExperiment
+from training.data import Dataset, load_dataset
+from training.errors import RunError
+from training.models import build_model
+from training.run import Run
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run together with its model.
+
+    Args:
+        run: the folder.
+        experiment: what it holds.
+        dataset: the experiment's data set.
+        model: the model, with averaged weights and a converged spectral state.
+        step: the number of steps it was trained for.
+    """
+
+    run: Run
+    experiment: Experiment
+    dataset: Dataset
+    model: keras.Model
+    step: int
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the model has a density."""
+        return isinstance(self.experiment, FlowExperiment)
+
+    def add_metrics(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Adds results to `metrics.json`, where results of other weights are dropped.
+
+        Args:
+            values: the new results.
+
+        Returns:
+            All results.
+        """
+        held = self.run.metrics()
+        if held.get("steps") != self.step:
+            held = {}
+        metrics = {**held, "steps": self.step, **values}
+        self.run.write_metrics(metrics)
+        return metrics
+
+
+def open_finished(
+    folder: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None
+) -> Finished:
+    """Loads a run's last checkpoint for use, whether or not its training has ended.
+
+    Args:
+        folder: the run's folder.
+        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+
+    Returns:
+        The run with its model.
+
+    Raises:
+        RunError: it is no run's folder, or has no checkpoint that can be read.
+        DataError: the data set cannot be had.
+    """
+    run = Run(folder)
+    experiment = run.experiment()
+    if not run.checkpoints.is_dir():
+        raise RunError(_untrained(folder))
+    dataset = load_dataset(experiment.dataset, data_dir)
+    model = build_model(experiment, dataset.spec)
+    step = Checkpoints(run.checkpoints, model).restore()
+    if step is None:
+        raise RunError(_untrained(folder))
+    model.use_averaged_weights()
+    return Finished(run, experiment, dataset, model, step)
+
+
+def new_file(path: str | os.PathLike[str]) -> Path:
+    """Prepares the place of a file that is going to be written.
+
+    Args:
+        path: where to.
+
+    Returns:
+        The path; its folder exists.
+
+    Raises:
+        RunError: there is a folder in that place, or its own folder cannot be written to.
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise RunError(f"{str(path)!r} is a folder; name a file in it")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{str(path)!r} cannot be written ({error.strerror})") from error
+    if not os.access(place.parent, os.W_OK):
+        raise RunError(f"{str(place.parent)!r} cannot be written to; give another --out")
+    return place
+
+
+def _untrained(folder: str | os.PathLike[str]) -> str:
+    return (
+        f"{str(folder)!r} has no checkpoint yet; give its `python -m training train` command "
+        "again and wait for the first one"
+    )

@@ -1,0 +1,145 @@
+"""From an experiment to a compiled Keras model."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import log_det, models
+from training.config import (
+    ClassifierExperiment,
+    Cosine,
+    ExactLogDet,
+    Experiment,
+    FlowExperiment,
+    LogDet,
+    Piecewise,
+    Roulette,
+)
+from training.data import DataSpec
+from training.errors import RunError
+
+_OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamax": keras.optimizers.Adamax,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": keras.optimizers.SGD,
+}
+
+
+def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
+    """Builds and compiles an experiment's model, the optimizer's state included.
+
+    Args:
+        experiment: the experiment.
+        spec: the description of its data set.
+
+    Returns:
+        The model; all its variables exist.
+
+    Raises:
+        RunError: the model cannot be built for this data set.
+    """
+    try:
+        if isinstance(experiment, FlowExperiment):
+            model = _flow(experiment, spec)
+        else:
+            model = _classifier(experiment, spec)
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"no model for {spec.name!r} with these settings: {reason}") from error
+    optimizer = _optimizer(experiment)
+    if experiment.optimizer.weight_decay:
+        others = [v for v in model.trainable_variables if v.path.split("/")[-1] != "kernel"]
+        optimizer.exclude_from_weight_decay(var_list=others)
+    optimizer.build(model.trainable_variables)
+    if isinstance(experiment, FlowExperiment):
+        model.compile(optimizer=optimizer)
+    else:
+        loss = SmoothedCrossEntropy(experiment.label_smoothing)
+        model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    return model
+
+
+def parameter_count(model: keras.Model) -> int:
+    """Counts a model's trainable parameters.
+
+    Args:
+        model: the model.
+
+    Returns:
+        Their number.
+    """
+    return sum(int(v.shape.num_elements()) for v in (w.value for w in model.trainable_variables))
+
+
+class SmoothedCrossEntropy(keras.losses.Loss):
+    """Cross-entropy of logits and integer labels, which share `smoothing` with all classes."""
+
+    def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        self.smoothing = smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        labels = tf.one_hot(tf.cast(tf.reshape(y_true, [-1]), tf.int32), y_pred.shape[-1])
+        return keras.losses.categorical_crossentropy(
+            labels, y_pred, from_logits=True, label_smoothing=self.smoothing
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "smoothing": self.smoothing}
+
+
+def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
+    arguments = dict(experiment.model)
+    for name in ("log_det", "eval_log_det"):
+        arguments[name] = _estimator(arguments[name])
+    return models.IResNetFlow(
+        spec.event_shape, levels=spec.levels, seed=experiment.seed, **arguments
+    )
+
+
+def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
+    if spec.num_classes is None:
+        raise ValueError("it has no labels; choose another data set")
+    arguments = dict(experiment.model)
+    return models.IResNetClassifier(
+        spec.event_shape, spec.num_classes, seed=experiment.seed, **arguments
+    )
+
+
+def _estimator(settings: LogDet) -> log_det.LogDetEstimator:
+    arguments = settings.model_dump(exclude={"name"})
+    if isinstance(settings, Roulette):
+        return log_det.RussianRoulette(**arguments)
+    if isinstance(settings, ExactLogDet):
+        return log_det.Exact(**arguments)
+    return log_det.PowerSeries(**arguments)
+
+
+def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
+    settings = experiment.optimizer
+    arguments: dict[str, Any] = {
+        "learning_rate": _schedule(experiment),
+        "weight_decay": settings.weight_decay or None,
+        "global_clipnorm": settings.clipnorm,
+    }
+    if settings.name == "sgd":
+        arguments |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    return _OPTIMIZERS[settings.name](**arguments)
+
+
+def _schedule(experiment: Experiment) -> Any:
+    rate, schedule = experiment.optimizer.learning_rate, experiment.schedule
+    if isinstance(schedule, Cosine):
+        warmup = schedule.warmup_steps
+        return keras.optimizers.schedules.CosineDecay(
+            rate / warmup if warmup else rate,
+            experiment.steps - warmup,
+            warmup_target=rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    if isinstance(schedule, Piecewise):
+        values = [rate * schedule.factor**drop for drop in range(len(schedule.boundaries) + 1)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(list(schedule.boundaries), values)
+    return rate

@@ -1,0 +1,78 @@
+"""How well a model's inverse finds the images it was given."""
+
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from training import pictures
+from training.errors import RunError
+from training.evaluate import batches_with_index
+from training.finished import Finished, new_file
+
+_SHOWN = 16
+_CHECKED = 1_000
+
+
+def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Encodes and decodes up to 1,000 test images, draws the first, notes the errors.
+
+    Errors are shares of the pixels' range. Images whose inverse was not found are counted, and
+    framed red in the picture: their row of reconstructions is the solver's last iterate.
+
+    Args:
+        finished: the run.
+        out: the picture's file: originals over reconstructions over absolute differences.
+
+    Returns:
+        What was added to `metrics.json` as "reconstruction".
+
+    Raises:
+        RunError: the file cannot be written, or the data are no images.
+    """
+    spec = finished.dataset.spec
+    if not spec.is_image:
+        raise RunError(f"{spec.name!r} holds no images to show; use `python -m training sample`")
+    path = new_file(out)
+    span = float(spec.levels or 1) if finished.is_flow else 1.0
+    round_trip = tf.function(
+        lambda x: finished.model.decode(finished.model.encode(x), return_result=True),
+        input_signature=[tf.TensorSpec((None, *spec.event_shape), tf.float32)],
+        autograph=False,
+    )
+    errors, steps, converged = [], [], []
+    shown: list[np.ndarray] = []
+    limit = min(_CHECKED, spec.split_sizes["test"])
+    for _, batch in batches_with_index(finished, "test", limit):
+        x = batch if finished.is_flow else batch[0]
+        result = round_trip(x)
+        x, back = x.numpy() / span, result.x.numpy().astype(np.float64) / span
+        errors.append(np.abs(back - x).max(axis=(1, 2, 3)))
+        steps.append(result.steps.numpy())
+        converged.append(result.converged.numpy())
+        if not shown:
+            difference = np.abs(back - x)
+            shown = [row[:_SHOWN] for row in (x, back, np.where(difference >= 0, difference, 1.0))]
+    report = _report(np.concatenate(errors), np.concatenate(steps), np.concatenate(converged))
+    pictures.write_image(path, pictures.image_rows(shown, ~converged[0][:_SHOWN]))
+    finished.add_metrics({"reconstruction": report})
+    return report
+
+
+def _report(errors: np.ndarray, steps: np.ndarray, converged: np.ndarray) -> dict[str, Any]:
+    finite = np.isfinite(errors)
+    return {
+        "images": len(errors),
+        "largest_error": float(errors.max()) if finite.all() else None,
+        "mean_error": float(errors.mean()) if finite.all() else None,
+        "all_converged": bool(converged.all()),
+        "not_converged": int((~converged).sum()),
+        "not_finite": int((~finite).sum()),
+        "largest_error_of_converged": float(errors[converged].max()) if converged.any() else None,
+        "steps": {
+            "least": int(steps.min()),
+            "mean": float(steps.mean()),
+            "most": int(steps.max()),
+        },
+    }

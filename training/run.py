@@ -1,0 +1,193 @@
+"""The folder of a run: which experiment it holds, how far it is, and what came out."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.config import Experiment, parse_experiment
+from training.errors import RunError
+from training.files import read_json, write_json
+
+_FREE = ("description",)  # does not change what a run computes
+
+
+class Run:
+    """A run's folder.
+
+    Args:
+        folder: the folder; it need not exist.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+        self._config = self.folder / "config.json"
+        self._metrics = self.folder / "metrics.json"
+        self._history = self.folder / "history.json"
+        self.checkpoints = self.folder / "checkpoints"
+        self.tensorboard = self.folder / "tensorboard"
+
+    def check(self, experiment: Experiment) -> bool:
+        """Refuses a folder in which the experiment cannot be started or continued.
+
+        Args:
+            experiment: the experiment that is asked for.
+
+        Returns:
+            Whether the folder already holds it.
+
+        Raises:
+            RunError: it holds something else, or cannot be written to.
+        """
+        place = str(self.folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunError(f"{place!r} is a file; give a folder as --out")
+        if self._config.exists():
+            self._compare(experiment, self.experiment())
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise RunError(f"{place!r} holds other files and no run; give another folder as --out")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise RunError(
+                f"{place!r} cannot be written to ({error.strerror}); give another folder as --out"
+            ) from error
+        return self._config.exists()
+
+    def begin(self, experiment: Experiment, command: str) -> None:
+        """Notes what the folder holds from now on.
+
+        Args:
+            experiment: the experiment.
+            command: the command that repeats it.
+        """
+        settings = experiment.model_dump(mode="json")
+        content = {"experiment": experiment.name, "command": command, "settings": settings}
+        write_json(self._config, content)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second training out of the folder while the first one runs.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RunError: another process trains there.
+        """
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another process trains in {str(self.folder)!r}; wait for it, or give "
+                    "another folder as --out"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(handle)
+
+    def experiment(self) -> Experiment:
+        """Reads which experiment the folder holds.
+
+        Returns:
+            The experiment.
+
+        Raises:
+            RunError: the folder holds no run, or one of another version of this package.
+        """
+        try:
+            return parse_experiment(self._content()["settings"])
+        except (RunError, KeyError, TypeError) as error:
+            if not self._config.exists():
+                raise
+            raise RunError(f"{str(self._config)!r} cannot be used: {error}") from error
+
+    def command(self) -> str:
+        """Reads the command that repeats the run.
+
+        Returns:
+            The command.
+        """
+        return str(self._content().get("command", ""))
+
+    def metrics(self) -> dict[str, Any]:
+        """Reads the results.
+
+        Returns:
+            The results so far, or nothing.
+        """
+        return read_json(self._metrics) if self._metrics.exists() else {}
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Replaces the results.
+
+        Args:
+            metrics: all results.
+        """
+        write_json(self._metrics, metrics)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Reads what was noted at each checkpoint.
+
+        Returns:
+            One record per checkpoint, in order.
+        """
+        return read_json(self._history) if self._history.exists() else []
+
+    def write_history(self, records: list[dict[str, Any]]) -> None:
+        """Replaces the records.
+
+        Args:
+            records: one per checkpoint, in order.
+        """
+        write_json(self._history, records)
+
+    def _content(self) -> dict[str, Any]:
+        if not self._config.exists():
+            raise RunError(
+                f"{str(self.folder)!r} is no run's folder: it has no config.json; make one with "
+                f"`python -m training train EXPERIMENT --out {self.folder}`"
+            )
+        return read_json(self._config)
+
+    def _compare(self, asked: Experiment, held: Experiment) -> None:
+        place = str(self.folder)
+        if asked.name != held.name:
+            raise RunError(
+                f"{place!r} holds the experiment {held.name!r}, not {asked.name!r}; give another "
+                "folder as --out"
+            )
+        old, new = (_flat(settings.model_dump(mode="json")) for settings in (held, asked))
+        differing = [
+            key
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in _FREE
+        ]
+        if differing == ["steps"] and held.can_be_extended and asked.steps > held.steps:
+            return
+        if differing:
+            key = differing[0]
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise RunError(
+                f"{place!r} holds a run with {key}={old.get(key)} where {new.get(key)} is asked "
+                f"for{more}; give the settings it was started with, or another folder as --out"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
