@@ -1,0 +1,5 @@
+"""Keras models of invertible residual blocks."""
+
+from tf_iresnet.models.flow import IResNetFlow
+
+__all__ = ["IResNetFlow"]

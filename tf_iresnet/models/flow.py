@@ -1,0 +1,357 @@
+"""Density models of invertible residual blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import randomness
+from tf_iresnet.fixed_point import Picard, Solver
+from tf_iresnet.layers.actnorm import ActNorm
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.multi_scale import MultiScale
+from tf_iresnet.layers.residual import InvertibleResidual
+from tf_iresnet.layers.sequential import InvertibleSequential
+from tf_iresnet.layers.squeeze import Squeeze
+from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
+from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.preprocessing import ImagePreprocessing
+from tf_iresnet.models.prior import DiagonalNormal
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class IResNetFlow(InvertibleModel):
+    r"""A density p(x) = N(f(x)) \|det df/dx\| with f a stack of invertible residual blocks.
+
+    Images x are dequantised pixels on [0, levels): the density is one on that cube, all
+    Jacobians of the preprocessing included, and bits/dim = -log2 p(x) / d. Each scale is a
+    squeeze (images only) followed by ActNorm and a residual block in turn; the latent is one
+    flat vector. The cheap direction is data to latent: `log_prob` is fast, `sample` iterates.
+
+    Args:
+      event_shape: shape of one example, (height, width, channels) or (d,).
+      levels: how many values a pixel takes; None for data that is not quantised.
+      preprocessing: "logit" or "shift" for images, None for data taken as it is; by default
+        "logit" where there are levels.
+      alpha: of the logit.
+      blocks: residual blocks of each scale.
+      hidden: channels inside the branches, one number or one for each scale.
+      kernel_sizes: of the branches' convolutions.
+      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
+      activation: of the branches.
+      factor_out: whether half of the channels leave after each scale but the last.
+      actnorm: whether ActNorm comes before each block.
+      prior: "learned" for a diagonal normal with trained mean and scale, "standard" for a
+        fixed one.
+      power_iterations: per training step.
+      log_det: estimator in training; by default `RussianRoulette(exact_terms=2)`.
+      eval_log_det: estimator of `log_prob`; by default 20 exact terms and a roulette of finite
+        variance.
+      solver: of the inverse; by default `Picard()`.
+      ema_momentum: of the weights' moving average for evaluation; None for none.
+      seed: of the noise in training and evaluation.
+      **kwargs: of `keras.Model`.
+
+    Raises:
+      ValueError: if an argument is out of range, or a size does not divide.
+
+    Example:
+    >>> flow = IResNetFlow((2,), levels=None, blocks=(2,), hidden=8)
+    >>> flow.log_prob(np.zeros((3, 2), "float32"), seed=0).shape
+    TensorShape([3])
+    >>> flow.sample(5, seed=0).shape
+    TensorShape([5, 2])
+
+    Source: Invertible Residual Networks, section 5.3; Residual Flows, section 4.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        levels: int | None = 256,
+        preprocessing: str | None = "auto",
+        alpha: float = 1e-6,
+        blocks: Sequence[int] = (8, 8),
+        hidden: int | Sequence[int] = 96,
+        kernel_sizes: Sequence[int] = (3, 1, 3),
+        coeff: float | None = 0.98,
+        activation: str = "lipswish",
+        factor_out: bool = False,
+        actnorm: bool = True,
+        prior: str = "learned",
+        power_iterations: int = 1,
+        log_det: LogDetEstimator | None = None,
+        eval_log_det: LogDetEstimator | None = None,
+        solver: Solver | None = None,
+        ema_momentum: float | None = 0.999,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(ema_momentum, **kwargs)
+        if preprocessing == "auto":
+            preprocessing = None if levels is None else "logit"
+        if preprocessing is not None and levels is None:
+            raise ValueError(
+                f"preprocessing={preprocessing!r} needs the number of levels, got levels=None."
+            )
+        if prior not in ("learned", "standard"):
+            raise ValueError(f'prior must be "learned" or "standard", got {prior!r}.')
+        if not blocks or any(isinstance(n, bool) or int(n) != n or n < 1 for n in blocks):
+            raise ValueError(
+                f"blocks must hold an integer of at least 1 for each scale, got {blocks!r}."
+            )
+        self.event_shape = tuple(int(size) for size in event_shape)
+        self.levels = levels
+        self.preprocessing = preprocessing
+        self.alpha = alpha
+        self.blocks = tuple(int(n) for n in blocks)
+        self.hidden = hidden if isinstance(hidden, int) else tuple(hidden)
+        self.kernel_sizes = tuple(kernel_sizes)
+        self.coeff = coeff
+        self.activation = activation
+        self.factor_out = bool(factor_out)
+        self.actnorm = bool(actnorm)
+        self.prior_kind = prior
+        self.power_iterations = power_iterations
+        self.log_det = RussianRoulette() if log_det is None else log_det
+        if eval_log_det is None:
+            eval_log_det = RussianRoulette(exact_terms=20, probability=0.1)
+        self.eval_log_det = eval_log_det
+        self.solver = Picard() if solver is None else solver
+        self.seed = int(seed)
+
+        self.flow = InvertibleSequential(self._make_layers(), name="flow", dtype=self.dtype_policy)
+        self.prior = DiagonalNormal(prior == "learned", name="prior", dtype=self.dtype_policy)
+        self.flow.build((None, *self.event_shape))
+        self.prior.build(self.flow.compute_output_shape((None, *self.event_shape)))
+        self._bits_metric = keras.metrics.Mean(name="bits_per_dim")
+        self._finish_build()
+
+    def _make_layers(self) -> list[InvertibleLayer]:
+        widths = (self.hidden,) * len(self.blocks) if isinstance(self.hidden, int) else self.hidden
+        if len(widths) != len(self.blocks):
+            raise ValueError(
+                f"hidden must be one integer or one for each of the {len(self.blocks)} scales, "
+                f"got {self.hidden!r}."
+            )
+        policy = self.dtype_policy
+        scales = []
+        for index, (count, width) in enumerate(zip(self.blocks, widths, strict=True)):
+            layers: list[InvertibleLayer] = []
+            if len(self.event_shape) > 1:
+                layers.append(Squeeze(dtype=policy, name="squeeze"))
+            for block in range(count):
+                if self.actnorm:
+                    layers.append(ActNorm(dtype=policy, name=f"actnorm_{block}"))
+                layers.append(
+                    InvertibleResidual(
+                        hidden=width,
+                        kernel_sizes=self.kernel_sizes,
+                        coeff=self.coeff,
+                        activation=self.activation,
+                        power_iterations=self.power_iterations,
+                        log_det=self.log_det,
+                        solver=self.solver,
+                        dtype=policy,
+                        name=f"block_{block}",
+                    )
+                )
+            scales.append(InvertibleSequential(layers, dtype=policy, name=f"scale_{index}"))
+        layers = [MultiScale(scales, self.factor_out, dtype=policy, name="scales")]
+        if self.preprocessing is not None:
+            layers.insert(
+                0,
+                ImagePreprocessing(
+                    self.levels, self.preprocessing, self.alpha, dtype=policy, name="preprocessing"
+                ),
+            )
+        return layers
+
+    @property
+    def dims(self) -> int:
+        """The number of dimensions d of one example."""
+        return math.prod(self.event_shape)
+
+    # --- densities ---
+
+    def log_prob(
+        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
+    ) -> tf.Tensor:
+        """Returns an estimate of ln p(x).
+
+        Args:
+          x: [batch, *event_shape]; dequantised pixels in [0, levels) where there are levels.
+          seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`): the value of
+            example i depends on the key and on its global index alone. None draws anew.
+          log_det: an estimator; by default the model's ``eval_log_det``.
+
+        Returns:
+          Nats, [batch]; unbiased unless a truncated series is asked for.
+
+        Raises:
+          ValueError: in eager code, if x has another shape, is not finite or leaves its range.
+        """
+        x = self._checked(x)
+        estimator = self.eval_log_det if log_det is None else log_det
+        return self._log_prob(x, randomness.as_seed(seed), estimator, training=False)
+
+    def _log_prob(self, x, seed, estimator, training):
+        z, log_det = self.flow.forward_and_log_det(x, seed, estimator, training)
+        return self.prior.log_prob(z) + tf.cast(log_det, z.dtype)
+
+    def bits_per_dim(
+        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
+    ) -> tf.Tensor:
+        """Returns -log2 p(x) / d, [batch]; arguments as in `log_prob`."""
+        return self.log_prob(x, seed, log_det) * self._to_bits
+
+    @property
+    def _to_bits(self) -> float:
+        return -1.0 / (math.log(2.0) * self.dims)
+
+    def _checked(self, x: Any) -> tf.Tensor:
+        """Converts data; in eager code refuses what no density can be asked for."""
+        x = tf.convert_to_tensor(x)
+        if x.dtype != self.variable_dtype:
+            x = tf.cast(x, self.variable_dtype)
+        if len(x.shape) != len(self.event_shape) + 1 or tuple(x.shape[1:]) != self.event_shape:
+            sizes = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"x must have the shape [batch, {sizes}], got {tuple(x.shape)}.")
+        if tf.executing_eagerly() and len(x):
+            if not bool(tf.reduce_all(tf.math.is_finite(x))):
+                raise ValueError("x holds NaN or infinite values; remove those examples.")
+            if self.levels is not None and self.preprocessing is not None:
+                low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+                if low < 0.0 or high > self.levels:
+                    raise ValueError(
+                        f"x must lie in [0, {self.levels}), pixels plus dequantisation noise, "
+                        f"got values from {low:g} to {high:g}."
+                    )
+        return x
+
+    # --- both directions ---
+
+    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+        return self.flow.forward(self._checked(x))
+
+    def encode(self, x: Any) -> tf.Tensor:
+        """Returns the latents z [batch, d] of x."""
+        return self.flow.forward(self._checked(x))
+
+    def decode(self, z: Any, return_result: bool = False) -> Any:
+        """Returns the x of latents z [batch, d].
+
+        Args:
+          z: latents, [batch, d].
+          return_result: whether to return the solver's `FixedPointResult` instead.
+
+        Returns:
+          x [batch, *event_shape] (pixels on [0, levels)), or the result.
+
+        Raises:
+          ConvergenceError: in eager code, if an example did not converge.
+        """
+        return self.flow.inverse(z, return_result=return_result)
+
+    def sample(self, n: int, seed: Any = None, temperature: float = 1.0) -> tf.Tensor:
+        """Draws examples from the density.
+
+        Args:
+          n: how many, at least 1.
+          seed: as in `log_prob`.
+          temperature: factor of the latents' standard deviation, at least 0.
+
+        Returns:
+          [n, *event_shape]; pixels on [0, levels) where there are levels.
+
+        Raises:
+          ValueError: if an argument is out of range.
+          ConvergenceError: in eager code, if the inverse did not converge.
+        """
+        if not tf.is_tensor(n) and (isinstance(n, bool) or int(n) != n or n < 1):
+            raise ValueError(f"n must be an integer of at least 1, got {n!r}.")
+        if not tf.is_tensor(temperature) and not 0.0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be finite and at least 0, got {temperature!r}.")
+        return self.decode(self.prior.sample(n, randomness.as_seed(seed), temperature))
+
+    # --- Keras' loops ---
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [self._bits_metric]
+
+    def _examples(self, data: Any) -> tf.Tensor:
+        return data[0] if isinstance(data, (tuple, list)) else data
+
+    def _step_seed(self, step: Any, first: Any, batch: Any) -> tf.Tensor:
+        """The seed of a step: its key, and the global index of this replica's first example."""
+        key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            first += tf.cast(context.replica_id_in_sync_group, tf.int32) * batch
+        return tf.concat([key, [first]], axis=0)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x = self._examples(data)
+        batch = tf.shape(x)[0]
+        seed = self._step_seed(tf.convert_to_tensor(self.optimizer.iterations), 0, batch)
+        self.update_spectral_state()
+        count = tf.cast(batch, self.variable_dtype)
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+        with tf.GradientTape() as tape:
+            log_prob = self._log_prob(self._checked(x), seed, None, training=True)
+            # Optimizers sum over replicas: this makes the mean over the global batch.
+            loss = tf.reduce_sum(log_prob) * self._to_bits / count
+        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self._after_step()
+        return self._log(log_prob)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        x = self._examples(data)
+        # The examples counted so far are this batch's place in the evaluation.
+        first = tf.cast(tf.convert_to_tensor(self._bits_metric.count), tf.int32)
+        seed = self._step_seed(-1, first, tf.shape(x)[0])
+        return self._log(self._log_prob(self._checked(x), seed, self.eval_log_det, training=False))
+
+    def _log(self, log_prob: tf.Tensor) -> dict[str, Any]:
+        self._bits_metric.update_state(log_prob * self._to_bits)
+        return {"loss": self._bits_metric.result(), "bits_per_dim": self._bits_metric.result()}
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {
+            **{key: config[key] for key in ("name", "dtype", "trainable") if key in config},
+            "event_shape": self.event_shape,
+            "levels": self.levels,
+            "preprocessing": self.preprocessing,
+            "alpha": self.alpha,
+            "blocks": self.blocks,
+            "hidden": self.hidden,
+            "kernel_sizes": self.kernel_sizes,
+            "coeff": self.coeff,
+            "activation": self.activation,
+            "factor_out": self.factor_out,
+            "actnorm": self.actnorm,
+            "prior": self.prior_kind,
+            "power_iterations": self.power_iterations,
+            "log_det": keras.saving.serialize_keras_object(self.log_det),
+            "eval_log_det": keras.saving.serialize_keras_object(self.eval_log_det),
+            "solver": keras.saving.serialize_keras_object(self.solver),
+            "ema_momentum": self.ema_momentum,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> IResNetFlow:
+        config = dict(config)
+        for key in ("log_det", "eval_log_det", "solver"):
+            config[key] = keras.saving.deserialize_keras_object(config[key])
+        return cls(**config)

@@ -1,0 +1,137 @@
+"""What every model of invertible blocks shares: spectral state, averages, initialisation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet.layers.actnorm import ActNorm
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.models.averaging import WeightAverage
+
+
+class InvertibleModel(keras.Model):
+    """Base of the models: a subclass sets ``flow``, an `InvertibleLayer`, and builds itself.
+
+    The power iteration of all layers runs once, at the start of each training step; blocks then
+    only read it. ActNorm is initialised from one batch before the first step of `fit`. Evaluation
+    uses an exponential moving average of the weights, if there is one.
+    """
+
+    flow: InvertibleLayer
+
+    def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.autocast = False
+        self.ema_momentum = ema_momentum
+        self.average = None
+        if ema_momentum is not None:
+            self.average = WeightAverage(ema_momentum, name="average")
+
+    def _finish_build(self) -> None:
+        """Makes the average, once every weight exists."""
+        if self.average is not None:
+            self.average.build_for(self.trainable_variables)
+        self.built = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the model is built when it is made."""
+
+    # --- state that no gradient trains ---
+
+    def update_spectral_state(self, iterations: int | None = None) -> None:
+        """Runs the power iteration of every spectral layer now."""
+        self.flow.update_spectral_state(iterations)
+
+    def converge_spectral_state(self, tolerance: float = 1e-5, iterations: int = 500) -> None:
+        """Runs every power iteration until sigma's relative change is below the tolerance."""
+        key = (tolerance, iterations)
+        functions = self.__dict__.setdefault("_converging", {})
+        if key not in functions:
+            # One graph for all layers, traced once.
+            function = tf.function(lambda: self.flow.converge_spectral_state(*key))
+            functions[key] = lambda: function()
+        functions[key]()
+
+    @property
+    def initialized(self) -> bool:
+        """Whether every ActNorm has been initialised from data."""
+        norms = [layer for layer in self._flatten_layers() if isinstance(layer, ActNorm)]
+        return all(float(norm.initialized) != 0 for norm in norms)
+
+    def initialize(self, x: Any) -> None:
+        """Initialises every ActNorm from one batch.
+
+        Args:
+          x: a batch of data, [batch, *event_shape].
+        """
+        self.flow.initialize(x)
+        if self.average is not None:
+            for shadow, variable in zip(
+                self.average.shadows, self.trainable_variables, strict=True
+            ):
+                shadow.assign(variable)
+
+    def _averaged(self) -> bool:
+        return self.average is not None and int(self.average.count) > 0
+
+    def use_averaged_weights(self) -> None:
+        """Makes the moving average the weights, for good, and converges the power iteration."""
+        if self._averaged():
+            for variable, shadow in zip(
+                self.trainable_variables, self.average.shadows, strict=True
+            ):
+                variable.assign(shadow)
+        self.converge_spectral_state()
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Evaluates with the moving average; the weights are as before afterwards."""
+        state = [*self.trainable_variables]
+        for layer in self.flow.spectral_layers():
+            if layer.coeff is not None:
+                state += [layer.u, layer.v]
+        saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
+        self.use_averaged_weights()
+        try:
+            yield
+        finally:
+            for variable, value in zip(state, saved, strict=True):
+                variable.assign(value)
+
+    # --- Keras' loops ---
+
+    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any):
+        """Trains as `keras.Model.fit` does, after ActNorm's initialisation if it is due."""
+        if not self.initialized:
+            x, batch = _first_batch(x, batch_size or 32)
+            self.initialize(batch)
+        return super().fit(x, y, batch_size=batch_size, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any):
+        """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
+        with self.averaged_weights():
+            return super().evaluate(*args, **kwargs)
+
+    def _after_step(self) -> None:
+        if self.average is not None:
+            self.average.update(self.trainable_variables)
+
+
+def _first_batch(x: Any, batch_size: int) -> tuple[Any, Any]:
+    """Takes the first batch of inputs from what `fit` accepts, and gives back all of it."""
+    if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+        batch = next(iter(x))
+    elif isinstance(x, keras.utils.PyDataset):
+        batch = x[0]
+    elif hasattr(x, "__next__"):
+        batch = next(x)
+        first, rest = batch, x
+        x = (item for source in ([first], rest) for item in source)
+    else:
+        return x, x[:batch_size]
+    return x, batch[0] if isinstance(batch, (tuple, list)) else batch
