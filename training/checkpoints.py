@@ -20,12 +20,16 @@ class Checkpoints:
 
     Args:
         folder: the folder.
-        model: the compiled model; its optimizer is saved with it.
+        model: the compiled model; its optimizer, already built, is saved with it.
     """
 
     def __init__(self, folder: Path, model: keras.Model):
         self._folder = folder
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self._checkpoint = tf.train.Checkpoint(
+            # One by one: TensorFlow does not see what Keras' layers hold in lists.
+            model={f"{i}_{weight.name}": weight.value for i, weight in enumerate(model.weights)},
+            optimizer=[variable.value for variable in model.optimizer.variables],
+        )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(folder), max_to_keep=_KEPT, checkpoint_name="step"
         )
@@ -80,7 +84,7 @@ class Checkpoints:
 
     def _read(self, path: str) -> str | None:
         try:
-            self._checkpoint.restore(path).assert_existing_objects_matched()
+            self._checkpoint.restore(path).assert_consumed()
         except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:
             return _first_line(error)
         return None

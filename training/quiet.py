@@ -18,9 +18,12 @@ def import_tensorflow() -> None:
     with tempfile.TemporaryFile() as remarks:
         os.dup2(remarks.fileno(), 2)
         try:
+            import absl.logging
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+            tf.get_logger().setLevel("ERROR")
+            absl.logging.set_verbosity(absl.logging.ERROR)  # TensorFlow Datasets' remarks
         except BaseException:
             remarks.seek(0)
             os.write(stderr, remarks.read())
