@@ -35,7 +35,7 @@ def as_seed(seed: Any = None) -> tf.Tensor:
     [0, 7, 0]
     """
     if seed is None:
-        key = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
+        key = tf.random.uniform([2], tf.int32.min, tf.int32.max, dtype=tf.int32)
         return tf.concat([key, tf.zeros([1], tf.int32)], axis=0)
     if not tf.is_tensor(seed):
         # Python's integers are unbounded; the key keeps their 64 low bits.
@@ -47,9 +47,11 @@ def as_seed(seed: Any = None) -> tf.Tensor:
         if len(words) != 3:
             raise ValueError(f"seed must be an integer or two or three integers, got {seed!r}.")
         return tf.constant(np.asarray([w & 0xFFFFFFFF for w in words], np.uint32).view(np.int32))
-    seed = tf.reshape(tf.cast(seed, tf.int32), [-1])
+    seed = tf.reshape(seed, [-1])
     if seed.shape[0] == 1:
-        return tf.concat([[0], seed, [0]], axis=0)
+        high = tf.bitwise.right_shift(tf.cast(seed, tf.int64), 32)
+        seed = tf.concat([high, tf.cast(seed, tf.int64)], axis=0)
+    seed = tf.cast(seed, tf.int32)
     if seed.shape[0] == 2:
         return tf.concat([seed, [0]], axis=0)
     if seed.shape[0] not in (3, None):
@@ -111,7 +113,8 @@ def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 def normal(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Independent standard normal draws (Box-Muller), of the shape and dtype of ``like``."""
-    # 1 - u lies in (0, 1], where the logarithm is finite.
-    radius = tf.sqrt(-2 * tf.math.log(1 - uniform(fold_in(seed, 0), like)))
-    angle = tf.constant(2 * np.pi, like.dtype) * uniform(fold_in(seed, 1), like)
-    return radius * tf.cos(angle)
+    # Half precision would round u up to 1; 1 - u lies in (0, 1], where the logarithm is finite.
+    wide = tf.zeros_like(like, tf.float64 if like.dtype == tf.float64 else tf.float32)
+    radius = tf.sqrt(-2 * tf.math.log(1 - uniform(fold_in(seed, 0), wide)))
+    angle = tf.constant(2 * np.pi, wide.dtype) * uniform(fold_in(seed, 1), wide)
+    return tf.cast(radius * tf.cos(angle), like.dtype)

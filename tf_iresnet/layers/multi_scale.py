@@ -32,6 +32,7 @@ class MultiScale(InvertibleLayer):
       ValueError: if there is no scale, one is not invertible, or channels do not halve.
 
     Example:
+    >>> from tf_iresnet.layers import Squeeze
     >>> flow = MultiScale([Squeeze(), Squeeze()])
     >>> flow(np.zeros((2, 8, 8, 1), "float32")).shape
     TensorShape([2, 64])

@@ -25,6 +25,7 @@ class InvertibleSequential(InvertibleLayer):
       ValueError: if there is no layer, or one that is not invertible.
 
     Example:
+    >>> from tf_iresnet.layers import ActNorm, InvertibleResidual
     >>> flow = InvertibleSequential([ActNorm(), InvertibleResidual(hidden=8)])
     >>> x = np.ones((3, 2), "float32")
     >>> bool(np.allclose(flow.inverse(flow(x)), x, atol=1e-5))

@@ -1,0 +1,264 @@
+"""The adapter from an invertible Keras layer to a TensorFlow Probability bijector."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability.python.internal import cache_util
+
+from tf_iresnet.bijectors.preimage import Preimage
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.padding import InjectivePadding
+from tf_iresnet.log_det import LogDetEstimator
+
+_tickets = itertools.count()
+
+
+class _NoCache(cache_util.BijectorCache):
+    """Stores nothing: every call computes."""
+
+    def _lookup(self, input, forward_name, inverse_name, **kwargs):
+        return self._invoke(input, forward_name, kwargs, {})
+
+    def _attributes(self, input, fn_name, **kwargs):
+        return {}
+
+
+class KerasBijector(tfb.Bijector):
+    r"""Any invertible layer of tf_iresnet as a bijector; forward is the layer's call.
+
+    `forward` (data to latent) and `forward_log_det_jacobian` are cheap, `inverse` iterates. A
+    distribution draws by its bijector's forward: give it ``tfb.Invert(KerasBijector(layer))``,
+    and its `log_prob` is cheap while `sample` iterates. `inverse_log_det_jacobian` is
+    -ln\|det dy/dx\| at the inverse. Inverses that do not converge raise in eager code and are NaN
+    in graphs.
+
+    Leading axes are a batch of any rank. TFP's cache is not used, neither here nor by a
+    `tfb.Chain` around it: its values would outlive a change of the weights, hide them from a
+    gradient tape and freeze a stochastic log-determinant, so each call computes and, without a
+    ``seed``, draws anew (a chain finds nothing since the bijector's hash is new each time; it
+    equals itself alone). One thing is remembered: the latest output's preimage, which TFP's
+    `log_prob` asks for, and it is used only while weights and gradient tapes are still the same;
+    pass ``tf.identity(y)`` to see the solver at work. Weights that shall stay frozen
+    (``trainable = False``) must be so before the layer is built.
+
+    All methods take a keyword ``seed`` (an integer, or int32 [2] or [3]) that makes the
+    log-determinant reproducible; through a distribution it is
+    ``log_prob(x, bijector_kwargs={"seed": 0})``, through a chain ``{NAME: {"seed": 0}}``.
+
+    Args:
+      layer: the invertible layer. Its spectral state is left alone: see `update`.
+      event_shape: shape of one example of the layer's input; needed if it is not built.
+      log_det: an estimator that replaces that of every residual block; `Exact()` where a
+        log-determinant must not be stochastic, as in Markov chain Monte Carlo.
+      validate_args: as in TFP.
+      name: of the bijector and in a chain's keyword arguments; by default the layer's.
+
+    Raises:
+      ValueError: if the layer is not invertible, holds an `InjectivePadding`, or is not built
+        and no event shape is given.
+
+    Example:
+    >>> from tensorflow_probability import bijectors as tfb, distributions as tfd
+    >>> from tf_iresnet.layers import InvertibleResidual
+    >>> bijector = KerasBijector(InvertibleResidual(hidden=8), event_shape=[2])
+    >>> density = tfd.TransformedDistribution(
+    ...     tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Invert(bijector)
+    ... )
+    >>> density.sample(5).shape, density.log_prob(tf.zeros([5, 2])).shape
+    (TensorShape([5, 2]), TensorShape([5]))
+    >>> len(density.trainable_variables) == len(bijector.layer.trainable_variables)
+    True
+
+    Source: Invertible Residual Networks, section 3; Residual Flows, section 3.
+    """
+
+    _cache = _NoCache()
+
+    def __init__(
+        self,
+        layer: InvertibleLayer,
+        *,
+        event_shape: Sequence[int] | None = None,
+        log_det: LogDetEstimator | None = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> None:
+        parameters = dict(locals())
+        if not isinstance(layer, InvertibleLayer):
+            raise ValueError(
+                f"layer must be an invertible layer of tf_iresnet, got {type(layer).__name__}."
+            )
+        for part in layer._flatten_layers():
+            if isinstance(part, InjectivePadding):
+                raise ValueError(
+                    f"layer {layer.name} holds the InjectivePadding {part.name}, which is no "
+                    "bijection and has no log-determinant; leave it out."
+                )
+        event = self._built_event_shape(layer, event_shape)
+        latent = tf.TensorShape(layer.compute_output_shape((None, *event))[1:])
+        self._layer = layer
+        self._log_det = log_det
+        self._input_event = self._no_dependency(event)
+        self._output_event = self._no_dependency(latent)
+        # A bijector finds its weights by walking tf.Modules, and a Keras layer is none.
+        self._tf_variables = self._no_dependency([v._value for v in layer.variables])
+        self._latest: Preimage | None = None
+        with tf.name_scope(name or layer.name) as scope:
+            super().__init__(
+                forward_min_event_ndims=event.rank,
+                inverse_min_event_ndims=latent.rank,
+                dtype=tf.as_dtype(layer.variable_dtype),
+                validate_args=validate_args,
+                parameters=parameters,
+                name=scope,
+            )
+
+    @staticmethod
+    def _built_event_shape(
+        layer: InvertibleLayer, event_shape: Sequence[int] | None
+    ) -> tf.TensorShape:
+        """Builds the layer if it is not, and returns the shape of one example."""
+        if event_shape is not None:
+            event_shape = tuple(tf.TensorShape(event_shape).as_list())
+        if not layer.built:
+            if event_shape is None:
+                raise ValueError(
+                    f"layer {layer.name} is not built: pass event_shape, the shape of one example "
+                    "without the batch, or build it first."
+                )
+            layer.build((None, *event_shape))
+        built = layer._event_shape
+        if event_shape is not None and built is not None and event_shape != tuple(built):
+            raise ValueError(
+                f"event_shape {event_shape} differs from {tuple(built)}, for which layer "
+                f"{layer.name} was built."
+            )
+        return tf.TensorShape(event_shape if built is None else built)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    # Compositions find their cached values by the hash of their parts: a new hash finds none.
+    def __hash__(self) -> int:
+        return hash((id(self), next(_tickets)))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    @property
+    def layer(self) -> InvertibleLayer:
+        """The Keras layer."""
+        return self._layer
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether two calls without a seed give two log-determinants."""
+        own = [getattr(part, "log_det", None) for part in self.layer._flatten_layers()]
+        estimators = [e for e in own if isinstance(e, LogDetEstimator)]
+        if self._log_det is not None:
+            return self._log_det.stochastic and bool(estimators)
+        return any(e.stochastic for e in estimators)
+
+    def update(self, iterations: int | None = None) -> None:
+        """Runs the power iteration in every spectral layer: once per step of an own loop.
+
+        Keras' `fit` does it in training calls, TFP's loops do not; without it the constraint
+        lags behind the weights.
+
+        Args:
+          iterations: how many; None for each layer's own number.
+        """
+        self.layer.update_spectral_state(iterations)
+
+    # --- TFP's hooks ---
+
+    def _forward(self, x, seed=None):
+        _drop_dead_entries()
+        flat, lead = _flatten(x, self._input_event)
+        y = _restore(self.layer.forward(flat), lead, self._output_event)
+        self._latest = Preimage(x, y, self._tf_variables)
+        return y
+
+    def _inverse(self, y, seed=None):
+        _drop_dead_entries()
+        x = None if self._latest is None else self._latest.of(y)
+        if x is None:
+            flat, lead = _flatten(y, self._output_event)
+            x = _restore(self.layer.inverse(flat), lead, self._input_event)
+            self._latest = Preimage(x, y, self._tf_variables)
+        return x
+
+    def _forward_log_det_jacobian(self, x, seed=None):
+        flat, lead = _flatten(x, self._input_event)
+        _, value = self.layer.forward_and_log_det(flat, seed=seed, log_det=self._log_det)
+        return _restore(value, lead, tf.TensorShape([]))
+
+    def _forward_event_shape(self, input_shape):
+        return _exchange(input_shape, self._input_event, self._output_event)
+
+    def _inverse_event_shape(self, output_shape):
+        return _exchange(output_shape, self._output_event, self._input_event)
+
+    def _forward_event_shape_tensor(self, input_shape):
+        lead = input_shape[: tf.size(input_shape) - self._input_event.rank]
+        return tf.concat([lead, self._output_event.as_list()], axis=0)
+
+    def _inverse_event_shape_tensor(self, output_shape):
+        lead = output_shape[: tf.size(output_shape) - self._output_event.rank]
+        return tf.concat([lead, self._input_event.as_list()], axis=0)
+
+
+def _flatten(x: tf.Tensor, event: tf.TensorShape) -> tuple[tf.Tensor, Any]:
+    """Returns x with one batch axis, and the shape of its leading axes (None for one axis)."""
+    if x.shape.rank is None:
+        x = tf.reshape(x, tf.concat([tf.shape(x)[: tf.rank(x) - event.rank], event], axis=0))
+        lead = tf.shape(x)[: tf.rank(x) - event.rank]
+        return tf.reshape(x, [-1, *event.as_list()]), lead
+    axes = x.shape.rank - event.rank
+    if axes < 0 or not x.shape[axes:].is_compatible_with(event):
+        raise ValueError(
+            f"expected a tensor of shape [..., {', '.join(map(str, event.as_list()))}], got "
+            f"{x.shape}."
+        )
+    if axes == 1:
+        return x, None
+    lead = x.shape[:axes]
+    lead = lead if lead.is_fully_defined() else tf.shape(x)[:axes]
+    size = 1 if axes == 0 else -1
+    return tf.reshape(x, [size, *event.as_list()]), lead
+
+
+def _restore(x: tf.Tensor, lead: Any, event: tf.TensorShape) -> tf.Tensor:
+    """Gives x its leading axes back."""
+    if lead is None:
+        return x
+    return tf.reshape(x, tf.concat([tf.cast(lead, tf.int32), event.as_list()], axis=0))
+
+
+def _exchange(shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape) -> tf.TensorShape:
+    """Replaces the trailing axes of a shape."""
+    if shape.rank is None:
+        return tf.TensorShape(None)
+    axes = shape.rank - old.rank
+    if axes < 0 or not shape[axes:].is_compatible_with(old):
+        raise ValueError(f"expected an event shape that ends in {old}, got {shape}.")
+    return shape[:axes].concatenate(new)
+
+
+def _drop_dead_entries() -> None:
+    """Removes entries without an output from the cache that TFP's other bijectors share.
+
+    A composition's entry lives as long as its input; as none is found again (see `__hash__`), a
+    loop over one tensor would gather them.
+    """
+    storage = tfb.Bijector._cache.storage
+    for key, entry in list(storage.items()):
+        if entry.output_ref is not None and not entry.output_ref:
+            key.cancel()
+            del storage[key]

@@ -1,0 +1,93 @@
+"""A remembered preimage, and when it may stand for an inverse."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python import pywrap_tfe
+
+
+class Preimage:
+    """The pair (x, y) of one evaluation, y = f(x) with the weights and tapes of that moment.
+
+    TFP's distributions compute z = f(x) and then ask for the inverse's log-determinant at the
+    tensor z, which needs x again. A solver would find x at a high price, and its gradient at
+    another. x itself is right if nothing has changed that either depends on: the graph being
+    traced, the weights' values, and the gradient tapes that recorded z.
+
+    Args:
+      x: the preimage.
+      y: the image.
+      variables: the weights that y depends on.
+    """
+
+    def __init__(self, x: tf.Tensor, y: tf.Tensor, variables: Sequence[tf.Variable]) -> None:
+        self._variables = variables
+        self._graph = _graph()
+        self._y = weakref.ref(y, self._forget)
+        # A private witness, recorded by just the tapes that recorded y and watched by nobody.
+        witness = tf.identity(y)
+        self._tapes = [_tapes(x), _tapes(witness)]
+        # A symbolic tensor lives as long as its graph, which must not live as long as this.
+        hold = _strongly if self._graph is None else weakref.ref
+        self._x: Callable[[], Any] = hold(x)
+        self._witness: Callable[[], Any] = hold(witness)
+        self._state = self._weights()
+
+    def _forget(self, _: Any) -> None:
+        self._x = self._witness = lambda: None
+        self._state = []
+
+    def of(self, y: tf.Tensor) -> tf.Tensor | None:
+        """Returns x if y is the remembered tensor and the inverse is x still, else None."""
+        if self._y() is not y or self._graph != _graph():
+            return None
+        x, witness = self._x(), self._witness()
+        if x is None or witness is None or not self._weights_unchanged():
+            return None
+        if self._tapes != [_tapes(x), _tapes(witness)] or _tapes(y) != self._tapes[1]:
+            return None
+        # Reading the weights made the tapes that watch them do so: no newer one may be among them.
+        if _tapes(*(v.handle for v in self._variables)) > self._tapes[1]:
+            return None
+        return x
+
+    def _weights(self) -> Any:
+        """The weights' values in eager code, else the number of operations traced so far."""
+        if self._graph is None:
+            return [tf.convert_to_tensor(v) for v in self._variables]
+        return len(tf.compat.v1.get_default_graph().get_operations())
+
+    def _weights_unchanged(self) -> bool:
+        if self._graph is None:
+            new = self._weights()
+            return all(bool(tf.reduce_all(a == b)) for a, b in zip(self._state, new, strict=True))
+        # In a graph, whatever touches a resource otherwise than by reading may have changed it.
+        operations = tf.compat.v1.get_default_graph().get_operations()[self._state :]
+        self._touch()
+        return not any(
+            op.type != "ReadVariableOp" and any(i.dtype == tf.resource for i in op.inputs)
+            for op in operations
+        )
+
+    def _touch(self) -> None:
+        for variable in self._variables:
+            tf.convert_to_tensor(variable)
+
+
+def _graph() -> Any:
+    if tf.executing_eagerly():
+        return None
+    return weakref.ref(tf.compat.v1.get_default_graph())
+
+
+def _strongly(x: Any) -> Callable[[], Any]:
+    return lambda: x
+
+
+def _tapes(*tensors: tf.Tensor) -> int:
+    """0, 1 or 2: whether no, one or several active tapes record what is done to a tensor."""
+    return pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(tensors))
