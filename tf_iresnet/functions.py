@@ -1,9 +1,9 @@
 r"""Differentiable functions of (parameters, x) with derivatives written out.
 
-A residual branch is evaluated many times at one point: its value, then J^T v for every term
-of a power series, then one gradient of <upstream, g(x)> + sum <c, J t>. A `Function` offers
-just these three, so that everything that belongs to the point (the activations' slopes) is
-computed once. Functions are pure: parameters are arguments, nothing is stored.
+A residual branch is evaluated many times at one point: its value, then J v and J^T v for the
+terms of a power series, then one gradient of <upstream, g(x)> + sum <c, J t>. A `Function`
+offers just these, so that everything that belongs to the point (the activations' slopes) or to
+a tangent is computed once. Functions are pure: parameters are arguments, nothing is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tensorflow as tf
 from tf_iresnet.linear_maps import LinearMap
 
 Parameters = Sequence[tf.Tensor]
-Pairs = Sequence[tuple[tf.Tensor, tf.Tensor]]
+Pairs = Sequence[tuple[Any, tf.Tensor]]
 
 
 class Function(abc.ABC):
@@ -39,6 +39,12 @@ class Function(abc.ABC):
         """Returns J^T cotangent at the linearised point."""
 
     @abc.abstractmethod
+    def respond(
+        self, parameters: Parameters, point: Any, tangent: tf.Tensor
+    ) -> tuple[tf.Tensor, Any]:
+        """Returns J tangent at the linearised point, and the trace that `gradient` needs of it."""
+
+    @abc.abstractmethod
     def gradient(
         self, parameters: Parameters, point: Any, upstream: tf.Tensor, pairs: Pairs = ()
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -48,7 +54,7 @@ class Function(abc.ABC):
           parameters: the parameters of `linearize`.
           point: what `linearize` returned second.
           upstream: constant, of the shape of g(x).
-          pairs: constants (tangent, cotangent), of the shapes of x and g(x).
+          pairs: constants: the trace of a tangent, and a cotangent of the shape of g(x).
 
         Returns:
           The gradients with respect to x and to each parameter (summed over the batch).
@@ -56,11 +62,14 @@ class Function(abc.ABC):
 
 
 class Primitive(Function):
-    """A function that a `Chain` can compose: it also offers J t."""
+    """A function that a `Chain` can compose; the trace of a tangent is the tangent itself."""
 
     @abc.abstractmethod
     def pushforward(self, parameters: Parameters, point: Any, tangent: tf.Tensor) -> tf.Tensor:
         """Returns J tangent at the linearised point."""
+
+    def respond(self, parameters, point, tangent):
+        return self.pushforward(parameters, point, tangent), tangent
 
 
 class Affine(Primitive):
@@ -199,10 +208,10 @@ class MaxMin(Primitive):
         return self._exchange(point, upstream), []
 
 
-class Chain(Primitive):
-    """A composition of primitives, first to last; parameters are theirs in this order."""
+class Chain(Function):
+    """A composition of functions, first to last; parameters are theirs in this order."""
 
-    def __init__(self, parts: Sequence[Primitive]) -> None:
+    def __init__(self, parts: Sequence[Function]) -> None:
         self.parts = list(parts)
         self.num_parameters = sum(part.num_parameters for part in self.parts)
 
@@ -220,10 +229,12 @@ class Chain(Primitive):
             points.append(point)
         return x, points
 
-    def pushforward(self, parameters, point, tangent):
+    def respond(self, parameters, point, tangent):
+        traces = []
         for part, own, at in zip(self.parts, self._split(parameters), point, strict=True):
-            tangent = part.pushforward(own, at, tangent)
-        return tangent
+            tangent, trace = part.respond(own, at, tangent)
+            traces.append(trace)
+        return tangent, traces
 
     def pullback(self, parameters, point, cotangent):
         layers = list(zip(self.parts, self._split(parameters), point, strict=True))
@@ -233,15 +244,11 @@ class Chain(Primitive):
 
     def gradient(self, parameters, point, upstream, pairs=()):
         layers = list(zip(self.parts, self._split(parameters), point, strict=True))
-        # Tangents at every part's input, then cotangents at its output on the way back.
-        tangents = [[tangent for tangent, _ in pairs]]
-        for part, own, at in layers[:-1]:
-            tangents.append([part.pushforward(own, at, t) for t in tangents[-1]])
         cotangents = [cotangent for _, cotangent in pairs]
         gradients: list[list[tf.Tensor]] = []
         for index in reversed(range(len(layers))):
             part, own, at = layers[index]
-            local = list(zip(tangents[index], cotangents, strict=True))
+            local = [(trace[index], c) for (trace, _), c in zip(pairs, cotangents, strict=True)]
             upstream, own_gradients = part.gradient(own, at, upstream, local)
             gradients.append(own_gradients)
             if index:
@@ -270,6 +277,20 @@ class Taped(Function):
     def pullback(self, parameters, point, cotangent):
         tape, x, y = point
         return tape.gradient(y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def respond(self, parameters, point, tangent):
+        tape, x, y = point
+        # J^T c is linear in c, and its gradient against the tangent is J tangent.
+        with tf.GradientTape() as outer:
+            cotangent = tf.zeros_like(y)
+            outer.watch(cotangent)
+            pulled = tape.gradient(
+                y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+        response = outer.gradient(
+            pulled, cotangent, tangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return response, tangent
 
     def gradient(self, parameters, point, upstream, pairs=()):
         x = point[1]

@@ -13,6 +13,7 @@ gradient's sum are stopped, so that memory does not grow with the number of term
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -119,18 +120,21 @@ class SeriesEstimator(LogDetEstimator):
         @tf.custom_gradient
         def evaluate(x, *parameters):
             g, point = function.linearize(parameters, x)
-            values, sums = [], []
+            values, sums, traces = [], [], []
             for probe in probes:
-                value, total = _series(function, parameters, point, probe, x.dtype, terms, weight)
+                response, trace = function.respond(parameters, point, tf.cast(probe, x.dtype))
+                pull = functools.partial(function.pullback, parameters, point)
+                value, total = _series(pull, probe, response, terms, weight)
                 values.append(value)
                 sums.append(total)
+                traces.append(trace)
             value = tf.add_n(values) / self.probes
 
             def gradient(upstream_g, upstream_value):
                 scale = _per_example(upstream_value / self.probes, x)
                 pairs = [
-                    (tf.cast(probe, x.dtype), tf.cast(scale * total, x.dtype))
-                    for probe, total in zip(probes, sums, strict=True)
+                    (trace, tf.cast(scale * total, x.dtype))
+                    for trace, total in zip(traces, sums, strict=True)
                 ]
                 by_x, by_parameters = function.gradient(parameters, point, upstream_g, pairs)
                 return (by_x, *by_parameters)
@@ -141,36 +145,44 @@ class SeriesEstimator(LogDetEstimator):
 
 
 def _series(
-    function: Function,
-    parameters: Parameters,
-    point: Any,
+    pull: Callable[[tf.Tensor], tf.Tensor],
     probe: tf.Tensor,
-    dtype: tf.DType,
+    response: tf.Tensor,
     terms: tf.Tensor | int,
     weight: Callable[[tf.Tensor], tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the terms for one probe.
+
+    Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T.
+
+    Args:
+      pull: c -> J^T c.
+      probe: v.
+      response: J v.
+      terms: n.
+      weight: k -> w_k.
 
     Returns:
       sum_{k=1..n} (-1)^{k+1} w_k v^T J^k v / k, [batch], and the cotangent of its gradient,
       sum_{k=0..n-1} (-1)^k w_{k+1} (J^T)^k v.
     """
     wide = probe.dtype
+    wide_response = tf.cast(response, wide)
+
+    def add(k, power, value, total):
+        """Adds term k, of which power is (J^T)^{k-1} v."""
+        scaled = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k) * tf.cast(power, wide)
+        return value + _flat_dot(scaled, wide_response) / tf.cast(k, wide), total + scaled
 
     def step(k, power, value, total):
-        w = weight(k)
-        sign = tf.cast(1 - 2 * ((k + 1) % 2), wide)  # (-1)^{k+1}
-        total += sign * w * tf.cast(power, wide)
-        power = function.pullback(parameters, point, power)
-        value += sign * w / tf.cast(k, wide) * _flat_dot(probe, tf.cast(power, wide))
-        return k + 1, power, value, total
+        power = pull(power)
+        return k + 1, power, *add(k, power, value, total)
 
-    start = (
-        tf.constant(1),
-        tf.cast(probe, dtype),
-        tf.zeros_like(_flat_dot(probe, probe)),
-        tf.zeros_like(probe),
-    )
+    power = tf.cast(probe, response.dtype)
+    value, total = add(tf.constant(1), power, 0.0, 0.0)
+    # Only a roulette without exact terms can draw no term at all.
+    some = tf.cast(tf.convert_to_tensor(terms) >= 1, wide)
+    start = (tf.constant(2), power, some * value, some * total)
     _, _, value, total = tf.while_loop(lambda k, *_: k <= terms, step, start, parallel_iterations=1)
     return value, total
 
@@ -369,8 +381,9 @@ class Exact(LogDetEstimator):
                 def add(block, *totals):
                     cotangent = tf.transpose(inverse[:, block], [1, 0, 2])
                     cotangent = tf.cast(tf.reshape(cotangent, tf.shape(tiled)), x.dtype)
+                    _, trace = function.respond(parameters, point, units(block, batch))
                     by_x, by_parameters = function.gradient(
-                        parameters, point, zeros, [(units(block, batch), cotangent)]
+                        parameters, point, zeros, [(trace, cotangent)]
                     )
                     by_x = tf.reduce_sum(
                         tf.reshape(by_x, tf.concat([[rows], tf.shape(x)], axis=0)), axis=0

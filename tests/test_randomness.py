@@ -1,0 +1,170 @@
+"""Counter-based draws: their law, and what they depend on.
+
+Seeds are fixed, so nothing flickers; levels of 1e-4 are the chance that a correct generator
+would have failed when the seed was chosen.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from tf_iresnet import randomness
+
+DRAWS = {
+    "rademacher": randomness.rademacher,
+    "uniform": randomness.uniform,
+    "normal": randomness.normal,
+}
+LAWS = {
+    "uniform": (randomness.uniform, stats.uniform),
+    "normal": (randomness.normal, stats.norm),
+}
+over_draws = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
+
+
+def like(batch, *event, dtype="float64"):
+    return tf.zeros((batch, *event), dtype)
+
+
+@over_draws
+@pytest.mark.parametrize("event", [(1,), (3,), (33,), (2, 3, 7)])
+@pytest.mark.parametrize("first", [0, 1, 100_000, 2**31 - 8])
+def test_an_examples_draw_depends_on_its_index_only(draw, event, first):
+    whole = draw(tf.constant([3, 4, first], tf.int32), like(7, *event)).numpy()
+    pieces = [
+        draw(tf.constant([3, 4, first + start], tf.int32), like(stop - start, *event))
+        for start, stop in [(0, 1), (1, 4), (4, 7)]
+    ]
+    # Vectorised cosines round differently at the end of an array.
+    ulps = 1e-13 if draw is randomness.normal else 0
+    np.testing.assert_allclose(whole, np.concatenate(pieces), rtol=0, atol=ulps)
+
+
+@over_draws
+def test_the_graph_draws_the_same(draw):
+    graph = tf.function(
+        draw, input_signature=[tf.TensorSpec([3], tf.int32), tf.TensorSpec([None, 5])]
+    )
+    seed = tf.constant([3, 4, 5], tf.int32)
+    drawn = graph(seed, like(4, 5, dtype="float32"))
+    assert graph.get_concrete_function().output_shapes.as_list() == [None, 5]
+    np.testing.assert_allclose(drawn, draw(seed, like(4, 5, dtype="float32")), atol=1e-6)
+
+
+@over_draws
+def test_keys_and_folds_change_the_draw(draw):
+    seeds = [
+        tf.constant([3, 4, 0], tf.int32),
+        tf.constant([3, 5, 0], tf.int32),
+        tf.constant([2, 4, 0], tf.int32),
+        *(randomness.fold_in(tf.constant([3, 4, 0], tf.int32), data) for data in (0, 1, 2)),
+    ]
+    drawn = np.stack([np.ravel(draw(seed, like(100, 10))) for seed in seeds])
+    correlations = np.corrcoef(drawn)[np.triu_indices(len(seeds), 1)]
+    # 15 pairs of 1000 draws: a correlation beyond 0.15 has a chance below 1e-4.
+    assert np.abs(correlations).max() < 0.15
+
+
+@over_draws
+@pytest.mark.parametrize("event", [(8,), (5,)])
+def test_neighbours_are_independent(draw, event):
+    drawn = draw(randomness.as_seed(1), like(4000, *event)).numpy()
+    flat = drawn - drawn.mean()
+    scale = (flat**2).mean()
+    along_examples = np.mean(flat[1:] * flat[:-1], axis=0) / scale
+    within = np.mean(flat[:, 1:] * flat[:, :-1], axis=0) / scale
+    # Each is standard normal over sqrt(4000); at most 15 of them, level below 1e-4.
+    assert np.abs(np.concatenate([along_examples, within])).max() * np.sqrt(4000) < 4.6
+
+
+@pytest.mark.parametrize(("draw", "law"), LAWS.values(), ids=LAWS.keys())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_law_is_scipys(draw, law, dtype):
+    drawn = draw(randomness.as_seed(5), like(4000, 5, dtype=dtype))
+    assert drawn.dtype == dtype
+    assert stats.kstest(np.ravel(drawn), law.cdf).pvalue > 1e-4
+
+
+def test_moments_of_the_normal():
+    drawn = np.ravel(randomness.normal(randomness.as_seed(2), like(40_000, 5)))
+    # Standard errors of the first four moments: sqrt(1, 2, 15, 96) / sqrt(n).
+    z = [np.mean(drawn**k) - m for k, m in zip(range(1, 5), (0, 1, 0, 3), strict=True)]
+    assert (np.abs(z) * np.sqrt(drawn.size) < 4.2 * np.sqrt([1, 2, 15, 96])).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rademacher_draws_are_fair_signs(dtype):
+    drawn = randomness.rademacher(randomness.as_seed(3), like(10_000, 40, dtype=dtype)).numpy()
+    assert drawn.dtype == dtype
+    assert np.isin(drawn, [-1.0, 1.0]).all()
+    assert np.abs(drawn.mean(0)).max() * 100 < 5.0  # 40 standard normal numbers
+    assert np.abs(drawn.mean()) * np.sqrt(drawn.size) < 4.0
+
+
+def test_uniform_draws_stay_below_one():
+    drawn = randomness.uniform(randomness.as_seed(4), like(100_000, 4, dtype="float32")).numpy()
+    assert drawn.min() >= 0.0
+    assert drawn.max() < 1.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_normal_draws_are_finite(dtype):
+    drawn = randomness.normal(randomness.as_seed(4), like(20_000, 4, dtype=dtype))
+    assert drawn.dtype == dtype
+    assert np.isfinite(tf.cast(drawn, tf.float32)).all()
+
+
+def test_shared_draws_do_not_depend_on_the_example():
+    draws = [
+        randomness.shared_uniform(tf.constant([1, 2, first], tf.int32), (3,)) for first in (0, 9)
+    ]
+    np.testing.assert_array_equal(*draws)
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [
+        (7, [0, 7, 0]),
+        (-1, [-1, -1, 0]),
+        (2**32 + 5, [1, 5, 0]),
+        (2**31, [0, -(2**31), 0]),
+        ((3, 4), [3, 4, 0]),
+        ([3, 4, 5], [3, 4, 5]),
+        (np.array([3, 4, 5]), [3, 4, 5]),
+        (tf.constant(7), [0, 7, 0]),
+        (tf.constant(-1), [-1, -1, 0]),
+        (tf.constant(2**32 + 5, tf.int64), [1, 5, 0]),
+        (tf.constant([3, 4]), [3, 4, 0]),
+        (tf.constant([3, 4, 5], tf.int64), [3, 4, 5]),
+    ],
+)
+def test_seeds_are_read(seed, expected):
+    words = randomness.as_seed(seed)
+    assert words.dtype == tf.int32
+    assert words.numpy().tolist() == expected
+
+
+@pytest.mark.parametrize("seed", [[1, 2, 3, 4], tf.constant([1, 2, 3, 4]), []])
+def test_a_bad_seed_is_refused(seed):
+    with pytest.raises(ValueError, match=r"seed must.*two or three integers"):
+        randomness.as_seed(seed)
+
+
+def test_no_seed_follows_the_global_one():
+    drawn = []
+    for _ in range(2):
+        tf.random.set_seed(1)
+        drawn.append([randomness.as_seed().numpy().tolist() for _ in range(2)])
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[0][1]
+    assert drawn[0][0][2] == 0
+
+
+def test_an_unknown_event_shape_is_refused():
+    draw = tf.function(
+        randomness.normal,
+        input_signature=[tf.TensorSpec([3], tf.int32), tf.TensorSpec([None, None])],
+    )
+    with pytest.raises(ValueError, match="event shape must be static"):
+        draw.get_concrete_function()
