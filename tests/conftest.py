@@ -1,8 +1,27 @@
-"""Settings that must precede TensorFlow's import."""
+"""Settings that must precede TensorFlow's import, and shared fixtures."""
 
 import os
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+import tensorflow as tf
 from absl import flags
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from tf_iresnet import log_det
+
 flags.FLAGS.mark_as_parsed()  # TFP's test utilities read flags
+
+
+@pytest.fixture
+def fixed(monkeypatch):
+    """Replaces the probes of log-determinants and the draw N."""
+
+    def fix(probes, draw=None):
+        for name in ("rademacher", "gaussian"):
+            monkeypatch.setitem(
+                log_det._PROBES, name, lambda seed, like: tf.cast(probes, like.dtype)
+            )
+        monkeypatch.setattr(log_det.RussianRoulette, "draw", lambda self, seed: tf.constant(draw))
+
+    return fix

@@ -13,6 +13,7 @@ from tf_iresnet import functions
 from tf_iresnet.linear_maps import ConvMap, DenseMap
 
 DATA = Path(__file__).parent / "data"
+SEED = tf.constant([1, 2, 0], tf.int32)
 
 
 def _spread(kernel: np.ndarray, dilation: Sequence[int]) -> np.ndarray:
@@ -143,3 +144,19 @@ class Normflows:
     def parameters(self) -> list[tf.Tensor]:
         """beta, kernel and bias of each layer."""
         return [tf.constant(self[name]) for name in self.names]
+
+
+def value_and_gradients(estimator, branch, x, upstream=None, seed=SEED):
+    """The log-determinants and the gradients, of x first, of their sum weighted by upstream."""
+    arguments = [tf.constant(x), *branch.parameters]
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        _, value = estimator(branch.function, arguments[1:], arguments[0], seed)
+        total = tf.reduce_sum(value if upstream is None else upstream * value)
+    return value.numpy(), [g.numpy() for g in tape.gradient(total, arguments)]
+
+
+def assert_all_close(gradients, expected, rtol, atol):
+    assert len(gradients) == len(expected)
+    for gradient, truth in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, truth, rtol=rtol, atol=atol)

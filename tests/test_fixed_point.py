@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import DenseBranch, Normflows, difference
+from reference import DenseBranch, difference
 
 from tf_iresnet.fixed_point import ConvergenceError, FixedPointResult, Picard, invert
 
@@ -16,12 +16,11 @@ def picard(g, y, tolerance, max_steps=1000):
     """Algorithm 1 for one example in numpy: the iterate, evaluations of g, the residual."""
     x = y
     for step in range(1, max_steps + 1):
-        residual = x + g(x) - y
-        rms = np.sqrt(np.mean(residual**2))
+        rms = np.sqrt(np.mean((x + g(x) - y) ** 2))
         if rms <= tolerance:
-            break
+            return x, step, rms
         x = y - g(x)
-    return x, step, rms
+    raise AssertionError("no convergence")
 
 
 def rows(seed, batch, size=3):
@@ -77,16 +76,6 @@ def test_a_spoilt_example_leaves_the_others_alone():
     assert result.converged.numpy().tolist() == [True, False, True]
     assert result.steps[1] == 1
     np.testing.assert_array_equal(result.x.numpy()[::2], good.x.numpy()[::2])
-
-
-@pytest.mark.parametrize("kind", ["dense", "conv"])
-def test_the_inverse_is_normflows(kind):
-    truth = Normflows(kind)
-    parameters = truth.parameters
-    y = truth["x"] + truth.function(parameters, tf.constant(truth["x"])).numpy()
-    np.testing.assert_allclose(y, truth["y"], atol=1e-13)
-    x = invert(truth.function, parameters, tf.constant(truth["inverse_y"]), Picard()).checked()
-    np.testing.assert_allclose(x, truth["inverse_x"], atol=1e-12)
 
 
 @pytest.mark.parametrize("atol", [1e-2, 1e-5])
