@@ -210,7 +210,9 @@ def parse_experiment(settings: Any) -> Experiment:
     try:
         return _EXPERIMENT.validate_python(settings)
     except ValidationError as error:
-        raise RunError("; ".join(_explain(item) for item in error.errors())) from error
+        # A union of plain types reports each of its members: the first one is enough.
+        items = {_place(item): item for item in reversed(error.errors())}
+        raise RunError("; ".join(map(_explain, reversed(items.values())))) from error
 
 
 def _explain(item: Any) -> str:
@@ -227,12 +229,17 @@ def _explain(item: Any) -> str:
     return f"setting {place}{shown} cannot be used: {message}" if place else message
 
 
+def _place(item: Any) -> str:
+    # Kinds of unions stand between the names of settings.
+    parts = [str(part) for part in item["loc"] if part not in _tags()]
+    return ".".join(part for part in parts if not part.startswith(("constrained-", "tuple[")))
+
+
 def _names() -> set[str]:
     return {name for kind in _kinds(Settings) for name in kind.model_fields}
 
 
 def _tags() -> set[str]:
-    """Names the kinds of unions, which stand between the names of settings."""
     fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in ("name", "task")]
     return {field.default for field in fields if field is not None and field.default}
 

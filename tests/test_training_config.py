@@ -1,0 +1,104 @@
+"""Experiments: what is read, what is changed, what is refused."""
+
+import json
+
+import pytest
+
+from training.catalog import experiment_names, load_experiment
+from training.config import Cosine, Piecewise, Roulette, parse_experiment
+from training.data import AUGMENTATIONS, KNOWN_DATASETS
+from training.errors import RunError
+
+EXPERIMENTS = [
+    "cifar10_classifier_c09",
+    "cifar10_flow",
+    "digits_flow",
+    "mnist_classifier_c09",
+    "mnist_flow",
+    "toy_moons_flow",
+]
+
+
+def test_the_experiments_of_the_paper_are_there():
+    assert set(EXPERIMENTS) <= set(experiment_names())
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_an_experiment_survives_json_and_names_real_things(name):
+    experiment = load_experiment(name)
+    written = json.loads(json.dumps(experiment.model_dump(mode="json")))
+    assert parse_experiment(written) == experiment
+    assert experiment.dataset in KNOWN_DATASETS
+    assert set(experiment.augment) <= set(AUGMENTATIONS)
+    assert name.startswith(f"{experiment.dataset}_{experiment.task}")
+
+
+def test_changes_of_nested_settings():
+    changes = [
+        "model.hidden=32",
+        "model.blocks=[2, 3]",
+        "optimizer.name=adamax",
+        "augment=['flip']",
+    ]
+    experiment = load_experiment("mnist_flow", changes, steps=600, seed=7)
+    assert experiment.model.hidden == 32
+    assert experiment.model.blocks == (2, 3)
+    assert experiment.optimizer.name == "adamax"
+    assert experiment.optimizer.clipnorm == load_experiment("mnist_flow").optimizer.clipnorm
+    assert experiment.augment == ("flip",)
+    assert (experiment.steps, experiment.seed) == (600, 7)
+
+
+def test_none_takes_a_constraint_away():
+    assert load_experiment("mnist_flow", ["model.coeff=none"]).model.coeff is None
+    assert load_experiment("mnist_flow", ["optimizer.clipnorm=none"]).optimizer.clipnorm is None
+
+
+def test_a_change_inside_an_estimator_keeps_the_rest_of_it():
+    before = load_experiment("mnist_flow").model.eval_log_det
+    after = load_experiment("mnist_flow", ["model.eval_log_det.exact_terms=3"]).model.eval_log_det
+    assert isinstance(before, Roulette)
+    assert after == before.model_copy(update={"exact_terms": 3})
+
+
+def test_another_kind_of_schedule_starts_from_its_own_defaults():
+    changes = ["schedule.name=piecewise", "schedule.boundaries=[3, 5]"]
+    schedule = load_experiment("digits_flow", changes).schedule
+    assert schedule == Piecewise(boundaries=(3, 5))
+    assert isinstance(load_experiment("digits_flow").schedule, Cosine)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("model.hiden=3", ["model.hiden", "did you mean 'hidden'"]),
+        ("model.hidden=-3", ["model.hidden=-3", "greater than or equal to 1"]),
+        ("model.blocks=[]", ["model.blocks"]),
+        ("model.coeff=1.0", ["model.coeff=1.0", "less than 1"]),
+        ("model.log_det.terms=3", ["model.log_det.terms"]),
+        ("model.x.y=3", ["model.x"]),
+        ("optimizer.learning_rate=nan", ["optimizer.learning_rate=nan"]),
+        ("optimizer.name=lion", ["optimizer.name='lion'", "'adam'"]),
+        ("schedule.name=step", ["schedule", "'piecewise'"]),
+        ("schedule.name=piecewise", ["schedule.boundaries", "missing"]),
+        ("schedule.warmup_steps=20000", ["warmup_steps=20000", "steps=20000"]),
+        ("steps.more=3", ["steps", "single value"]),
+        ("steps=0", ["steps=0"]),
+        ("task=classifier", ["another experiment"]),
+        ("model.hidden", ["model.hidden=32"]),
+        ("=3", ["model.hidden=32"]),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(change, words):
+    with pytest.raises(RunError) as caught:
+        load_experiment("mnist_flow", [change])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_an_unknown_experiment_is_told_its_neighbours():
+    with pytest.raises(RunError, match=r"'mnist_flw' is unknown; did you mean mnist_flow"):
+        load_experiment("mnist_flw")
+    with pytest.raises(RunError, match="known are .*digits_flow"):
+        load_experiment("something else")
