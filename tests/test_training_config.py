@@ -73,6 +73,7 @@ def test_another_kind_of_schedule_starts_from_its_own_defaults():
     [
         ("model.hiden=3", ["model.hiden", "did you mean 'hidden'"]),
         ("model.hidden=-3", ["model.hidden=-3", "greater than or equal to 1"]),
+        ("model.hidden=[3, -1]", ["setting model.hidden.1=-1"]),
         ("model.blocks=[]", ["model.blocks"]),
         ("model.coeff=1.0", ["model.coeff=1.0", "less than 1"]),
         ("model.log_det.terms=3", ["model.log_det.terms"]),
@@ -100,5 +101,5 @@ def test_what_cannot_be_used_is_named_in_one_line(change, words):
 def test_an_unknown_experiment_is_told_its_neighbours():
     with pytest.raises(RunError, match=r"'mnist_flw' is unknown; did you mean mnist_flow"):
         load_experiment("mnist_flw")
-    with pytest.raises(RunError, match="known are .*digits_flow"):
+    with pytest.raises(RunError, match=r"known are .*digits_flow"):
         load_experiment("something else")

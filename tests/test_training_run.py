@@ -112,7 +112,7 @@ def test_a_config_that_cannot_be_used_is_named(tmp_path, text):
 
 
 def test_no_run_s_folder(tmp_path):
-    with pytest.raises(RunError, match="has no config.json; make one with"):
+    with pytest.raises(RunError, match=r"has no config\.json; make one with"):
         Run(tmp_path).experiment()
 
 

@@ -210,13 +210,18 @@ def parse_experiment(settings: Any) -> Experiment:
     try:
         return _EXPERIMENT.validate_python(settings)
     except ValidationError as error:
-        # A union of plain types reports each of its members: the first one is enough.
+        # A union of plain types reports each of its members: the one that came furthest is enough.
         items = {_place(item): item for item in reversed(error.errors())}
-        raise RunError("; ".join(map(_explain, reversed(items.values())))) from error
+        deepest = [
+            item
+            for place, item in reversed(items.items())
+            if not any(other.startswith(f"{place}.") for other in items)
+        ]
+        raise RunError("; ".join(map(_explain, deepest))) from error
 
 
 def _explain(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"] if part not in _tags())
+    place = _place(item)
     if item["type"] == "extra_forbidden":
         last = str(item["loc"][-1])
         close = difflib.get_close_matches(last, _names() - {last}, n=1)
