@@ -37,6 +37,13 @@ def elu(parameters, x):
 
 
 IMAGE = (3, 2, 2)
+NESTED = Chain(
+    [
+        Taped(lipswish, 1),
+        Chain([Affine(DenseMap(4, 3), True), Elu()]),
+        Affine(DenseMap(3, 4), False),
+    ]
+)
 # the function, its formula, its parameters, the event shape
 CASES = {
     "dense": (Affine(DenseMap(4, 3), True), dense, [normal(4, 3), normal(3)], (4,)),
@@ -55,6 +62,7 @@ CASES = {
     "tanh": (Elementwise(tf.tanh), lambda p, x: tf.tanh(x), [], (4,)),
     "identity": (Elementwise(tf.identity), lambda p, x: x, [], (4,)),
     "elu": (Elu(), elu, [], (4,)),
+    "constant": (Elementwise(tf.ones_like), lambda p, x: tf.ones_like(x), [], (4,)),
     "lipswish": (LipSwish(), lipswish, [tf.constant(0.7, tf.float64)], (4,)),
     "maxmin": (MaxMin(), maxmin, [], IMAGE),
     "dense chain": (
@@ -79,6 +87,12 @@ CASES = {
             normal(5),
             normal(5, 4),
         ],
+        (4,),
+    ),
+    "nested chain": (
+        NESTED,
+        lambda p, x: tf.matmul(elu([], dense(p[1:3], lipswish(p[:1], x))), p[3]),
+        [tf.constant(0.3, tf.float64), normal(4, 3), normal(3), normal(3, 4)],
         (4,),
     ),
     "conv chain": (
@@ -108,8 +122,10 @@ def test_the_value_is_the_formula(case):
     np.testing.assert_allclose(function(parameters, x), formula(parameters, x), atol=1e-13)
 
 
-def test_products_are_those_of_the_jacobian(case):
+@pytest.mark.parametrize("kind", ["written out", "taped"])
+def test_products_are_those_of_the_jacobian(case, kind):
     function, formula, parameters, x, (tangent, _), (cotangent, _), _ = case
+    function = function if kind == "written out" else Taped(formula, len(parameters))
     jacobian = jacobians(lambda z: formula(parameters, z), x)
     _, point = function.linearize(parameters, x)
     forward = function.respond(parameters, point, tangent)[0].numpy().reshape(3, -1)
@@ -171,7 +187,7 @@ def test_gradient_agrees_with_differences(case, kind):
         np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-5)
 
 
-def test_taped_pulls_back_in_a_loop():
+def test_taped_works_in_a_loop():
     function, formula, parameters, event = CASES["dense chain"]
     x = normal(2, *event)
     taped = Taped(formula, len(parameters))
@@ -181,7 +197,10 @@ def test_taped_pulls_back_in_a_loop():
         _, point = each.linearize(parameters, x)
         return tf.while_loop(
             lambda k, _: k < 3,
-            lambda k, c: (k + 1, each.pullback(parameters, point, c)),
+            lambda k, c: (
+                k + 1,
+                each.pullback(parameters, point, each.respond(parameters, point, c)[0]),
+            ),
             (0, tf.ones_like(x)),
         )[1]
 
