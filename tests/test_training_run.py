@@ -27,7 +27,9 @@ def experiment():
 def begun(tmp_path, experiment):
     run = Run(tmp_path / "run")
     assert not run.check(experiment)
-    run.begin(experiment, "a command")
+    assert not run.folder.exists()
+    with run.locked():
+        run.begin(experiment, "a command")
     return run
 
 
@@ -71,7 +73,7 @@ def test_other_settings_are_refused(begun):
 
 
 def test_more_steps_are_refused_where_the_schedule_depends_on_them(begun, experiment):
-    with pytest.raises(RunError, match="steps="):
+    with pytest.raises(RunError, match="at which its learning rate ends"):
         begun.check(load_experiment("digits_flow", steps=experiment.steps + 1))
 
 

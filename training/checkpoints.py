@@ -30,6 +30,7 @@ class Checkpoints:
             model={f"{i}_{weight.name}": weight.value for i, weight in enumerate(model.weights)},
             optimizer=[variable.value for variable in model.optimizer.variables],
         )
+        _ = self._checkpoint.save_counter  # makes it, so that it is restored, too
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(folder), max_to_keep=_KEPT, checkpoint_name="step"
         )
@@ -85,7 +86,7 @@ class Checkpoints:
     def _read(self, path: str) -> str | None:
         try:
             self._checkpoint.restore(path).assert_consumed()
-        except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:
+        except Exception as error:  # whatever a damaged file provokes
             return _first_line(error)
         return None
 

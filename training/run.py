@@ -49,14 +49,12 @@ class Run:
             self._compare(experiment, self.experiment())
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise RunError(f"{place!r} holds other files and no run; give another folder as --out")
+        there = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
+            with tempfile.TemporaryFile(dir=there):
                 pass
         except OSError as error:
-            raise RunError(
-                f"{place!r} cannot be written to ({error.strerror}); give another folder as --out"
-            ) from error
+            raise RunError(_unwritable(place, error)) from error
         return self._config.exists()
 
     def begin(self, experiment: Experiment, command: str) -> None:
@@ -72,14 +70,18 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second training out of the folder while the first one runs.
+        """Makes the folder, and keeps a second training out of it while the first one runs.
 
         Yields:
             Nothing.
 
         Raises:
-            RunError: another process trains there.
+            RunError: another process trains there, or the folder cannot be made.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(_unwritable(str(self.folder), error)) from error
         handle = os.open(self.folder, os.O_RDONLY)
         try:
             try:
@@ -172,8 +174,13 @@ class Run:
             for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key) and key not in _FREE
         ]
-        if differing == ["steps"] and held.can_be_extended and asked.steps > held.steps:
-            return
+        if differing == ["steps"] and asked.steps > held.steps:
+            if held.can_be_extended:
+                return
+            raise RunError(
+                f"{place!r} holds a run of {held.steps} steps, at which its learning rate ends; "
+                "give that number, or another folder as --out"
+            )
         if differing:
             key = differing[0]
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
@@ -181,6 +188,10 @@ class Run:
                 f"{place!r} holds a run with {key}={old.get(key)} where {new.get(key)} is asked "
                 f"for{more}; give the settings it was started with, or another folder as --out"
             )
+
+
+def _unwritable(place: str, error: OSError) -> str:
+    return f"{place!r} cannot be written to ({error.strerror}); give another folder as --out"
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

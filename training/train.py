@@ -48,8 +48,8 @@ def train(
     """
     run = Run(out)
     dataset = load_dataset(experiment.dataset, data_dir)
-    batches_for = _batches(experiment, dataset)
     resuming = run.check(experiment)
+    batches_for = _batches(experiment, dataset)
     keras.utils.set_random_seed(experiment.seed)
     model = build_model(experiment, dataset.spec)
     with run.locked():

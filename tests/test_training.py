@@ -1,0 +1,337 @@
+"""Training: resuming, refusing, and what a run leaves behind."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny_runs import TINY
+from training import callbacks
+from training.catalog import load_experiment
+from training.checkpoints import Checkpoints
+from training.data import DataError
+from training.errors import RunError
+from training.evaluate import evaluate
+from training.exact_check import exact_check
+from training.finished import open_finished
+from training.models import SmoothedCrossEntropy, build_model
+from training.reconstruct import write_reconstructions
+from training.run import Run
+from training.sample import draw_samples, write_samples
+from training.train import repeating_command, train
+
+
+def tiny(*changes, name="digits_flow", steps=5, seed=None):
+    return load_experiment(name, [*TINY, *changes], steps=steps, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of five steps, with checkpoints after two, four and five."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    train(tiny(), folder, command="a command", verbose=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(run):
+    return open_finished(run)
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def weights(folder, step):
+    reader = tf.train.load_checkpoint(str(folder / "checkpoints" / f"step-{step}"))
+    skipped = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE")
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name not in skipped
+    }
+
+
+def history(folder):
+    records = json.loads((folder / "history.json").read_text())
+    return [{k: v for k, v in record.items() if k != "cpu_seconds"} for record in records]
+
+
+def damage(folder, step, suffix="data-00000-of-00001"):
+    path = folder / "checkpoints" / f"step-{step}.{suffix}"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_run_s_folder(run):
+    assert [record["step"] for record in history(run)] == [2, 4, 5]
+    assert all({"loss", "val_loss", "learning_rate"} <= record.keys() for record in history(run))
+    assert history(run)[-1]["learning_rate"] == 0.0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 5
+    assert metrics["cpu_seconds"] > 0
+    assert metrics["certified_lipschitz"] is None
+    assert metrics["command"] == "a command"
+    assert metrics["validation"]["bits_per_dim"] == history(run)[-1]["val_bits_per_dim"]
+    for kind in ("train", "validation"):
+        (events,) = (run / "tensorboard" / kind).iterdir()
+        tags = {
+            v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) for v in e.summary.value
+        }
+        assert "epoch_loss" in tags
+        assert ("epoch_learning_rate" in tags) == (kind == "train")
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypatch):
+    save, saved = Checkpoints.save, []
+
+    def interrupted(self, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        save(self, step)
+        saved.append(step)
+
+    monkeypatch.setattr(callbacks.Checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), tmp_path, verbose=0)
+    assert saved == [2]
+    spent = json.loads((tmp_path / "history.json").read_text())[-1]["cpu_seconds"]
+    monkeypatch.undo()
+    metrics = train(tiny(), tmp_path, verbose=0)
+    assert metrics["cpu_seconds"] > spent
+    assert history(tmp_path) == history(run)
+    ours, theirs = weights(tmp_path, 5), weights(run, 5)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_every_weight_is_saved(run):
+    experiment = tiny()
+    from training.data import load_dataset
+
+    model = build_model(experiment, load_dataset(experiment.dataset).spec)
+    saved = [name for name in weights(run, 5) if name.startswith("model/")]
+    assert len(saved) == len(model.weights)
+    assert model.average.shadows
+    assert any("_u/" in name for name in saved)
+
+
+def test_a_finished_run_says_so(run, capsys):
+    before = (run / "metrics.json").read_bytes()
+    train(tiny(), run, verbose=0)
+    assert "is finished: 5 steps are done" in capsys.readouterr().out
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_more_steps_continue_a_run_whose_learning_rate_does_not_end(tmp_path):
+    constant = "schedule.name=constant"
+    changes = [change for change in TINY if not change.startswith("schedule")]
+    once = load_experiment("digits_flow", [*changes, constant], steps=4)
+    train(once.model_copy(update={"steps": 2}), tmp_path / "a", verbose=0)
+    train(once, tmp_path / "a", verbose=0)
+    train(once, tmp_path / "b", verbose=0)
+    ours, theirs = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_the_last_three_checkpoints_are_kept(tmp_path):
+    train(tiny("interval=1"), tmp_path, verbose=0)
+    steps = {path.stem for path in (tmp_path / "checkpoints").glob("*.index")}
+    assert steps == {"step-3", "step-4", "step-5"}
+
+
+def test_a_loss_that_is_no_number_ends_training(tmp_path, monkeypatch):
+    changes = ("optimizer.learning_rate=1e30", "optimizer.clipnorm=none")
+    with pytest.raises(RunError, match=r"is (nan|inf) at step \d.*lower optimizer\.learning_rate"):
+        train(tiny(*changes), tmp_path, verbose=0)
+    assert not list((tmp_path / "checkpoints").glob("*.index"))
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken(copy, capsys):
+    damage(copy, 5)
+    finished = open_finished(copy)
+    assert finished.step == 4
+    captured = capsys.readouterr().err
+    assert captured.startswith("warning: checkpoint ")
+    assert captured.count("\n") == 1
+    assert "step-5' is damaged" in captured
+    metrics = evaluate(finished, limit=5)
+    assert metrics["steps"] == 4
+    assert "validation" not in metrics  # that was of step 5
+
+
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(copy, run):
+    damage(copy, 5)
+    train(tiny(), copy, verbose=0)
+    assert history(copy) == history(run)
+    for name, value in weights(copy, 5).items():
+        np.testing.assert_array_equal(value, weights(run, 5)[name], err_msg=name)
+
+
+@pytest.mark.parametrize("how", ["bits", "cut", "gone"])
+def test_a_damaged_checkpoint_without_another_is_named(copy, how):
+    for step in (2, 4, 5):
+        path = copy / "checkpoints" / f"step-{step}.data-00000-of-00001"
+        if how == "bits":
+            damage(copy, step)
+        elif how == "cut":
+            path.write_bytes(path.read_bytes()[:100])
+        else:
+            path.unlink()
+    with pytest.raises(RunError, match=r"step-5' is damaged .* no other can be read") as caught:
+        train(tiny(), copy, verbose=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_list_of_checkpoints_is_named(copy):
+    (copy / "checkpoints" / "checkpoint").write_text("???")
+    with pytest.raises(RunError, match="the list of checkpoints, is damaged"):
+        train(tiny(), copy, verbose=0)
+
+
+def test_a_model_that_does_not_fit_its_checkpoint_is_no_silent_start(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["settings"]["model"]["hidden"] = 6
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="no other can be read"):
+        open_finished(copy)
+
+
+def test_wrong_data_are_refused_before_any_work(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="'mnist' is not prepared"):
+        train(tiny(name="mnist_flow"), out, data_dir=tmp_path / "none")
+    with pytest.raises(DataError, match="'digit' is unknown; did you mean 'digits'"):
+        train(tiny("dataset=digit"), out)
+    with pytest.raises(DataError, match="limit=201 is more than the 200"):
+        train(tiny("validation_images=201"), out)
+    with pytest.raises(DataError, match="augment='rotate' does not exist"):
+        train(tiny("augment=['rotate']"), out)
+    with pytest.raises(RunError, match=r"no model for 'digits'.*tanhh"):
+        train(tiny("model.activation=tanhh"), out)
+    assert not out.exists()
+
+
+def test_evaluation_s_numbers(finished, run):
+    metrics = evaluate(finished)
+    assert metrics["images"] == 300
+    assert metrics["exact_terms"] == 4
+    assert 0 < metrics["standard_error"] < 0.1
+    assert metrics["parameters"] == sum(
+        math.prod(v.shape) for v in finished.model.trainable_variables
+    )
+    assert (
+        metrics["cpu_seconds"] == json.loads((run / "history.json").read_text())[-1]["cpu_seconds"]
+    )
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    again = evaluate(open_finished(run))
+    assert again["bits_per_dim"] == metrics["bits_per_dim"]
+    few = evaluate(finished, split="validation", limit=7)
+    assert (few["images"], few["split"]) == (7, "validation")
+
+
+def test_validation_in_training_is_that_of_averaged_weights(finished, run):
+    inside = history(run)[-1]["val_bits_per_dim"]
+    outside = evaluate(finished, split="validation", limit=20)["bits_per_dim"]
+    assert outside == pytest.approx(inside, abs=0.02)  # other probes, the same images
+
+
+def test_the_batch_of_an_evaluation_does_not_matter(finished, monkeypatch):
+    once = evaluate(finished, limit=60)["bits_per_dim"]
+    monkeypatch.setitem(finished.experiment.__dict__, "eval_batch_size", 7)
+    assert evaluate(finished, limit=60)["bits_per_dim"] == pytest.approx(once, abs=1e-6)
+
+
+def test_a_split_that_is_not_there(finished):
+    with pytest.raises(DataError, match="split='tset' does not exist"):
+        evaluate(finished, split="tset")
+    with pytest.raises(DataError, match="limit=301"):
+        evaluate(finished, limit=301)
+
+
+def test_the_exact_value_lies_where_the_estimate_says(finished):
+    report = exact_check(finished, images=6, draws=30)
+    assert abs(report["difference"]) < 5 * report["standard_error"] + 1e-6
+    assert report["estimated_bits_per_dim"] == pytest.approx(
+        report["exact_bits_per_dim"] + report["difference"]
+    )
+    with pytest.raises(RunError, match="--draws 1 is too small"):
+        exact_check(finished, images=6, draws=1)
+
+
+def test_samples_are_a_function_of_seed_and_place(finished):
+    many, few = draw_samples(finished, 60, seed=3), draw_samples(finished, 3, seed=3)
+    assert many.shape == (60, 8, 8, 1)
+    np.testing.assert_allclose(many[:3], few, atol=1e-3)
+    assert not np.allclose(few, draw_samples(finished, 3, seed=4))
+    spread = [draw_samples(finished, 50, temperature=t).std() for t in (0.01, 1.0)]
+    assert spread[0] < spread[1]
+
+
+def test_reconstructions_of_what_converges(finished, tmp_path):
+    report = write_reconstructions(finished, tmp_path / "new" / "r.png")
+    assert report["all_converged"]
+    assert report["images"] == 300
+    assert report["largest_error"] < 1e-4
+    assert 0 < report["steps"]["least"] <= report["steps"]["mean"] <= report["steps"]["most"]
+    assert finished.run.metrics()["reconstruction"] == report
+    picture = tf.io.decode_png((tmp_path / "new" / "r.png").read_bytes()).numpy()
+    assert picture.shape[0] == 3 * 60  # originals, reconstructions, differences
+
+
+def test_reconstructions_of_what_does_not_converge(tmp_path):
+    train(tiny("model.coeff=none"), tmp_path, verbose=0)
+    finished = open_finished(tmp_path)
+    for weight in finished.model.trainable_variables:
+        if weight.path.endswith("kernel"):
+            weight.assign(20 * weight)
+    report = write_reconstructions(finished, tmp_path / "r.png")
+    assert not report["all_converged"]
+    assert report["not_converged"] > 250
+    json.loads((tmp_path / "metrics.json").read_text())  # no NaN in it
+    picture = tf.io.decode_png((tmp_path / "r.png").read_bytes()).numpy()[..., :3]
+    red = (picture[..., 0] > 220) & (picture[..., 1:] < 30).all(-1)
+    assert red.sum() > 1000  # frames
+
+
+def test_a_toy_s_pictures_and_nats(tmp_path):
+    train(tiny("interval=3", name="toy_moons_flow", steps=3), tmp_path, verbose=0)
+    finished = open_finished(tmp_path)
+    metrics = evaluate(finished)
+    bits = -metrics["log_prob"] / (2 * math.log(2))
+    assert metrics["bits_per_dim"] == pytest.approx(bits)
+    write_samples(finished, tmp_path / "s.png", 20)
+    assert tf.io.decode_png((tmp_path / "s.png").read_bytes()).shape[1] > 1000
+    with pytest.raises(RunError, match="holds no images"):
+        write_reconstructions(finished, tmp_path / "r.png")
+
+
+def test_the_command_that_repeats_a_run_names_no_folder_of_this_machine():
+    command = repeating_command("digits_flow", "/some/where/a b", 5, None, ("model.blocks=[1]",))
+    assert command == (
+        "python -m training train digits_flow --out 'runs/a b' --steps 5 --set 'model.blocks=[1]'"
+    )
+
+
+def test_label_smoothing():
+    logits = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]], np.float32)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    labels = np.array([0, 2])
+    plain = SmoothedCrossEntropy()(labels, logits)
+    np.testing.assert_allclose(plain, -log_p[[0, 1], labels].mean(), rtol=1e-6)
+    smooth = SmoothedCrossEntropy(0.3)(labels, logits)
+    expected = 0.7 * plain + 0.3 * -log_p.mean()
+    np.testing.assert_allclose(smooth, expected, rtol=1e-6)
+
+
+def test_runs_of_a_folder_that_was_moved(copy, finished):
+    moved = copy.rename(copy.parent / "moved")
+    assert evaluate(open_finished(moved), limit=9)["images"] == 9
+    assert Run(moved).experiment() == finished.experiment
