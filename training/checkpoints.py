@@ -69,17 +69,19 @@ class Checkpoints:
                 f"{str(self._folder / 'checkpoint')!r}, the list of checkpoints, is damaged; "
                 "restore it, or train again in another folder"
             )
-        for position, path in enumerate(paths):
+        problems: dict[str, str] = {}
+        for path in paths:
             problem = self._read(path)
             if problem is None:
+                for damaged, reason in problems.items():
+                    warn(f"checkpoint {damaged!r} is damaged ({reason}); taking one before it")
                 self.step = int(path.rpartition("-")[2])
                 return self.step
-            if position + 1 < len(paths):
-                warn(f"checkpoint {path!r} is damaged ({problem}); taking the one before it")
+            problems[path] = problem
         if paths:
             raise RunError(
-                f"checkpoint {paths[0]!r} is damaged ({problem}) and no other can be read; "
-                "restore it, or train again in another folder"
+                f"checkpoint {paths[0]!r} is damaged ({problems[paths[0]]}) and no other can be "
+                "read; restore it, or train again in another folder"
             )
         return None
 

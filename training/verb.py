@@ -16,7 +16,13 @@ class Verb(click.Command):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.params.append(
-            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks.")
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                callback=lambda ctx, _, value: ctx.meta.update(debug=value),
+                help="Show tracebacks.",
+            )
         )
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -25,8 +31,8 @@ class Verb(click.Command):
         except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
             raise
         except Exception as error:  # the user gets a line, whatever happens
-            if ctx.params.get("debug") or "--debug" in sys.argv:
-                traceback.print_exc()
+            if ctx.meta["debug"]:
+                click.echo(traceback.format_exc(), err=True, nl=False)
             raise click.ClickException(_line(error)) from error
 
 
