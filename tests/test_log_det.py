@@ -114,6 +114,14 @@ def test_the_roulette_is_unbiased(fixed, exact_gradients, estimator, law):
     assert_all_close(gradients, exact_gradients, rtol=0, atol=30 * left + 1e-6)
 
 
+def test_a_draw_of_no_term_gives_nothing(fixed):
+    fixed(SIGNS, 0)
+    estimator = RussianRoulette(exact_terms=0, distribution="poisson")
+    value, gradients = value_and_gradients(estimator, BRANCH, TILED)
+    np.testing.assert_array_equal(value, np.zeros(8))
+    assert not any(gradient.any() for gradient in gradients)
+
+
 @over_distributions
 def test_every_term_counts_once_on_average(estimator, law):
     for exact_terms in (0, 1, 4):
