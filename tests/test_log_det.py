@@ -299,6 +299,15 @@ def test_the_seed_decides(estimator):
     assert not np.isclose(values[0], values[3]).all()
 
 
+@pytest.mark.parametrize("probe_distribution", ["rademacher", "gaussian"])
+def test_probes_differ(probe_distribution):
+    one, two = (
+        value_and_gradients(PowerSeries(3, probes, probe_distribution), BRANCH, BRANCH.x)[0]
+        for probes in (1, 2)
+    )
+    assert not np.isclose(one, two).all()
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 def test_the_configuration_round_trips(estimator):
     again = type(estimator).from_config(estimator.get_config())
