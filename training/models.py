@@ -73,6 +73,7 @@ def parameter_count(model: keras.Model) -> int:
     return sum(int(v.shape.num_elements()) for v in (w.value for w in model.trainable_variables))
 
 
+@keras.saving.register_keras_serializable("training")
 class SmoothedCrossEntropy(keras.losses.Loss):
     """Cross-entropy of logits and integer labels, which share `smoothing` with all classes."""
 
@@ -102,10 +103,7 @@ def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
 def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
     if spec.num_classes is None:
         raise ValueError("it has no labels; choose another data set")
-    arguments = dict(experiment.model)
-    return models.IResNetClassifier(
-        spec.event_shape, spec.num_classes, seed=experiment.seed, **arguments
-    )
+    return models.IResNetClassifier(spec.event_shape, spec.num_classes, **dict(experiment.model))
 
 
 def _estimator(settings: LogDet) -> log_det.LogDetEstimator:

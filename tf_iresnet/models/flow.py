@@ -18,7 +18,7 @@ from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.squeeze import Squeeze
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.model import InvertibleModel, checked_blocks, widths_of_scales
 from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
 
@@ -101,15 +101,11 @@ class IResNetFlow(InvertibleModel):
             )
         if prior not in ("learned", "standard"):
             raise ValueError(f'prior must be "learned" or "standard", got {prior!r}.')
-        if not blocks or any(isinstance(n, bool) or int(n) != n or n < 1 for n in blocks):
-            raise ValueError(
-                f"blocks must hold an integer of at least 1 for each scale, got {blocks!r}."
-            )
         self.event_shape = tuple(int(size) for size in event_shape)
         self.levels = levels
         self.preprocessing = preprocessing
         self.alpha = alpha
-        self.blocks = tuple(int(n) for n in blocks)
+        self.blocks = checked_blocks(blocks)
         self.hidden = hidden if isinstance(hidden, int) else tuple(hidden)
         self.kernel_sizes = tuple(kernel_sizes)
         self.coeff = coeff
@@ -133,12 +129,7 @@ class IResNetFlow(InvertibleModel):
         self._finish_build()
 
     def _make_layers(self) -> list[InvertibleLayer]:
-        widths = (self.hidden,) * len(self.blocks) if isinstance(self.hidden, int) else self.hidden
-        if len(widths) != len(self.blocks):
-            raise ValueError(
-                f"hidden must be one integer or one for each of the {len(self.blocks)} scales, "
-                f"got {self.hidden!r}."
-            )
+        widths = widths_of_scales(self.hidden, len(self.blocks))
         policy = self.dtype_policy
         scales = []
         for index, (count, width) in enumerate(zip(self.blocks, widths, strict=True)):
@@ -215,23 +206,14 @@ class IResNetFlow(InvertibleModel):
         return -1.0 / (math.log(2.0) * self.dims)
 
     def _checked(self, x: Any) -> tf.Tensor:
-        """Converts data; in eager code refuses what no density can be asked for."""
-        x = tf.convert_to_tensor(x)
-        if x.dtype != self.variable_dtype:
-            x = tf.cast(x, self.variable_dtype)
-        if len(x.shape) != len(self.event_shape) + 1 or tuple(x.shape[1:]) != self.event_shape:
-            sizes = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"x must have the shape [batch, {sizes}], got {tuple(x.shape)}.")
-        if tf.executing_eagerly() and len(x):
-            if not bool(tf.reduce_all(tf.math.is_finite(x))):
-                raise ValueError("x holds NaN or infinite values; remove those examples.")
-            if self.levels is not None and self.preprocessing is not None:
-                low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-                if low < 0.0 or high > self.levels:
-                    raise ValueError(
-                        f"x must lie in [0, {self.levels}), pixels plus dequantisation noise, "
-                        f"got values from {low:g} to {high:g}."
-                    )
+        x = super()._checked(x)
+        if tf.executing_eagerly() and self.preprocessing is not None and len(x):
+            low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+            if low < 0.0 or high > self.levels:
+                raise ValueError(
+                    f"x must lie in [0, {self.levels}), pixels plus dequantisation noise, got "
+                    f"values from {low:g} to {high:g}."
+                )
         return x
 
     # --- both directions ---
@@ -326,9 +308,8 @@ class IResNetFlow(InvertibleModel):
         return {"loss": self._bits_metric.result(), "bits_per_dim": self._bits_metric.result()}
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
         return {
-            **{key: config[key] for key in ("name", "dtype", "trainable") if key in config},
+            **self._base_config(),
             "event_shape": self.event_shape,
             "levels": self.levels,
             "preprocessing": self.preprocessing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ class InvertibleModel(keras.Model):
     """
 
     flow: InvertibleLayer
+    event_shape: tuple[int, ...]
 
     def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -103,6 +104,18 @@ class InvertibleModel(keras.Model):
             for variable, value in zip(state, saved, strict=True):
                 variable.assign(value)
 
+    def _checked(self, x: Any) -> tf.Tensor:
+        """Converts data; in eager code refuses what no model should be asked about."""
+        x = tf.convert_to_tensor(x)
+        if x.dtype != self.variable_dtype:
+            x = tf.cast(x, self.variable_dtype)
+        if len(x.shape) != len(self.event_shape) + 1 or tuple(x.shape[1:]) != self.event_shape:
+            sizes = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"x must have the shape [batch, {sizes}], got {tuple(x.shape)}.")
+        if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(x))):
+            raise ValueError("x holds NaN or infinite values; remove those examples.")
+        return x
+
     # --- Keras' loops ---
 
     def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any):
@@ -120,6 +133,37 @@ class InvertibleModel(keras.Model):
     def _after_step(self) -> None:
         if self.average is not None:
             self.average.update(self.trainable_variables)
+
+    def _base_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
+
+
+def checked_blocks(blocks: Sequence[int]) -> tuple[int, ...]:
+    """Returns the numbers of blocks of the scales.
+
+    Raises:
+      ValueError: if there is no scale, or a number is below 1.
+    """
+    if not blocks or any(isinstance(n, bool) or int(n) != n or n < 1 for n in blocks):
+        raise ValueError(
+            f"blocks must hold an integer of at least 1 for each scale, got {blocks!r}."
+        )
+    return tuple(int(n) for n in blocks)
+
+
+def widths_of_scales(hidden: int | Sequence[int], scales: int) -> tuple[int, ...]:
+    """Returns the hidden channels of each scale.
+
+    Raises:
+      ValueError: if their number is not that of the scales.
+    """
+    widths = (hidden,) * scales if isinstance(hidden, int) else tuple(hidden)
+    if len(widths) != scales:
+        raise ValueError(
+            f"hidden must be one integer or one for each of the {scales} scales, got {hidden!r}."
+        )
+    return widths
 
 
 def _first_batch(x: Any, batch_size: int) -> tuple[Any, Any]:
