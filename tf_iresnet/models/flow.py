@@ -199,11 +199,11 @@ class IResNetFlow(InvertibleModel):
         self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
     ) -> tf.Tensor:
         """Returns -log2 p(x) / d, [batch]; arguments as in `log_prob`."""
-        return self.log_prob(x, seed, log_det) * self._to_bits
+        return self.to_bits(self.log_prob(x, seed, log_det))
 
-    @property
-    def _to_bits(self) -> float:
-        return -1.0 / (math.log(2.0) * self.dims)
+    def to_bits(self, log_prob: tf.Tensor) -> tf.Tensor:
+        """Turns ln p(x) in nats into bits/dim."""
+        return log_prob * (-1.0 / (math.log(2.0) * self.dims))
 
     def _checked(self, x: Any) -> tf.Tensor:
         x = super()._checked(x)
@@ -255,11 +255,33 @@ class IResNetFlow(InvertibleModel):
           ValueError: if an argument is out of range.
           ConvergenceError: in eager code, if the inverse did not converge.
         """
+        return self.decode(self.sample_latents(n, seed, temperature))
+
+    def sample_latents(self, n: int, seed: Any = None, temperature: float = 1.0) -> tf.Tensor:
+        """Draws the latents z [n, d] that `sample` decodes."""
         if not tf.is_tensor(n) and (isinstance(n, bool) or int(n) != n or n < 1):
             raise ValueError(f"n must be an integer of at least 1, got {n!r}.")
         if not tf.is_tensor(temperature) and not 0.0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and at least 0, got {temperature!r}.")
-        return self.decode(self.prior.sample(n, randomness.as_seed(seed), temperature))
+        return self.prior.sample(n, randomness.as_seed(seed), temperature)
+
+    def as_distribution(self) -> Any:
+        """Returns the density as a TensorFlow Probability distribution that shares the weights.
+
+        Its `log_prob` is cheap and uses ``eval_log_det``, its `sample` iterates.
+
+        Returns:
+          A `tfd.TransformedDistribution` with event shape ``event_shape``.
+        """
+        import tensorflow_probability as tfp
+
+        from tf_iresnet.bijectors import KerasBijector
+
+        tfd = tfp.distributions
+        scale = tfp.util.DeferredTensor(self.prior.log_scale._value, tf.exp)
+        base = tfd.Independent(tfd.Normal(self.prior.loc._value, scale), 1)
+        bijector = KerasBijector(self.flow, log_det=self.eval_log_det)
+        return tfd.TransformedDistribution(base, tfp.bijectors.Invert(bijector), name=self.name)
 
     # --- Keras' loops ---
 
@@ -290,7 +312,7 @@ class IResNetFlow(InvertibleModel):
         with tf.GradientTape() as tape:
             log_prob = self._log_prob(self._checked(x), seed, None, training=True)
             # Optimizers sum over replicas: this makes the mean over the global batch.
-            loss = tf.reduce_sum(log_prob) * self._to_bits / count
+            loss = tf.reduce_sum(self.to_bits(log_prob)) / count
         gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._after_step()
@@ -304,7 +326,7 @@ class IResNetFlow(InvertibleModel):
         return self._log(self._log_prob(self._checked(x), seed, self.eval_log_det, training=False))
 
     def _log(self, log_prob: tf.Tensor) -> dict[str, Any]:
-        self._bits_metric.update_state(log_prob * self._to_bits)
+        self._bits_metric.update_state(self.to_bits(log_prob))
         return {"loss": self._bits_metric.result(), "bits_per_dim": self._bits_metric.result()}
 
     def get_config(self) -> dict[str, Any]:
