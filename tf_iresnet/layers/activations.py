@@ -100,6 +100,13 @@ class MaxMin(_Activation):
         return functions.MaxMin()
 
 
+_SMOOTH: dict[str, Callable[[], functions.Primitive]] = {
+    "elu": functions.Elu,
+    "softplus": lambda: functions.Elementwise(tf.math.softplus),
+    "tanh": lambda: functions.Elementwise(tf.math.tanh),
+}
+
+
 @keras.saving.register_keras_serializable("tf_iresnet")
 class SmoothActivation(_Activation):
     """A parameter-free 1-Lipschitz activation by name.
@@ -118,22 +125,16 @@ class SmoothActivation(_Activation):
     Source: Invertible Residual Networks, section 5 (ELU).
     """
 
-    _FUNCTIONS: dict[str, Callable[[], functions.Primitive]] = {
-        "elu": functions.Elu,
-        "softplus": lambda: functions.Elementwise(tf.math.softplus),
-        "tanh": lambda: functions.Elementwise(tf.math.tanh),
-    }
-
     def __init__(self, function_name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if function_name not in self._FUNCTIONS:
+        if function_name not in _SMOOTH:
             raise ValueError(
-                f"function_name must be one of {sorted(self._FUNCTIONS)}, got {function_name!r}."
+                f"function_name must be one of {sorted(_SMOOTH)}, got {function_name!r}."
             )
         self.function_name = function_name
 
     def function(self) -> functions.Primitive:
-        return self._FUNCTIONS[self.function_name]()
+        return _SMOOTH[self.function_name]()
 
     def get_config(self) -> dict[str, Any]:
         return {"function_name": self.function_name, **super().get_config()}

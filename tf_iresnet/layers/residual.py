@@ -26,6 +26,8 @@ class InvertibleResidual(InvertibleLayer):
     Args:
       branch: a Keras layer g of the shape of its input that offers ``lipschitz_bound()``
         (needed unless ``coeff=None``); None builds the paper's branch from the arguments below.
+        A given branch computes in its own dtype policy, in inference too: give it one of full
+        precision.
       hidden: channels between the branch's linear layers.
       kernel_sizes: taps of the convolutions; for rank-2 inputs their number alone counts.
       coeff: bound of each linear layer's norm, in (0, 1); None for no constraint, and then
@@ -105,18 +107,24 @@ class InvertibleResidual(InvertibleLayer):
         branch = self.branch
         if hasattr(branch, "function_parameters"):
             return branch.function(), [tf.cast(p, dtype) for p in branch.function_parameters()]
+        variables = [*branch.trainable_variables, *branch.non_trainable_variables]
         frozen = [tf.convert_to_tensor(v) for v in branch.non_trainable_variables]
+        options = {"training": False} if branch._call_has_training_arg else {}
 
         def call(parameters, x):
-            return branch.stateless_call(list(parameters), frozen, x, training=False)[0]
+            # A call, not stateless_call: it alone applies the branch's own dtype policy.
+            mapping = list(zip(variables, [*parameters, *frozen], strict=True))
+            with keras.StatelessScope(state_mapping=mapping):
+                return tf.cast(branch(x, **options), x.dtype)
 
         parameters = [tf.convert_to_tensor(v) for v in branch.trainable_variables]
         return Taped(call, len(parameters)), parameters
 
     def _dtype(self, training: bool) -> str:
         # Only training computes in low precision: an inverse in float32 of a forward pass in
-        # bfloat16 would miss by the latter's rounding.
-        return self.compute_dtype if training else self.variable_dtype
+        # bfloat16 would miss by the latter's rounding. A given branch does its own casting.
+        known = hasattr(self.branch, "function_parameters")
+        return self.compute_dtype if training and known else self.variable_dtype
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         dtype = self._dtype(training)

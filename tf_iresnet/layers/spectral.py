@@ -36,6 +36,8 @@ class SpectralLayer(keras.layers.Layer):
     inference. Only kernels above c are scaled.
     """
 
+    linear_map: LinearMap  # the operator at the input's shape, once built
+
     def __init__(
         self,
         *,
@@ -62,7 +64,6 @@ class SpectralLayer(keras.layers.Layer):
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.linear_map: LinearMap | None = None
 
     def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """Returns the operator at this input shape, and the kernel's shape."""
@@ -110,7 +111,7 @@ class SpectralLayer(keras.layers.Layer):
         self.built = True
 
     def _start(self, norm_map: LinearMap, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Random vectors, warmed up; from Keras' generator, so that `set_random_seed` fixes them."""
+        """Random vectors, warmed up; `keras.utils.set_random_seed` fixes them."""
         shape = (1, *norm_map.output_shape)
         u = tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype)
         v = norm_map.adjoint(kernel, u)
@@ -178,10 +179,11 @@ class SpectralLayer(keras.layers.Layer):
         include the activation.
         """
         kernel = tf.cast(tf.cast(self.normalized_kernel(), self.compute_dtype), tf.float64)
-        if isinstance(self.linear_map, DenseMap):
+        linear_map = self.linear_map
+        if isinstance(linear_map, DenseMap):
             return norms.dense_norm_bound(kernel.numpy())
         return norms.conv_norm_bound(
-            kernel.numpy(), self.linear_map.spatial_shape, padding=self.linear_map.padding
+            kernel.numpy(), linear_map.spatial_shape, padding=linear_map.padding
         )
 
     # --- as a part of a differentiable chain ---

@@ -154,7 +154,7 @@ class IResNetFlow(InvertibleModel):
                 )
             scales.append(InvertibleSequential(layers, dtype=policy, name=f"scale_{index}"))
         layers = [MultiScale(scales, self.factor_out, dtype=policy, name="scales")]
-        if self.preprocessing is not None:
+        if self.preprocessing is not None and self.levels is not None:
             layers.insert(
                 0,
                 ImagePreprocessing(
@@ -207,11 +207,12 @@ class IResNetFlow(InvertibleModel):
 
     def _checked(self, x: Any) -> tf.Tensor:
         x = super()._checked(x)
-        if tf.executing_eagerly() and self.preprocessing is not None and len(x):
+        levels = None if self.preprocessing is None else self.levels
+        if levels is not None and tf.executing_eagerly() and len(x):
             low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-            if low < 0.0 or high > self.levels:
+            if low < 0.0 or high > levels:
                 raise ValueError(
-                    f"x must lie in [0, {self.levels}), pixels plus dequantisation noise, got "
+                    f"x must lie in [0, {levels}), pixels plus dequantisation noise, got "
                     f"values from {low:g} to {high:g}."
                 )
         return x

@@ -29,7 +29,7 @@ class InvertibleModel(keras.Model):
         super().__init__(**kwargs)
         self.autocast = False
         self.ema_momentum = ema_momentum
-        self.average = None
+        self.average: WeightAverage | None = None
         if ema_momentum is not None:
             self.average = WeightAverage(ema_momentum, name="average")
 
@@ -77,15 +77,11 @@ class InvertibleModel(keras.Model):
             ):
                 shadow.assign(variable)
 
-    def _averaged(self) -> bool:
-        return self.average is not None and int(self.average.count) > 0
-
     def use_averaged_weights(self) -> None:
         """Makes the moving average the weights, for good, and converges the power iteration."""
-        if self._averaged():
-            for variable, shadow in zip(
-                self.trainable_variables, self.average.shadows, strict=True
-            ):
+        average = self.average
+        if average is not None and int(average.count) > 0:
+            for variable, shadow in zip(self.trainable_variables, average.shadows, strict=True):
                 variable.assign(shadow)
         self.converge_spectral_state()
 
@@ -118,14 +114,16 @@ class InvertibleModel(keras.Model):
 
     # --- Keras' loops ---
 
-    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any):
+    def fit(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, after ActNorm's initialisation if it is due."""
         if not self.initialized:
             x, batch = _first_batch(x, batch_size or 32)
             self.initialize(batch)
         return super().fit(x, y, batch_size=batch_size, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any):
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
         with self.averaged_weights():
             return super().evaluate(*args, **kwargs)
