@@ -1,0 +1,256 @@
+"""What every invertible layer promises, checked over the registry."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import jacobians
+from registry import CASES, inputs, make
+
+from tf_iresnet.layers import InvertibleLayer
+from tf_iresnet.log_det import Exact, PowerSeries
+
+every = pytest.mark.parametrize("name", CASES)
+estimated = pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.estimated])
+
+
+def slogdet(layer, x):
+    """The log-determinants of dense Jacobians."""
+    return np.linalg.slogdet(jacobians(layer.forward, x))[1]
+
+
+@every
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("float64", 1e-13)])
+def test_inverse_undoes_forward(name, dtype, atol):
+    layer, x = make(name, dtype), inputs(name, 3, dtype)
+    y = layer(x).numpy()
+    assert y.dtype == dtype
+    np.testing.assert_allclose(layer.inverse(y), x, rtol=0, atol=atol)
+    result = layer.inverse(y, return_result=True)
+    np.testing.assert_array_equal(result.x, layer.inverse(y))
+    assert result.converged.numpy().all()
+    assert result.steps.shape == result.residual.shape == (3,)
+
+
+@every
+def test_forward_undoes_inverse(name):
+    layer, y = make(name, "float64"), None
+    y = np.random.default_rng(5).standard_normal(layer(inputs(name)).shape)
+    np.testing.assert_allclose(layer(layer.inverse(y)), y, rtol=0, atol=1e-13)
+
+
+@every
+def test_exact_log_det_is_that_of_the_dense_jacobian(name):
+    layer, x = make(name, "float64"), inputs(name, 2, "float64")
+    y, value = layer.forward_and_log_det(x, log_det=Exact())
+    np.testing.assert_allclose(y, layer(x), rtol=0, atol=1e-14)
+    truth = slogdet(layer, x)
+    np.testing.assert_allclose(value, truth, rtol=0, atol=1e-12)
+    if not name.startswith("squeeze"):
+        assert np.abs(truth).max() > 1e-4  # else a zero would pass
+
+
+@estimated
+def test_long_series_estimates_the_dense_jacobians_log_det(name):
+    layer, x = make(name, "float64"), inputs(name, 1, "float64")
+    copies = np.repeat(x, 300, 0)
+    _, draws = layer.forward_and_log_det(copies, seed=4, log_det=PowerSeries(terms=60))
+    error = np.mean(draws) - slogdet(layer, x)[0]
+    assert abs(error) < 4 * np.std(draws) / np.sqrt(len(draws)) + 1e-9
+    assert np.std(draws) < 2.0
+
+
+@every
+def test_gradients_reach_every_weight(name):
+    layer, x = make(name), inputs(name, 4)
+    with tf.GradientTape() as tape:
+        y, log_det = layer.forward_and_log_det(x, seed=0)
+        loss = tf.reduce_mean(tf.reduce_sum(tf.square(y), range(1, y.shape.rank)) / 2 - log_det)
+    for variable, gradient in zip(
+        layer.trainable_variables, tape.gradient(loss, layer.trainable_variables), strict=True
+    ):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.any(gradient), variable.path
+
+
+@every
+def test_exact_log_dets_gradient_is_that_of_the_dense_jacobians(name):
+    layer, x = make(name, "float64"), tf.constant(inputs(name, 2, "float64"))
+    variables = layer.trainable_variables
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(layer.forward_and_log_det(x, log_det=Exact())[1])
+    mine = tape.gradient(total, [x, *variables])
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape(persistent=True) as inner:
+            inner.watch(x)
+            y = layer.forward(x)
+        jacobian = inner.batch_jacobian(y, x, experimental_use_pfor=False)
+        size = x.shape[1:].num_elements()
+        total = tf.reduce_sum(tf.linalg.slogdet(tf.reshape(jacobian, [2, size, size]))[1])
+    truth = outer.gradient(total, [x, *variables])
+    for a, b in zip(mine, truth, strict=True):
+        np.testing.assert_allclose(0 if a is None else a, 0 if b is None else b, atol=1e-10)
+
+
+@every
+def test_training_and_inference_agree_on_converged_state(name):
+    layer, x = make(name, "float64"), inputs(name, 3, "float64")
+    for variable in layer.non_trainable_variables:
+        if variable.name == "initialized":
+            variable.assign(1.0)
+    before = layer(x)
+    np.testing.assert_allclose(layer(x, training=True), before, rtol=0, atol=1e-4)
+    plain, _ = layer.forward_and_log_det(x, seed=0)
+    trained, _ = layer.forward_and_log_det(x, seed=0, training=True)
+    np.testing.assert_array_equal(trained, plain)
+
+
+@every
+def test_inference_changes_no_state(name):
+    layer, x = make(name), inputs(name)
+    before = [v.numpy() for v in layer.variables]
+    layer.inverse(layer(x))
+    layer.forward_and_log_det(x)
+    for variable, value in zip(layer.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value, err_msg=variable.path)
+
+
+@every
+def test_keras_file_and_weights_file_restore_the_layer(name, tmp_path):
+    layer, x = make(name), inputs(name)
+    entry = keras.Input(CASES[name].event)
+    model = keras.Model(entry, layer(entry))
+    model.save(tmp_path / "model.keras")
+    restored = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(restored(x), model(x))
+    (inner,) = (part for part in restored.layers if isinstance(part, InvertibleLayer))
+    assert json.dumps(inner.get_config()) == json.dumps(layer.get_config())
+    model.save_weights(tmp_path / "only.weights.h5")
+    entry = keras.Input(CASES[name].event)
+    fresh = type(layer).from_config(layer.get_config())
+    other = keras.Model(entry, fresh(entry))
+    other.load_weights(tmp_path / "only.weights.h5")
+    np.testing.assert_array_equal(other(x), layer(x))
+    for mine, theirs in ((inner, layer), (fresh, layer)):
+        a, b = (part.forward_and_log_det(x, seed=3)[1] for part in (mine, theirs))
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(mine.inverse(layer(x)), layer.inverse(layer(x)))
+
+
+@every
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_any_batch_size(name, batch):
+    layer = make(name)
+    if batch == 0 and any(part.name.startswith("linear") for part in layer._flatten_layers()):
+        if len(CASES[name].event) > 1:
+            pytest.skip("TensorFlow's convolutions lose the channels of an empty batch")
+    x = inputs(name, 5)[:batch]
+    y, log_det = layer.forward_and_log_det(x, seed=0)
+    assert log_det.shape == (batch,)
+    assert layer.inverse(y).shape == x.shape
+    whole = layer(inputs(name, 5))
+    np.testing.assert_allclose(y, whole[:batch], rtol=0, atol=1e-6)
+
+
+@every
+def test_unknown_batch_under_tf_function(name):
+    layer = make(name)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *CASES[name].event])])
+    def through(x):
+        y, log_det = layer.forward_and_log_det(x, seed=0)
+        assert y.shape[1:] == layer.compute_output_shape((None, *CASES[name].event))[1:]
+        return y, log_det, layer.inverse(y)
+
+    for batch in (2, 3):
+        x = inputs(name, batch)
+        y, log_det, back = through(x)
+        wanted = layer.forward_and_log_det(x, seed=0)
+        np.testing.assert_allclose(y, wanted[0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(log_det, wanted[1], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(back, x, rtol=0, atol=1e-5)
+
+
+@every
+def test_mixed_precision_keeps_state_and_inverse_in_float32(name):
+    layer, x = make(name, "mixed_bfloat16"), inputs(name)
+    assert {v.dtype for v in layer.variables} <= {"float32"}
+    y, log_det = layer.forward_and_log_det(x, seed=0)
+    assert y.dtype == log_det.dtype == tf.float32
+    full = make(name)
+    np.testing.assert_array_equal(layer.forward(tf.constant(x)), full.forward(tf.constant(x)))
+    np.testing.assert_allclose(layer.inverse(y), x, rtol=0, atol=1e-5)
+    rough, rough_log_det = layer.forward_and_log_det(x, seed=0, training=True)
+    assert rough.dtype == rough_log_det.dtype == tf.float32
+    np.testing.assert_allclose(rough, y, rtol=0, atol=0.1)
+    assert layer(x, training=True).dtype == tf.float32
+
+
+@estimated
+def test_a_seed_fixes_the_value_however_the_batch_is_cut(name):
+    layer, x = make(name), inputs(name, 5)
+    estimator = PowerSeries(terms=3)
+    whole = layer.forward_and_log_det(x, seed=[1, 2, 7], log_det=estimator)[1]
+    again = layer.forward_and_log_det(x, seed=[1, 2, 7], log_det=estimator)[1]
+    np.testing.assert_array_equal(whole, again)
+    parts = [
+        layer.forward_and_log_det(x[a:b], seed=[1, 2, 7 + a], log_det=estimator)[1]
+        for a, b in ((0, 2), (2, 5))
+    ]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-5)
+    if name != "dense one layer":
+        other = layer.forward_and_log_det(x, seed=[1, 3, 7], log_det=estimator)[1]
+        assert np.abs(other - whole).max() > 1e-4
+        unseeded = {float(sum(layer.forward_and_log_det(x)[1])) for _ in range(4)}
+        assert len(unseeded) > 1
+
+
+@every
+def test_inverse_before_forward(name):
+    case = CASES[name]
+    built = case.make("float32")
+    shape = built.compute_output_shape((2, *case.event))
+    layer = case.make("float32")
+    y = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    if name.startswith("multi-scale"):  # a flat vector does not tell the image's shape
+        with pytest.raises(ValueError, match="build it first"):
+            layer.inverse(y)
+        layer.build((None, *case.event))
+    x = layer.inverse(y)
+    assert x.shape == (2, *case.event)
+    np.testing.assert_allclose(layer(x), y, rtol=0, atol=1e-5)
+
+
+@every
+def test_shape_methods_tell_the_truth(name):
+    layer, x = make(name), inputs(name, 2)
+    y = layer(x)
+    assert layer.compute_output_shape(x.shape) == tuple(y.shape)
+    assert layer.compute_input_shape(tuple(y.shape)) == x.shape
+    assert layer.compute_output_shape((None, *x.shape[1:])) == (None, *y.shape[1:])
+
+
+@every
+def test_array_likes_are_accepted(name):
+    layer, x = make(name), inputs(name, 2)
+    wanted = layer(x)
+    for other in (x.tolist(), tf.constant(x), x.astype("float64")):
+        np.testing.assert_array_equal(layer(tf.convert_to_tensor(other)), wanted)
+        np.testing.assert_array_equal(layer.forward_and_log_det(other, seed=0)[0], wanted)
+    back = layer.inverse(wanted)
+    for other in (wanted.numpy().tolist(), wanted.numpy().astype("float64")):
+        np.testing.assert_array_equal(layer.inverse(other), back)
+
+
+@every
+def test_wrong_input_shape_is_refused(name):
+    layer, x = make(name), inputs(name, 2)
+    with pytest.raises(ValueError, match=r"built for inputs of shape \[batch, .*got"):
+        layer.forward_and_log_det(np.concatenate([x, x], -1))
+    with pytest.raises(ValueError, match=r"built for inputs of shape|expected"):
+        layer(x[0])
