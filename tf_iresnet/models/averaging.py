@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ class WeightAverage(keras.layers.Layer):
 
     def __init__(self, momentum: float, **kwargs: Any) -> None:
         super().__init__(autocast=False, trainable=False, **kwargs)
-        if isinstance(momentum, bool) or not 0.0 < momentum < 1.0:
+        real = isinstance(momentum, numbers.Real) and not isinstance(momentum, bool)
+        if not real or not 0.0 < momentum < 1.0:
             raise ValueError(
                 f"ema_momentum must lie in (0, 1), or be None for no average, got {momentum!r}."
             )

@@ -15,7 +15,14 @@ from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.squeeze import Squeeze
-from tf_iresnet.models.model import InvertibleModel, checked_blocks, widths_of_scales
+from tf_iresnet.models.arguments import (
+    checked_instance,
+    checked_integer,
+    checked_integers,
+    checked_widths,
+    widths_of_scales,
+)
+from tf_iresnet.models.model import InvertibleModel
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -75,26 +82,21 @@ class IResNetClassifier(InvertibleModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(ema_momentum, **kwargs)
-        if len(event_shape) != 3:
-            raise ValueError(
-                f"event_shape must be (height, width, channels), got {tuple(event_shape)}."
-            )
-        if isinstance(classes, bool) or int(classes) != classes or classes < 2:
-            raise ValueError(f"classes must be an integer of at least 2, got {classes!r}.")
-        if isinstance(padding, bool) or int(padding) != padding or padding < 0:
-            raise ValueError(f"padding must be an integer of at least 0, got {padding!r}.")
-        self.event_shape = tuple(int(size) for size in event_shape)
-        self.classes = int(classes)
-        self.blocks = checked_blocks(blocks)
-        self.hidden = hidden if isinstance(hidden, int) else tuple(hidden)
-        self.padding = int(padding)
+        self.event_shape = checked_integers("event_shape", event_shape, "axis of one image")
+        if len(self.event_shape) != 3:
+            raise ValueError(f"event_shape must be (height, width, channels), got {event_shape!r}.")
+        self.classes = checked_integer("classes", classes, 2)
+        self.blocks = checked_integers("blocks", blocks, "scale")
+        self.hidden = checked_widths(hidden, len(self.blocks))
+        self.padding = checked_integer("padding", padding, 0)
         self.squeeze_first = bool(squeeze_first)
-        self.kernel_sizes = tuple(kernel_sizes)
+        self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "convolution")
         self.coeff = coeff
         self.activation = activation
         self.actnorm = bool(actnorm)
         self.power_iterations = power_iterations
         self.solver = Picard() if solver is None else solver
+        checked_instance("solver", self.solver, Solver, "Picard()")
 
         policy = self.dtype_policy
         self.flow = InvertibleSequential(self._make_layers(), name="flow", dtype=policy)
@@ -104,7 +106,8 @@ class IResNetClassifier(InvertibleModel):
                 keras.layers.BatchNormalization(dtype=policy),
                 keras.layers.ReLU(dtype=policy),
                 keras.layers.GlobalAveragePooling2D(dtype=policy),
-                keras.layers.Dense(self.classes, dtype=policy),
+                # Logits in full precision: in bfloat16 the largest two are often equal.
+                keras.layers.Dense(self.classes, dtype=self.variable_dtype),
             ],
             name="head",
         )
@@ -167,8 +170,11 @@ class IResNetClassifier(InvertibleModel):
           x [batch, *event_shape], or the result.
 
         Raises:
+          ValueError: if the features have another shape.
           ConvergenceError: in eager code, if an example did not converge.
         """
+        shape = self.flow.compute_output_shape((None, *self.event_shape))[1:]
+        features = self._checked_shape("features", features, shape)
         return self.flow.inverse(features, return_result=return_result)
 
     def train_step(self, data: Any) -> dict[str, Any]:

@@ -18,7 +18,14 @@ from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.squeeze import Squeeze
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
-from tf_iresnet.models.model import InvertibleModel, checked_blocks, widths_of_scales
+from tf_iresnet.models.arguments import (
+    checked_instance,
+    checked_integer,
+    checked_integers,
+    checked_widths,
+    widths_of_scales,
+)
+from tf_iresnet.models.model import InvertibleModel
 from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
 
@@ -95,19 +102,30 @@ class IResNetFlow(InvertibleModel):
         super().__init__(ema_momentum, **kwargs)
         if preprocessing == "auto":
             preprocessing = None if levels is None else "logit"
+        if preprocessing not in ("logit", "shift", None):
+            raise ValueError(
+                f'preprocessing must be "logit", "shift", or None for data taken as it is, got '
+                f"{preprocessing!r}."
+            )
         if preprocessing is not None and levels is None:
             raise ValueError(
-                f"preprocessing={preprocessing!r} needs the number of levels, got levels=None."
+                f"preprocessing={preprocessing!r} needs the number of levels, got levels=None; "
+                "give it, or pass preprocessing=None."
             )
         if prior not in ("learned", "standard"):
             raise ValueError(f'prior must be "learned" or "standard", got {prior!r}.')
-        self.event_shape = tuple(int(size) for size in event_shape)
-        self.levels = levels
+        self.event_shape = checked_integers("event_shape", event_shape, "axis of one example")
+        if len(self.event_shape) > 4:
+            raise ValueError(
+                "event_shape must be (d,), or one to three spatial sizes and the channels, got "
+                f"{event_shape!r}."
+            )
+        self.levels = None if levels is None else checked_integer("levels", levels, 2)
         self.preprocessing = preprocessing
         self.alpha = alpha
-        self.blocks = checked_blocks(blocks)
-        self.hidden = hidden if isinstance(hidden, int) else tuple(hidden)
-        self.kernel_sizes = tuple(kernel_sizes)
+        self.blocks = checked_integers("blocks", blocks, "scale")
+        self.hidden = checked_widths(hidden, len(self.blocks))
+        self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "linear layer")
         self.coeff = coeff
         self.activation = activation
         self.factor_out = bool(factor_out)
@@ -118,8 +136,11 @@ class IResNetFlow(InvertibleModel):
         if eval_log_det is None:
             eval_log_det = RussianRoulette(exact_terms=20, probability=0.1)
         self.eval_log_det = eval_log_det
+        for name in ("log_det", "eval_log_det"):
+            checked_instance(name, getattr(self, name), LogDetEstimator, "Exact()")
         self.solver = Picard() if solver is None else solver
-        self.seed = int(seed)
+        checked_instance("solver", self.solver, Solver, "Picard()")
+        self.seed = checked_integer("seed", seed)
 
         self.flow = InvertibleSequential(self._make_layers(), name="flow", dtype=self.dtype_policy)
         self.prior = DiagonalNormal(prior == "learned", name="prior", dtype=self.dtype_policy)
@@ -189,6 +210,7 @@ class IResNetFlow(InvertibleModel):
         """
         x = self._checked(x)
         estimator = self.eval_log_det if log_det is None else log_det
+        checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
         return self._log_prob(x, randomness.as_seed(seed), estimator, training=False)
 
     def _log_prob(self, x, seed, estimator, training):
@@ -237,8 +259,10 @@ class IResNetFlow(InvertibleModel):
           x [batch, *event_shape] (pixels on [0, levels)), or the result.
 
         Raises:
+          ValueError: if z has another shape.
           ConvergenceError: in eager code, if an example did not converge.
         """
+        z = self._checked_shape("z", z, (self.dims,))
         return self.flow.inverse(z, return_result=return_result)
 
     def sample(self, n: int, seed: Any = None, temperature: float = 1.0) -> tf.Tensor:
@@ -314,6 +338,7 @@ class IResNetFlow(InvertibleModel):
             log_prob = self._log_prob(self._checked(x), seed, None, training=True)
             # Optimizers sum over replicas: this makes the mean over the global batch.
             loss = tf.reduce_sum(self.to_bits(log_prob)) / count
+            loss = self.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
         gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._after_step()

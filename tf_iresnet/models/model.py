@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -35,8 +35,12 @@ class InvertibleModel(keras.Model):
 
     def _finish_build(self) -> None:
         """Makes the average, once every weight exists."""
+        # All that training may ever move: a model may be made, or later be, partly frozen. In a
+        # closure, since Keras would take a list on the model for weights of its own.
+        averaged = [variable for variable in self.variables if variable.trainable]
+        self.__dict__["_averaged_variables"] = lambda: averaged
         if self.average is not None:
-            self.average.build_for(self.trainable_variables)
+            self.average.build_for(averaged)
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -54,7 +58,9 @@ class InvertibleModel(keras.Model):
         functions = self.__dict__.setdefault("_converging", {})
         if key not in functions:
             # One graph for all layers, traced once.
-            function = tf.function(lambda: self.flow.converge_spectral_state(*key))
+            function = tf.function(
+                lambda: self.flow.converge_spectral_state(*key), autograph=False
+            )
             functions[key] = lambda: function()
         functions[key]()
 
@@ -69,13 +75,18 @@ class InvertibleModel(keras.Model):
 
         Args:
           x: a batch of data, [batch, *event_shape].
+
+        Raises:
+          ValueError: in eager code, if x is no data for this model.
         """
-        self.flow.initialize(x)
+        self.flow.initialize(self._checked(x))
         if self.average is not None:
-            for shadow, variable in zip(
-                self.average.shadows, self.trainable_variables, strict=True
-            ):
+            for shadow, variable in self._shadowed():
                 shadow.assign(variable)
+
+    def _shadowed(self) -> Iterator[tuple[keras.Variable, keras.Variable]]:
+        """Pairs of a shadow and its variable."""
+        return zip(self.average.shadows, self._averaged_variables(), strict=True)
 
     def use_averaged_weights(self) -> None:
         """Makes the moving average the weights, for good, and converges the power iteration."""
@@ -88,7 +99,7 @@ class InvertibleModel(keras.Model):
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Evaluates with the moving average; the weights are as before afterwards."""
-        state = [*self.trainable_variables]
+        state = [*self._averaged_variables()]
         for layer in self.flow.spectral_layers():
             if layer.coeff is not None:
                 state += [layer.u, layer.v]
@@ -102,14 +113,18 @@ class InvertibleModel(keras.Model):
 
     def _checked(self, x: Any) -> tf.Tensor:
         """Converts data; in eager code refuses what no model should be asked about."""
+        x = self._checked_shape("x", x, self.event_shape)
+        if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(x))):
+            raise ValueError("x holds NaN or infinite values; remove those examples.")
+        return x
+
+    def _checked_shape(self, name: str, x: Any, event: tuple[int, ...]) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
             x = tf.cast(x, self.variable_dtype)
-        if len(x.shape) != len(self.event_shape) + 1 or tuple(x.shape[1:]) != self.event_shape:
-            sizes = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"x must have the shape [batch, {sizes}], got {tuple(x.shape)}.")
-        if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(x))):
-            raise ValueError("x holds NaN or infinite values; remove those examples.")
+        if x.shape.rank != len(event) + 1 or tuple(x.shape[1:]) != tuple(event):
+            sizes = ", ".join(map(str, event))
+            raise ValueError(f"{name} must have the shape [batch, {sizes}], got {x.shape}.")
         return x
 
     # --- Keras' loops ---
@@ -130,38 +145,11 @@ class InvertibleModel(keras.Model):
 
     def _after_step(self) -> None:
         if self.average is not None:
-            self.average.update(self.trainable_variables)
+            self.average.update(self._averaged_variables())
 
     def _base_config(self) -> dict[str, Any]:
         config = super().get_config()
         return {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
-
-
-def checked_blocks(blocks: Sequence[int]) -> tuple[int, ...]:
-    """Returns the numbers of blocks of the scales.
-
-    Raises:
-      ValueError: if there is no scale, or a number is below 1.
-    """
-    if not blocks or any(isinstance(n, bool) or int(n) != n or n < 1 for n in blocks):
-        raise ValueError(
-            f"blocks must hold an integer of at least 1 for each scale, got {blocks!r}."
-        )
-    return tuple(int(n) for n in blocks)
-
-
-def widths_of_scales(hidden: int | Sequence[int], scales: int) -> tuple[int, ...]:
-    """Returns the hidden channels of each scale.
-
-    Raises:
-      ValueError: if their number is not that of the scales.
-    """
-    widths = (hidden,) * scales if isinstance(hidden, int) else tuple(hidden)
-    if len(widths) != scales:
-        raise ValueError(
-            f"hidden must be one integer or one for each of the {scales} scales, got {hidden!r}."
-        )
-    return widths
 
 
 def _first_batch(x: Any, batch_size: int) -> tuple[Any, Any]:
