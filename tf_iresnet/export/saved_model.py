@@ -105,7 +105,8 @@ def _flow_signatures(model: IResNetFlow) -> dict[str, Signature]:
         return {"log_prob": value, "bits_per_dim": model.to_bits(value)}
 
     def sample(n, seed, temperature):
-        return _decoded(model, model.sample_latents(n, seed, temperature))
+        drawn = _decoded(model, model.sample_latents(n, seed, temperature))
+        return {**drawn, "x": model.clipped(drawn["x"])}
 
     return {
         "encode": (encode, [x]),

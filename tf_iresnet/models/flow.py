@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
@@ -256,7 +257,7 @@ class IResNetFlow(InvertibleModel):
           return_result: whether to return the solver's `FixedPointResult` instead.
 
         Returns:
-          x [batch, *event_shape] (pixels on [0, levels)), or the result.
+          x [batch, *event_shape], or the result. Pixels leave [0, levels) where z is far out.
 
         Raises:
           ValueError: if z has another shape.
@@ -274,13 +275,14 @@ class IResNetFlow(InvertibleModel):
           temperature: factor of the latents' standard deviation, at least 0.
 
         Returns:
-          [n, *event_shape]; pixels on [0, levels) where there are levels.
+          [n, *event_shape]; pixels are clipped to [0, levels), which a preprocessing's inverse may
+          leave.
 
         Raises:
           ValueError: if an argument is out of range.
           ConvergenceError: in eager code, if the inverse did not converge.
         """
-        return self.decode(self.sample_latents(n, seed, temperature))
+        return self.clipped(self.decode(self.sample_latents(n, seed, temperature)))
 
     def sample_latents(self, n: int, seed: Any = None, temperature: float = 1.0) -> tf.Tensor:
         """Draws the latents z [n, d] that `sample` decodes."""
@@ -289,6 +291,13 @@ class IResNetFlow(InvertibleModel):
         if not tf.is_tensor(temperature) and not 0.0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and at least 0, got {temperature!r}.")
         return self.prior.sample(n, randomness.as_seed(seed), temperature)
+
+    def clipped(self, x: tf.Tensor) -> tf.Tensor:
+        """Moves pixels into [0, levels), on which the density is defined; points stay."""
+        if self.preprocessing is None:
+            return x
+        dtype = x.dtype.as_numpy_dtype
+        return tf.clip_by_value(x, dtype(0), np.nextafter(dtype(self.levels), dtype(0)))
 
     def as_distribution(self) -> Any:
         """Returns the density as a TensorFlow Probability distribution that shares the weights.

@@ -58,9 +58,7 @@ class InvertibleModel(keras.Model):
         functions = self.__dict__.setdefault("_converging", {})
         if key not in functions:
             # One graph for all layers, traced once.
-            function = tf.function(
-                lambda: self.flow.converge_spectral_state(*key), autograph=False
-            )
+            function = tf.function(lambda: self.flow.converge_spectral_state(*key), autograph=False)
             functions[key] = lambda: function()
         functions[key]()
 
@@ -80,13 +78,13 @@ class InvertibleModel(keras.Model):
           ValueError: in eager code, if x is no data for this model.
         """
         self.flow.initialize(self._checked(x))
-        if self.average is not None:
-            for shadow, variable in self._shadowed():
-                shadow.assign(variable)
+        for shadow, variable in self._shadowed():
+            shadow.assign(variable)
 
     def _shadowed(self) -> Iterator[tuple[keras.Variable, keras.Variable]]:
         """Pairs of a shadow and its variable."""
-        return zip(self.average.shadows, self._averaged_variables(), strict=True)
+        if self.average is not None:
+            yield from zip(self.average.shadows, self._averaged_variables(), strict=True)
 
     def use_averaged_weights(self) -> None:
         """Makes the moving average the weights, for good, and converges the power iteration."""
@@ -118,7 +116,7 @@ class InvertibleModel(keras.Model):
             raise ValueError("x holds NaN or infinite values; remove those examples.")
         return x
 
-    def _checked_shape(self, name: str, x: Any, event: tuple[int, ...]) -> tf.Tensor:
+    def _checked_shape(self, name: str, x: Any, event: tuple[int | None, ...]) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
             x = tf.cast(x, self.variable_dtype)
