@@ -12,7 +12,7 @@ from tests.tiny_runs import TINY
 from training import callbacks
 from training.catalog import load_experiment
 from training.checkpoints import Checkpoints
-from training.data import DataError
+from training.data import DataError, load_dataset
 from training.errors import RunError
 from training.evaluate import evaluate
 from training.exact_check import exact_check
@@ -113,8 +113,6 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkey
 
 def test_every_weight_is_saved(run):
     experiment = tiny()
-    from training.data import load_dataset
-
     model = build_model(experiment, load_dataset(experiment.dataset).spec)
     saved = [name for name in weights(run, 5) if name.startswith("model/")]
     assert len(saved) == len(model.weights)
@@ -311,6 +309,54 @@ def test_a_toy_s_pictures_and_nats(tmp_path):
     assert tf.io.decode_png((tmp_path / "s.png").read_bytes()).shape[1] > 1000
     with pytest.raises(RunError, match="holds no images"):
         write_reconstructions(finished, tmp_path / "r.png")
+
+
+CLASSIFIER = [change for change in TINY if "eval_log_det" not in change]
+CLASSIFIER += ["dataset=digits", "model.padding=1", "model.hidden=[4]", "label_smoothing=0.1"]
+
+
+def test_a_classifier_from_training_to_pictures(tmp_path, monkeypatch):
+    experiment = load_experiment("mnist_classifier_c09", CLASSIFIER, steps=4)
+    train(experiment, tmp_path / "once", verbose=0)
+    save = Checkpoints.save
+
+    def interrupted(self, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        save(self, step)
+
+    monkeypatch.setattr(callbacks.Checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, tmp_path / "twice", verbose=0)
+    monkeypatch.undo()
+    train(experiment, tmp_path / "twice", verbose=0)
+    ours, theirs = (weights(tmp_path / name, 4) for name in ("once", "twice"))
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert "val_accuracy" in history(tmp_path / "once")[-1]
+
+    finished = open_finished(tmp_path / "once")
+    metrics = evaluate(finished)
+    assert 0 < metrics["error_percent"] <= 100
+    assert metrics["images"] == 300
+    assert "bits_per_dim" not in metrics
+    accuracy = evaluate(finished, split="validation", limit=20)["error_percent"] / 100
+    assert accuracy == pytest.approx(1 - history(tmp_path / "once")[-1]["val_accuracy"])
+    assert write_reconstructions(finished, tmp_path / "r.png")["largest_error"] < 1e-4
+    for use in (lambda: draw_samples(finished, 3), lambda: exact_check(finished)):
+        with pytest.raises(RunError, match="is a classifier"):
+            use()
+
+
+def test_weight_decay_is_for_kernels():
+    spec = load_dataset("digits").spec
+    changes = [*TINY, "optimizer.name=sgd", "optimizer.weight_decay=0.5"]
+    model = build_model(load_experiment("digits_flow", changes, steps=4), spec)
+    before = [weight.numpy() for weight in model.trainable_variables]
+    model.optimizer.apply([tf.zeros_like(weight) for weight in model.trainable_variables])
+    for weight, old in zip(model.trainable_variables, before, strict=True):
+        changed = weight.path.endswith("/kernel")
+        assert np.array_equal(weight.numpy(), old) != changed or not old.any(), weight.path
 
 
 def test_the_command_that_repeats_a_run_names_no_folder_of_this_machine():

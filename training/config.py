@@ -65,7 +65,7 @@ LogDet = Annotated[Roulette | Series | ExactLogDet, Field(discriminator="name")]
 class FlowModel(Settings):
     """The arguments of `tf_iresnet.models.IResNetFlow` that the data set does not give."""
 
-    preprocessing: Annotated[Literal["auto", "logit", "shift"] | None, _none] = "auto"
+    preprocessing: Annotated[Literal["auto", "logit", "shift", "marginal"] | None, _none] = "auto"
     alpha: Share = 1e-6
     blocks: Counts = (8, 8)
     hidden: Count | Counts = 96

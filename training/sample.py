@@ -6,6 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.log_det import Exact
 from training import pictures
 from training.errors import RunError
 from training.evaluate import bits_function, probe_seed
@@ -76,7 +77,7 @@ def write_samples(
         pixels = np.clip(np.floor(samples), 0, levels - 1) / (levels - 1)
         pictures.write_image(path, pictures.image_grid(pixels))
         return
-    density, points = bits_function(finished), pictures.plane_points()
+    density, points = bits_function(finished, Exact()), pictures.plane_points()
     bits = [
         density(points[first : first + 4_000], probe_seed(seed, "picture", first)).numpy()
         for first in range(0, len(points), 4_000)

@@ -26,6 +26,7 @@ from tf_iresnet.models.arguments import (
     checked_widths,
     widths_of_scales,
 )
+from tf_iresnet.models.gaussianization import MarginalGaussianization
 from tf_iresnet.models.model import InvertibleModel
 from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
@@ -43,9 +44,9 @@ class IResNetFlow(InvertibleModel):
     Args:
       event_shape: shape of one example, (height, width, channels) or (d,).
       levels: how many values a pixel takes; None for data that is not quantised.
-      preprocessing: "logit" or "shift" for images, None for data taken as it is; by default
-        "logit" where there are levels.
-      alpha: of the logit.
+      preprocessing: "logit", "shift" or "marginal" (a learned `MarginalGaussianization`) for
+        images, None for data taken as it is; by default "logit" where there are levels.
+      alpha: how far "logit" and "marginal" keep from the ends of the range.
       blocks: residual blocks of each scale.
       hidden: channels inside the branches, one number or one for each scale.
       kernel_sizes: of the branches' convolutions.
@@ -176,7 +177,9 @@ class IResNetFlow(InvertibleModel):
                 )
             scales.append(InvertibleSequential(layers, dtype=policy, name=f"scale_{index}"))
         layers = [MultiScale(scales, self.factor_out, dtype=policy, name="scales")]
-        if self.preprocessing is not None and self.levels is not None:
+        if self.preprocessing == "marginal" and self.levels is not None:
+            layers.insert(0, MarginalGaussianization(self.levels, self.alpha, dtype=policy))
+        elif self.preprocessing is not None and self.levels is not None:
             layers.insert(
                 0,
                 ImagePreprocessing(
