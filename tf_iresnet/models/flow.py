@@ -104,9 +104,9 @@ class IResNetFlow(InvertibleModel):
         super().__init__(ema_momentum, **kwargs)
         if preprocessing == "auto":
             preprocessing = None if levels is None else "logit"
-        if preprocessing not in ("logit", "shift", None):
+        if preprocessing not in ("logit", "shift", "marginal", None):
             raise ValueError(
-                f'preprocessing must be "logit", "shift", or None for data taken as it is, got '
+                f'preprocessing must be "logit", "shift", "marginal" or None, got '
                 f"{preprocessing!r}."
             )
         if preprocessing is not None and levels is None:
