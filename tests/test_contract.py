@@ -143,6 +143,17 @@ def test_keras_file_and_weights_file_restore_the_layer(name, tmp_path):
 
 
 @every
+def test_tensorflows_checkpoint_restores_the_layer(name, tmp_path):
+    layer, x = make(name), inputs(name)
+    wanted = layer(x)
+    path = tf.train.Checkpoint(layer=layer).save(tmp_path / "checkpoint")
+    for variable in layer.variables:
+        variable.assign(tf.zeros_like(variable))
+    tf.train.Checkpoint(layer=layer).restore(path).assert_consumed()
+    np.testing.assert_array_equal(layer(x), wanted)
+
+
+@every
 @pytest.mark.parametrize("batch", [1, 5])
 def test_any_batch_size(name, batch):
     layer, x = make(name), inputs(name, 5)

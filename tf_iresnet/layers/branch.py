@@ -13,6 +13,7 @@ from tf_iresnet import functions
 from tf_iresnet.layers.activations import make_activation
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
+from tf_iresnet.layers.tracking import track
 
 _CONVOLUTIONS = {3: SpectralConv1D, 4: SpectralConv2D, 5: SpectralConv3D}
 
@@ -71,6 +72,7 @@ class SpectralBranch(keras.layers.Layer):
             for index in range(0 if self.input_activation else 1, len(self.kernel_sizes))
         ]
         self._linear: list[keras.layers.Layer] = []
+        track(self, "activations", self._activations)
 
     def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
@@ -92,6 +94,7 @@ class SpectralBranch(keras.layers.Layer):
                     f"{self.name} needs inputs of 2 to 5 axes, got shape {tuple(input_shape)}."
                 )
             self._linear.append(layer)
+        track(self, "linear", self._linear)
         shape = tuple(input_shape)
         for layer in self.parts:
             layer.build(shape)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.tracking import track
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -54,6 +55,7 @@ class MultiScale(InvertibleLayer):
                 raise ValueError(
                     f"scales must be invertible layers of tf_iresnet, got {type(scale).__name__}."
                 )
+        track(self, "scales", self.scales)
         self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch
 
     def build(self, input_shape: Any) -> None:

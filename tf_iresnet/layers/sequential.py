@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.tracking import track
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -44,6 +45,7 @@ class InvertibleSequential(InvertibleLayer):
                 raise ValueError(
                     f"layers must be invertible layers of tf_iresnet, got {type(layer).__name__}."
                 )
+        track(self, "layers", self.layers)
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)

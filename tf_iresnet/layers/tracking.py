@@ -1,0 +1,22 @@
+"""Lists of layers, as TensorFlow's checkpoints see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import keras
+
+
+def track(owner: keras.layers.Layer, name: str, layers: Iterable[keras.layers.Layer]) -> None:
+    """Makes `tf.train.Checkpoint` save layers that ``owner`` holds in a list.
+
+    Keras saves them in its own formats, but hides its lists from TensorFlow, whose checkpoint of
+    ``owner`` would lack their weights without a word.
+
+    Args:
+      owner: the layer with the list.
+      name: prefix of their names in a checkpoint.
+      layers: the list.
+    """
+    for index, layer in enumerate(layers):
+        owner._track_trackable(layer, name=f"{name}_{index}", overwrite=True)
