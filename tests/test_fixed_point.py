@@ -97,6 +97,19 @@ def test_the_default_tolerance_is_a_few_units_in_the_last_place(dtype):
     np.testing.assert_allclose(Picard().tolerance(y), [expected], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_default_goes_on_to_rounding(dtype):
+    """The contraction is so slow that the tolerance alone leaves ten times the error."""
+    y = tf.constant(rows(7, 5), dtype)
+    unit = np.finfo(dtype).eps
+    x = Picard().solve(lambda x: 0.7 * x, y)
+    assert x.converged.numpy().all()
+    error = np.abs(x.x.numpy().astype(float) * 1.7 - y.numpy().astype(float)).max()
+    assert error <= 2.5 * unit * np.abs(y).max()
+    given = Picard(atol=4 * unit, rtol=4 * unit).solve(lambda x: 0.7 * x, y)
+    assert (given.steps < x.steps).numpy().all()
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_extreme_scales_are_solved_not_waved_through(scale):
     y = tf.constant([[scale, -scale]], tf.float32)
@@ -145,12 +158,13 @@ def test_in_graphs_what_does_not_converge_is_nan():
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_graph_agrees_with_eager_code(batch):
     branch = DenseBranch(0)
+    solver = Picard(atol=1e-12, rtol=1e-12)  # rounding decides nothing
     graph = tf.function(
-        lambda y: invert(branch.function, branch.parameters, y, Picard()),
+        lambda y: invert(branch.function, branch.parameters, y, solver),
         input_signature=[tf.TensorSpec([None, 3], tf.float64)],
     )
     y = tf.constant(rows(5, batch))
-    eager = invert(branch.function, branch.parameters, y, Picard())
+    eager = invert(branch.function, branch.parameters, y, solver)
     for ours, theirs in zip(graph(y), eager, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
 

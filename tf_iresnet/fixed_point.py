@@ -139,7 +139,9 @@ class Picard(Solver):
       max_steps: the largest number of evaluations of g.
       atol: absolute tolerance of the residual's RMS, in units of y; None for 4 units in the
         last place of the dtype.
-      rtol: tolerance relative to RMS(y); None likewise.
+      rtol: tolerance relative to RMS(y); None likewise. Where neither is given the iteration
+        goes on below these tolerances while each step still removes a tenth of the residual:
+        later blocks of an inverse amplify what an earlier one leaves.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -154,6 +156,7 @@ class Picard(Solver):
 
     def solve(self, g, y):
         tolerance = self.tolerance(y)
+        to_rounding = self.atol is None and self.rtol is None
         batch = tf.shape(y)[:1]
 
         def unfinished(x, step, steps, residual, active):
@@ -162,10 +165,13 @@ class Picard(Solver):
         def update(x, step, steps, residual, active):
             error = x + g(x) - y
             new = _rms(error)
+            wanted = new > tolerance
+            if to_rounding:
+                wanted |= (new > 0) & (new < 0.9 * residual)
             residual = tf.where(active, new, residual)
             steps = tf.where(active, step + 1, steps)
             # A diverged example (NaN, infinity) is given up; its residual tells.
-            active = active & (new > tolerance) & tf.math.is_finite(new)
+            active = active & wanted & tf.math.is_finite(new)
             mask = tf.reshape(active, [-1] + [1] * (y.shape.rank - 1))
             x = tf.ensure_shape(tf.where(mask, x - error, x), y.shape)
             return x, step + 1, steps, residual, active
