@@ -56,7 +56,7 @@ class MarginalGaussianization(InvertibleLayer):
     def initialize(self, x: Any) -> tf.Tensor:
         x = self._prepared(x)
         counts = tf.math.bincount(self._level(tf.reshape(x, [-1])), minlength=self.levels)
-        # Half of a pseudo-count's mass is spread evenly: no level gets the weight zero.
+        # A hundredth of the mass is spread evenly: no level gets the weight zero.
         counts = tf.cast(counts, x.dtype)
         smooth = counts + 0.01 * tf.reduce_mean(counts)
         self.logits.assign(tf.math.log(smooth / tf.reduce_sum(smooth)))
