@@ -30,8 +30,8 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     - ``sample``: n, seed, temperature -> x, converged;
 
     a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and ``decode``
-    (features -> x, converged). The power iteration is converged first; to export the averaged
-    weights call `use_averaged_weights` before.
+    (features -> x, converged). ``serving_default`` is the first of these. The power iteration is
+    converged first; to export the averaged weights call `use_averaged_weights` before.
 
     Args:
       model: an `IResNetFlow` or `IResNetClassifier`.
@@ -56,6 +56,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     path = Path(path)
     if path.exists():
         raise ValueError(f"path {str(path)!r} exists already; give another version.")
+    parts: list[keras.layers.Layer]
     if isinstance(model, IResNetFlow):
         signatures, parts = _flow_signatures(model), [model.flow, model.prior]
     elif isinstance(model, IResNetClassifier):
@@ -65,15 +66,18 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
             f"model must be an IResNetFlow or IResNetClassifier, got {type(model).__name__}."
         )
     model.converge_spectral_state()
-    archive = keras.export.ExportArchive()
-    for part in parts:  # not the model: its averages and its optimizer stay behind
-        archive.track(part)
+    module = tf.Module()
+    # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it
+    # writes every weight twice.
+    module.weights = [weight._value for part in parts for weight in part.variables]
     for name, (function, specs) in signatures.items():
-        archive.add_endpoint(name, function, input_signature=specs)
+        setattr(module, name, tf.function(function, input_signature=specs, autograph=False))
+    concrete = {name: getattr(module, name).get_concrete_function() for name in signatures}
+    concrete["serving_default"] = concrete[next(iter(signatures))]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        archive.write_out(os.path.join(scratch, "model"), verbose=False)
+        tf.saved_model.save(module, os.path.join(scratch, "model"), signatures=concrete)
         os.replace(os.path.join(scratch, "model"), path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -289,10 +290,14 @@ class IResNetFlow(InvertibleModel):
 
     def sample_latents(self, n: int, seed: Any = None, temperature: float = 1.0) -> tf.Tensor:
         """Draws the latents z [n, d] that `sample` decodes."""
-        if not tf.is_tensor(n) and (isinstance(n, bool) or int(n) != n or n < 1):
-            raise ValueError(f"n must be an integer of at least 1, got {n!r}.")
-        if not tf.is_tensor(temperature) and not 0.0 <= temperature < math.inf:
-            raise ValueError(f"temperature must be finite and at least 0, got {temperature!r}.")
+        if not tf.is_tensor(n):
+            n = checked_integer("n", n, 1)
+        if not tf.is_tensor(temperature):
+            number = isinstance(temperature, numbers.Real)
+            if not number or not 0.0 <= temperature < math.inf:
+                raise ValueError(
+                    f"temperature must be a finite number of at least 0, got {temperature!r}."
+                )
         return self.prior.sample(n, randomness.as_seed(seed), temperature)
 
     def clipped(self, x: tf.Tensor) -> tf.Tensor:

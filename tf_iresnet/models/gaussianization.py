@@ -73,7 +73,7 @@ class MarginalGaussianization(InvertibleLayer):
         return slope, below, above
 
     def _transform(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """y and ln F'(x)."""
+        """Returns y and ln F'(x)."""
         slope, below, above = (tf.gather(t, self._level(x)) for t in self._table())
         inside = x - tf.cast(self._level(x), x.dtype)
         lower, upper = below + slope * inside, above + slope * (1 - inside)

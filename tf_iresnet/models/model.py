@@ -90,7 +90,7 @@ class InvertibleModel(keras.Model):
         """Makes the moving average the weights, for good, and converges the power iteration."""
         average = self.average
         if average is not None and int(average.count) > 0:
-            for variable, shadow in zip(self.trainable_variables, average.shadows, strict=True):
+            for shadow, variable in self._shadowed():
                 variable.assign(shadow)
         self.converge_spectral_state()
 
@@ -102,8 +102,8 @@ class InvertibleModel(keras.Model):
             if layer.coeff is not None:
                 state += [layer.u, layer.v]
         saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
-        self.use_averaged_weights()
         try:
+            self.use_averaged_weights()
             yield
         finally:
             for variable, value in zip(state, saved, strict=True):
@@ -130,11 +130,17 @@ class InvertibleModel(keras.Model):
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does, after ActNorm's initialisation if it is due."""
+        """Trains as `keras.Model.fit` does, after ActNorm's initialisation if it is due.
+
+        At the end the power iteration is converged, so that the constraint holds for the weights
+        of the last step too.
+        """
         if not self.initialized:
             x, batch = _first_batch(x, batch_size or 32)
             self.initialize(batch)
-        return super().fit(x, y, batch_size=batch_size, **kwargs)
+        history = super().fit(x, y, batch_size=batch_size, **kwargs)
+        self.converge_spectral_state()
+        return history
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""

@@ -1,0 +1,167 @@
+"""Exported models, read in a process that knows TensorFlow alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import small_models as small
+import tensorflow as tf
+
+from tf_iresnet.export import export_saved_model
+
+READER = Path(__file__).parent / "export_reader.py"
+X = small.pixels(17, seed=3)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    model = small.flow(ema_momentum=0.9, coeff=0.9)
+    return small.train(model, small.pixels(32), 2)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    model = small.classifier(ema_momentum=0.9)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.02), loss, run_eagerly=True)
+    model.initialize(X)
+    model.train_step((X, np.arange(17) % 3))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, flow, classifier):
+    folder = tmp_path_factory.mktemp("saved")
+    export_saved_model(flow, folder / "flow" / "1")
+    export_saved_model(classifier, str(folder / "classifier" / "1"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def far(flow):
+    """Latents of which the second has no preimage that float32 could hold."""
+    z = flow.encode(X[:3]).numpy()
+    z[1] = 3e38
+    return z
+
+
+@pytest.fixture(scope="module")
+def outputs(folder, far):
+    np.savez(folder / "inputs.npz", x=X, far=far)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, READER, folder],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    foreign, signatures = done.stdout.splitlines()[-2:]
+    assert foreign == "[]"
+    assert signatures == (
+        "['decode', 'encode', 'log_prob', 'sample', 'serving_default'] "
+        "['classify', 'decode', 'encode', 'serving_default']"
+    )
+    with np.load(folder / "outputs.npz") as arrays:
+        return dict(arrays)
+
+
+sizes = pytest.mark.parametrize("count", [1, 3, 17])
+
+
+@sizes
+def test_latents_are_the_model_s(outputs, flow, count):
+    np.testing.assert_allclose(
+        outputs[f"encode {count}/z"], flow.encode(X[:count]), rtol=1e-6, atol=1e-6
+    )
+
+
+@sizes
+def test_densities_are_the_model_s(outputs, flow, count):
+    truth = flow.log_prob(X[:count], seed=5)
+    np.testing.assert_allclose(outputs[f"log_prob {count}/log_prob"], truth, rtol=0, atol=1e-3)
+    bits = flow.bits_per_dim(X[:count], seed=5)
+    np.testing.assert_allclose(outputs[f"log_prob {count}/bits_per_dim"], bits, atol=1e-4)
+
+
+@sizes
+def test_latents_decode_to_images(outputs, flow, count):
+    decoded = outputs[f"decode {count}/x"]
+    truth = flow.decode(outputs[f"encode {count}/z"])
+    np.testing.assert_allclose(decoded, truth, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(decoded, X[:count], rtol=0, atol=1e-4)
+    assert outputs[f"decode {count}/converged"].all()
+
+
+def test_what_does_not_converge_is_nan(outputs):
+    np.testing.assert_array_equal(outputs["decode far/converged"], [True, False, True])
+    assert np.isnan(outputs["decode far/x"][1]).all()
+    np.testing.assert_allclose(outputs["decode far/x"][[0, 2]], X[[0, 2]], atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_samples_are_the_model_s(outputs, flow, temperature):
+    samples = outputs[f"sample {temperature}/x"]
+    np.testing.assert_allclose(samples, flow.sample(4, 7, temperature), atol=1e-4)
+    assert outputs[f"sample {temperature}/converged"].all()
+    assert (samples.max(0) > samples.min(0)).any() == (temperature > 0)
+
+
+@sizes
+def test_logits_are_the_model_s(outputs, classifier, count):
+    logits = classifier(X[:count]).numpy()
+    np.testing.assert_allclose(outputs[f"classify {count}/logits"], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(outputs[f"classify {count}/label"], logits.argmax(1))
+
+
+def test_features_are_the_model_s(outputs, classifier):
+    truth = classifier.encode(X)
+    np.testing.assert_allclose(outputs["features/features"], truth, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(outputs["images/x"], X, atol=1e-4)
+    assert outputs["images/converged"].all()
+
+
+def test_each_weight_is_stored_once_and_averages_not_at_all(folder, flow):
+    stored = tf.train.list_variables(str(folder / "flow" / "1" / "variables" / "variables"))
+    shapes = sorted(tuple(shape) for name, shape in stored if name.endswith("VARIABLE_VALUE"))
+    parts = flow.flow.variables + flow.prior.variables
+    assert shapes == sorted(tuple(v.shape) for v in parts)
+
+
+def test_the_spectral_state_is_converged_for_export(flow):
+    for layer in flow.flow.spectral_layers():
+        before = layer.normalized_kernel().numpy()
+        layer.update_spectral_state(200)
+        np.testing.assert_allclose(layer.normalized_kernel(), before, rtol=1e-3)
+
+
+def test_an_existing_folder_is_refused(tmp_path, flow):
+    (tmp_path / "1").mkdir()
+    with pytest.raises(ValueError, match=r"path '.*' exists already; give another version"):
+        export_saved_model(flow, tmp_path / "1")
+    assert not os.listdir(tmp_path / "1")
+
+
+def test_another_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="IResNetFlow or IResNetClassifier, got Sequential"):
+        export_saved_model(keras.Sequential(), tmp_path / "1")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def write_half(module, path, **options):
+        os.makedirs(path)
+        Path(path, "saved_model.pb").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", write_half)
+    model = small.flow((2,), levels=None, blocks=(1,))
+    with pytest.raises(OSError, match="No space left"):
+        export_saved_model(model, tmp_path / "1")
+    assert not os.listdir(tmp_path)
