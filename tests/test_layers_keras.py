@@ -1,0 +1,190 @@
+"""Every public layer as Keras checks its own layers, and alone in a stock Keras model."""
+
+import keras
+import numpy as np
+import pytest
+from keras.src.testing import TestCase  # private, like all of Keras' test tools: pin Keras
+from reference import conv_matrix
+from registry import SineBranch
+
+from tf_iresnet import layers as library
+from tf_iresnet.layers import (
+    ActNorm,
+    InjectivePadding,
+    InvertibleLayer,
+    InvertibleResidual,
+    InvertibleSequential,
+    LipSwish,
+    MaxMin,
+    MultiScale,
+    SmoothActivation,
+    SpectralBranch,
+    SpectralConv1D,
+    SpectralConv2D,
+    SpectralConv3D,
+    SpectralDense,
+    SpectralLayer,
+    Squeeze,
+)
+from tf_iresnet.log_det import Exact
+
+# class, constructor's arguments, input shape, output shape, trainable and other weights
+CASES = {
+    "dense": (SpectralDense, {"units": 3}, (2, 4), (2, 3), 2, 2),
+    "dense free": (SpectralDense, {"units": 3, "coeff": None}, (2, 5, 4), (2, 5, 3), 2, 0),
+    "dense full": (
+        SpectralDense,
+        {
+            "units": 3,
+            "coeff": 0.5,
+            "power_iterations": 2,
+            "activation": "relu",
+            "use_bias": False,
+            "kernel_initializer": "he_normal",
+            "kernel_regularizer": "l2",
+        },
+        (2, 4),
+        (2, 3),
+        1,
+        2,
+    ),
+    "conv 1-D": (
+        SpectralConv1D,
+        {"filters": 3, "kernel_size": 3, "padding": "causal"},
+        (2, 5, 2),
+        (2, 5, 3),
+        2,
+        2,
+    ),
+    "conv 2-D": (
+        SpectralConv2D,
+        {"filters": 3, "kernel_size": (3, 2), "padding": "valid", "activation": "tanh"},
+        (2, 5, 4, 2),
+        (2, 3, 3, 3),
+        2,
+        2,
+    ),
+    "conv 3-D": (
+        SpectralConv3D,
+        {"filters": 2, "kernel_size": 2},
+        (2, 3, 2, 3, 1),
+        (2, 3, 2, 3, 2),
+        2,
+        2,
+    ),
+    "lipswish": (LipSwish, {}, (2, 3, 4), (2, 3, 4), 1, 0),
+    "maxmin": (MaxMin, {}, (2, 3, 4), (2, 3, 4), 0, 0),
+    "smooth": (SmoothActivation, {"function_name": "elu"}, (2, 4), (2, 4), 0, 0),
+    "branch": (
+        SpectralBranch,
+        {"hidden": 4, "kernel_sizes": (3, 1)},
+        (2, 3, 3, 2),
+        (2, 3, 3, 2),
+        6,
+        4,
+    ),
+    "actnorm": (ActNorm, {}, (4, 3, 2), (4, 3, 2), 2, 1),
+    "squeeze": (Squeeze, {"factor": 2}, (2, 4, 6, 1), (2, 2, 3, 4), 0, 0),
+    "padding": (InjectivePadding, {"channels": 2}, (2, 3, 3), (2, 3, 5), 0, 0),
+    "residual": (
+        InvertibleResidual,
+        {"hidden": 4, "kernel_sizes": (3, 1), "activation": "elu", "log_det": Exact()},
+        (2, 4, 2),
+        (2, 4, 2),
+        4,
+        4,
+    ),
+    "own branch": (InvertibleResidual, {"branch": SineBranch()}, (2, 4), (2, 4), 2, 0),
+    "sequential": (
+        InvertibleSequential,
+        {"layers": [ActNorm(), InvertibleResidual(hidden=4, kernel_sizes=(1, 1))]},
+        (3, 2),
+        (3, 2),
+        8,
+        5,
+    ),
+    "multi-scale": (MultiScale, {"scales": [Squeeze(), Squeeze()]}, (2, 4, 4, 1), (2, 16), 0, 0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")  # by Keras' own test
+@pytest.mark.parametrize(
+    ("cls", "arguments", "shape", "output", "trainable", "others"), CASES.values(), ids=CASES
+)
+def test_layer_passes_keras_own_checks(cls, arguments, shape, output, trainable, others):
+    holds_layers = any(isinstance(v, list | keras.Layer) for v in arguments.values())
+    TestCase().run_layer_test(
+        cls,
+        arguments,
+        input_shape=shape,
+        expected_output_shape=output,
+        expected_num_trainable_weights=trainable,
+        expected_num_non_trainable_weights=others,
+        expected_num_seed_generators=0,
+        expected_num_losses=1 if "kernel_regularizer" in arguments else 0,
+        # Instances given as arguments are built by the first use.
+        run_training_check=trainable > 0 and not holds_layers,
+        # Keras expects outputs in half precision; the state stays in full: see the contract.
+        run_mixed_precision_check=not issubclass(cls, InvertibleLayer),
+    )
+
+
+def test_every_public_layer_is_covered():
+    public = {getattr(library, name) for name in library.__all__}
+    assert {case[0] for case in CASES.values()} == public - {InvertibleLayer, SpectralLayer}
+
+
+def operator(layer):
+    """The layer's linear map as it computes, as a dense matrix."""
+    kernel = np.asarray(layer.normalized_kernel(), np.float64)
+    if kernel.ndim == 2:
+        return kernel
+    return conv_matrix(kernel, layer.linear_map.spatial_shape, layer.padding)
+
+
+STOCK = {
+    "dense": ((6,), [lambda: SpectralDense(8, coeff=0.7), LipSwish]),
+    "conv 1-D": ((6, 2), [lambda: SpectralConv1D(4, 3, coeff=0.7, padding="causal"), MaxMin]),
+    "conv 2-D": ((4, 4, 2), [ActNorm, lambda: SpectralConv2D(4, 3, coeff=0.7)]),
+    "conv 3-D": ((3, 3, 2, 1), [lambda: SpectralConv3D(3, 2, coeff=0.7), ActNorm]),
+    "residual": ((5, 2), [lambda: InvertibleResidual(hidden=4, kernel_sizes=(3, 1), coeff=0.7)]),
+    "mixed": (
+        (4, 4, 1),
+        [Squeeze, lambda: InjectivePadding(2), lambda: InvertibleResidual(hidden=4, coeff=0.7)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("shape", "makers"), STOCK.values(), ids=STOCK)
+def test_layers_train_in_stock_keras_and_keep_the_constraint(shape, makers):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, *shape)).astype("float32")
+    target = (10 * x.reshape(64, -1)[:, :1]).astype("float32")  # steep: kernels want to grow
+    tail = [keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input(shape), *(make() for make in makers), *tail])
+    model.compile(keras.optimizers.Adam(0.02), "mse")
+    history = model.fit(x, target, batch_size=16, epochs=4, verbose=0).history["loss"]
+    assert history[-1] < 0.97 * history[0]
+    spectral = [
+        part
+        for layer in model.layers
+        for part in layer._flatten_layers()
+        if isinstance(part, SpectralLayer)
+    ]
+    assert spectral
+    raw = []
+    for layer in spectral:
+        # One power iteration a step lags behind kernels that change fast.
+        assert np.linalg.norm(operator(layer), 2) < 1.5 * 0.7
+        layer.converge_spectral_state()
+        assert np.linalg.norm(operator(layer), 2) < 0.7 * (1 + 5e-3)
+        raw.append(np.linalg.norm(layer.kernel) / np.linalg.norm(layer.normalized_kernel()))
+    assert max(raw) > 1.2  # the constraint was at work
+
+
+def test_kernel_regularizer_and_activation_are_used():
+    layer = SpectralDense(2, activation="relu", kernel_regularizer=keras.regularizers.L2(0.5))
+    y = layer(np.random.default_rng(0).standard_normal((20, 3)).astype("float32"))
+    assert y.numpy().min() == 0.0
+    np.testing.assert_allclose(layer.losses[0], 0.5 * np.sum(np.square(layer.kernel)), rtol=1e-6)

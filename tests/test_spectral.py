@@ -1,0 +1,277 @@
+"""The norm constraint against the singular values of operators written out densely."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import conv_matrix, difference
+
+from tf_iresnet.layers import SpectralConv1D, SpectralConv2D, SpectralConv3D, SpectralDense
+
+COEFF = 0.8
+# constructor, input shape without the batch, padding
+CASES = {
+    "dense wide": (lambda **o: SpectralDense(9, **o), (4,), None),
+    "dense tall": (lambda **o: SpectralDense(3, **o), (7,), None),
+    "dense on images": (lambda **o: SpectralDense(4, **o), (3, 2, 5), None),
+    "conv 1-D same": (lambda **o: SpectralConv1D(3, 3, **o), (7, 2), "same"),
+    "conv 1-D even same": (lambda **o: SpectralConv1D(3, 4, **o), (5, 2), "same"),
+    "conv 1-D valid": (lambda **o: SpectralConv1D(3, 3, padding="valid", **o), (7, 2), "valid"),
+    "conv 1-D causal": (lambda **o: SpectralConv1D(3, 3, padding="causal", **o), (7, 2), "causal"),
+    "conv 2-D same": (lambda **o: SpectralConv2D(4, 3, **o), (5, 6, 2), "same"),
+    "conv 2-D valid": (
+        lambda **o: SpectralConv2D(4, (3, 2), padding="valid", **o),
+        (5, 6, 2),
+        "valid",
+    ),
+    "conv 2-D one tap": (lambda **o: SpectralConv2D(4, 1, **o), (3, 2, 5), "same"),
+    "conv 3-D same": (lambda **o: SpectralConv3D(2, (3, 1, 2), **o), (3, 2, 4, 2), "same"),
+    "conv 3-D valid": (
+        lambda **o: SpectralConv3D(2, 2, padding="valid", **o),
+        (3, 3, 3, 2),
+        "valid",
+    ),
+}
+every = pytest.mark.parametrize("name", CASES)
+some = pytest.mark.parametrize(
+    "name", [n for n in CASES if "tall" in n or n.endswith("causal") or "D same" in n]
+)
+
+
+def build(name, norm, dtype="float32", **options):
+    """The layer with a random kernel of the given operator norm, not yet converged."""
+    keras.utils.set_random_seed(0)
+    maker, shape, _ = CASES[name]
+    layer = maker(**{"coeff": COEFF, "dtype": dtype, **options})
+    layer.build((None, *shape))
+    kernel = np.random.default_rng(1).standard_normal(layer.kernel.shape)
+    layer.kernel.assign(norm * kernel / np.linalg.norm(matrix(name, kernel), 2))
+    return layer
+
+
+def iterate(layer, iterations=1000):
+    """Many steps of the power iteration, in a graph: eager loops are slow."""
+    tf.function(layer.update_spectral_state)(iterations)
+
+
+def matrix(name, kernel):
+    """The operator of a kernel, from the definition."""
+    _, shape, padding = CASES[name]
+    kernel = np.asarray(kernel, np.float64)
+    return kernel if padding is None else conv_matrix(kernel, shape[:-1], padding)
+
+
+@every
+def test_converged_norm_is_coeff_from_both_sides(name):
+    layer = build(name, 2.5)
+    iterate(layer)
+    norm = np.linalg.norm(matrix(name, layer.normalized_kernel()), 2)
+    assert COEFF * (1 - 1e-5) < norm < COEFF * (1 + 1e-4)
+    assert norm <= layer.lipschitz_bound() < COEFF * 1.1
+    # converge_spectral_state stops earlier, at a small relative change a step.
+    layer = build(name, 2.5)
+    layer.converge_spectral_state()
+    norm = np.linalg.norm(matrix(name, layer.normalized_kernel()), 2)
+    assert COEFF * (1 - 1e-5) < norm < COEFF * (1 + 1e-2)
+    # Soft: a multiple of the kernel, nothing else.
+    ratio = layer.normalized_kernel() / layer.kernel
+    np.testing.assert_allclose(ratio, tf.reduce_mean(ratio), rtol=1e-4)
+
+
+@every
+@pytest.mark.parametrize("norm", [0.1, 0.79])
+def test_kernels_below_coeff_are_left_alone(name, norm):
+    layer = build(name, norm)
+    layer.converge_spectral_state()
+    np.testing.assert_array_equal(layer.normalized_kernel(), layer.kernel)
+
+
+@every
+def test_sigma_is_never_above_the_norm(name):
+    """So the constraint never shrinks a kernel needlessly, converged or not."""
+    layer = build(name, 2.5)
+    for _ in range(3):
+        norm = np.linalg.norm(matrix(name, layer.normalized_kernel()), 2)
+        assert norm >= COEFF * (1 - 1e-5)
+        layer.update_spectral_state(1)
+
+
+@every
+def test_call_is_the_normalised_operator(name):
+    layer = build(name, 2.5)
+    layer.bias.assign(np.arange(1.0, 1 + layer.bias.shape[0]))
+    shape = CASES[name][1]
+    x = np.random.default_rng(2).standard_normal((2, *shape)).astype("float32")
+    y = layer(x)
+    operator = matrix(name, layer.normalized_kernel())
+    rows = x.reshape(-1, operator.shape[0])  # a dense layer acts on the last axis alone
+    wanted = (rows @ operator).reshape(y.shape) + np.asarray(layer.bias)
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["dense tall", "conv 1-D causal", "conv 2-D same", "conv 3-D same"]
+)
+def test_without_constraint_the_kernel_is_used_as_it_is(name):
+    layer = build(name, 2.5, coeff=None)
+    assert [v.name for v in layer.variables] == ["kernel", "bias"]
+    np.testing.assert_array_equal(layer.normalized_kernel(), layer.kernel)
+    layer.update_spectral_state(3)
+    layer.converge_spectral_state()
+    assert 2.5 * (1 - 1e-6) <= layer.lipschitz_bound() < 2.5 * 1.1
+
+
+@pytest.mark.parametrize(
+    "name", ["dense tall", "conv 1-D causal", "conv 2-D same", "conv 3-D same"]
+)
+def test_gradient_of_the_raw_kernel_is_that_with_fixed_u_and_v(name):
+    """f(K) = <C, x K min(1, c / u^T K v)>, u and v constants, in float64."""
+    layer = build(name, 2.5, "float64")
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, *CASES[name][1]))
+    with tf.GradientTape() as tape:
+        y = layer(x)
+        weights = rng.standard_normal(y.shape)
+        value = tf.reduce_sum(weights * y)
+    mine = tape.gradient(value, layer.kernel)
+    u, v = np.ravel(layer.u), np.ravel(layer.v)
+
+    def function(kernel):
+        operator = matrix(name, kernel)
+        scale = COEFF / max(COEFF, v @ operator @ u)
+        return np.sum(weights * (x.reshape(2, -1) @ operator * scale).reshape(weights.shape))
+
+    truth = difference(function, layer.kernel.numpy())[0]
+    np.testing.assert_allclose(mine, truth, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["dense wide", "conv 2-D same"])
+def test_state_moves_in_training_alone(name):
+    layer = build(name, 2.5)
+    x = np.random.default_rng(4).standard_normal((2, *CASES[name][1])).astype("float32")
+    state = [layer.u.numpy(), layer.v.numpy()]
+    layer(x)
+    layer(x, training=False)
+    layer.normalized_kernel()
+    layer.lipschitz_bound()
+    np.testing.assert_array_equal(layer.u, state[0])
+    np.testing.assert_array_equal(layer.v, state[1])
+    layer(x, training=True)
+    assert np.abs(layer.u - state[0]).max() > 1e-4
+    for vector in (layer.u, layer.v):
+        np.testing.assert_allclose(np.linalg.norm(vector), 1.0, rtol=1e-5)
+        assert not vector.trainable
+    for batch in (1, 5):  # the state knows nothing of the batch
+        layer(x[:1].repeat(batch, 0), training=True)
+
+
+def test_training_steps_of_the_state_are_power_iterations():
+    layer = build("dense tall", 2.5, "float64", power_iterations=2)
+    kernel, v = layer.kernel.numpy(), layer.v.numpy()
+    for _ in range(2):
+        u = v @ kernel / np.linalg.norm(v @ kernel)
+        v = u @ kernel.T / np.linalg.norm(u @ kernel.T)
+    layer(np.zeros((1, 7)), training=True)
+    np.testing.assert_allclose(layer.u, u, rtol=1e-12)
+    np.testing.assert_allclose(layer.v, v, rtol=1e-12)
+    frozen = build("dense tall", 2.5, power_iterations=0)
+    before = frozen.u.numpy()
+    frozen(np.zeros((1, 7)), training=True)
+    np.testing.assert_array_equal(frozen.u, before)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_two_calls_under_one_tape(graph):
+    """An update between two uses must not spoil the first one's gradient."""
+    layer = build("conv 2-D same", 2.5, "float64")
+    x = tf.constant(np.random.default_rng(5).standard_normal((2, 5, 6, 2)))
+
+    def both():
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(tf.square(layer(x, training=True)))
+            value += tf.reduce_sum(layer(x, training=True))
+        return tape.gradient(value, layer.kernel)
+
+    start = [layer.u.numpy(), layer.v.numpy()]
+    mine = (tf.function(both) if graph else both)()
+    end = layer.u.numpy()
+    layer.u.assign(start[0])
+    layer.v.assign(start[1])
+    truth = 0.0
+    for function in (tf.square, tf.identity):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(function(layer(x, training=True)))
+        truth += tape.gradient(value, layer.kernel)
+    np.testing.assert_allclose(mine, truth, rtol=1e-9)
+    np.testing.assert_allclose(layer.u, end, rtol=1e-9)
+
+
+def test_update_and_convergence_inside_a_graph():
+    layer, eager = build("conv 1-D causal", 2.5), build("conv 1-D causal", 2.5)
+
+    @tf.function
+    def update(iterations):
+        layer.update_spectral_state(iterations)
+        return layer.normalized_kernel()
+
+    for iterations in (1, 20):
+        eager.update_spectral_state(iterations)
+        np.testing.assert_allclose(update(iterations), eager.normalized_kernel(), rtol=1e-5)
+    tf.function(layer.converge_spectral_state)()
+    norm = np.linalg.norm(matrix("conv 1-D causal", layer.normalized_kernel()), 2)
+    assert norm < COEFF * (1 + 5e-3)
+
+
+@pytest.mark.parametrize("name", ["dense wide", "conv 2-D same"])
+def test_state_is_saved_with_the_weights(name, tmp_path):
+    model = keras.Sequential([keras.Input(CASES[name][1]), build(name, 2.5)])
+    model.layers[0].update_spectral_state(7)
+    model.save(tmp_path / "model.keras")
+    (restored,) = keras.saving.load_model(tmp_path / "model.keras").layers
+    np.testing.assert_array_equal(restored.u, model.layers[0].u)
+    np.testing.assert_array_equal(restored.normalized_kernel(), model.layers[0].normalized_kernel())
+
+
+def test_construction_is_warm_and_follows_keras_seed():
+    kernels = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(seed)
+        layer = SpectralDense(40, coeff=0.3)
+        layer.build((None, 30))
+        kernels.append(layer.normalized_kernel().numpy())
+        assert np.linalg.norm(kernels[-1], 2) < 0.3 * 1.05
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert np.any(kernels[0] != kernels[2])
+
+
+def test_a_kernel_of_zeros_and_tiny_kernels_stay_finite():
+    for initializer in ("zeros", keras.initializers.Constant(1e-30)):
+        layer = SpectralConv2D(2, 3, kernel_initializer=initializer)
+        y = layer(np.ones((1, 4, 4, 1), "float32"), training=True)
+        layer.converge_spectral_state()
+        assert np.isfinite(y).all()
+        assert np.isfinite(layer.normalized_kernel()).all()
+        layer.kernel.assign(tf.random.stateless_normal(layer.kernel.shape, [0, 1]))
+        iterate(layer, 300)
+        norm = np.linalg.norm(conv_matrix(layer.normalized_kernel().numpy(), (4, 4)), 2)
+        assert norm < 0.9 * (1 + 1e-3)
+
+
+def test_half_precision_computes_low_and_keeps_weights_and_bound_honest():
+    layer = build("conv 2-D same", 2.5, "mixed_bfloat16")
+    iterate(layer)
+    assert layer(np.ones((1, 5, 6, 2), "float32")).dtype == tf.bfloat16
+    assert {v.dtype for v in layer.variables} == {"float32"}
+    cast = tf.cast(tf.cast(layer.normalized_kernel(), tf.bfloat16), tf.float64).numpy()
+    assert np.linalg.norm(matrix("conv 2-D same", cast), 2) <= layer.lipschitz_bound()
+
+
+def test_bound_does_not_trust_the_state():
+    layer = build("dense tall", 2.5)
+    _, _, vt = np.linalg.svd(layer.kernel.numpy())
+    u = vt[-1:].astype("float32")  # the wrong singular vector: sigma far too small
+    layer.u.assign(u)
+    layer.v.assign(u @ layer.kernel.numpy().T / np.linalg.norm(u @ layer.kernel.numpy().T))
+    norm = np.linalg.norm(layer.normalized_kernel(), 2)
+    assert norm > 1.2 * COEFF
+    assert norm * (1 - 1e-6) <= layer.lipschitz_bound() < norm * (1 + 1e-5)
