@@ -113,7 +113,15 @@ class SpectralBranch(keras.layers.Layer):
         return parts
 
     def function(self) -> functions.Chain:
-        """Returns the branch as a function of `function_parameters`."""
+        """Returns the branch as a function of `function_parameters`.
+
+        Raises:
+          ValueError: if the branch is not built.
+        """
+        if not self.built:
+            raise ValueError(
+                f"{self.name} has no weights yet: call its layer on data, or build(input_shape) it."
+            )
         return functions.Chain([part.function() for part in self.parts])
 
     def function_parameters(self) -> list[tf.Tensor]:
