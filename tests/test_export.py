@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_iresnet.export import export_saved_model
 
-READER = Path(__file__).parent / "export_reader.py"
+READER = Path(__file__).parent / "data" / "export_reader.py"
 X = small.pixels(17, seed=3)
 
 
