@@ -9,7 +9,8 @@ import tensorflow as tf
 from reference import jacobians
 from registry import CASES, inputs, make
 
-from tf_iresnet.layers import InvertibleLayer
+from tf_iresnet.fixed_point import Picard
+from tf_iresnet.layers import InvertibleLayer, InvertibleResidual
 from tf_iresnet.log_det import Exact, PowerSeries
 
 every = pytest.mark.parametrize("name", CASES)
@@ -140,6 +141,18 @@ def test_keras_file_and_weights_file_restore_the_layer(name, tmp_path):
         a, b = (part.forward_and_log_det(x, seed=3)[1] for part in (mine, theirs))
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(mine.inverse(layer(x)), layer.inverse(layer(x)))
+
+
+def test_estimator_and_solver_are_saved_with_a_block(tmp_path):
+    options = {"log_det": Exact(rows=3), "solver": Picard(max_steps=77, atol=1e-3)}
+    block = InvertibleResidual(hidden=3, **options)
+    model = keras.Sequential([keras.Input((2,)), block])
+    model.save(tmp_path / "model.keras")
+    (restored,) = keras.saving.load_model(tmp_path / "model.keras").layers
+    for other in (restored, InvertibleResidual.from_config(block.get_config())):
+        assert other.log_det == Exact(rows=3)
+        assert isinstance(other.solver, Picard)
+        assert other.solver.get_config() == {"max_steps": 77, "atol": 1e-3, "rtol": None}
 
 
 @every
