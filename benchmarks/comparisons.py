@@ -1,0 +1,143 @@
+"""The comparisons: what both workers are asked, in turn, and what is made of the answers.
+
+Ratios are normflows' number over ours, so that above 1 this library is better. Both workers
+get the same weights, data and draws; they alternate, and medians over the repeats count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Worker(Protocol):
+    """Answers commands; ``info`` is what it said to ``setup``."""
+
+    info: dict[str, Any]
+
+    def __call__(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Send one command and return its answer."""
+
+
+EXACT_TERMS = 2  # in training, of both workers
+MEGABYTE = 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The size of the model and of the measurement."""
+
+    blocks: int = 8
+    batch: int = 64
+    shape: tuple[int, int, int] = (16, 16, 12)
+    hidden: int = 128
+    repeats: int = 7
+    memory_terms: tuple[int, ...] = (5, 20, 50)
+
+    def draws(self, repeat: int) -> list[int]:
+        """The roulette's draws of all blocks for one step."""
+        rng = np.random.default_rng([2, repeat])
+        return [int(n) for n in rng.geometric(0.5, self.blocks)]
+
+    def model(self) -> dict[str, Any]:
+        """The arguments of both workers' setup."""
+        names = ("blocks", "batch", "shape", "hidden")
+        return {name: getattr(self, name) for name in names}
+
+
+def _median(answers: list[dict[str, Any]], field: str) -> float:
+    return statistics.median(answer[field] for answer in answers)
+
+
+def _compared(ours: float, peer: float, unit: str, **more: Any) -> dict[str, Any]:
+    return {"ours": ours, "normflows": peer, "ratio": peer / ours, "unit": unit, **more}
+
+
+def training_step(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
+    """One step each in turn, then our bare convolutions with the same draws."""
+    ours("step", n=setting.draws(0)), peer("step", n=setting.draws(0))
+    ours("roofline", n=setting.draws(0))
+    own, other, bare = [], [], []
+    for repeat in range(1, setting.repeats + 1):
+        n = setting.draws(repeat)
+        own.append(ours("step", n=n))
+        other.append(peer("step", n=n))
+        bare.append(ours("roofline", n=n))
+    return _compared(
+        _median(own, "seconds"),
+        _median(other, "seconds"),
+        "s",
+        cpu_ratio=_median(other, "cpu_seconds") / _median(own, "cpu_seconds"),
+        bare_convolutions=_median(bare, "seconds"),
+        # Steps differ in their draws, so each is compared with its own convolutions.
+        roofline_fraction=statistics.median(
+            b["seconds"] / o["seconds"] for b, o in zip(bare, own, strict=True)
+        ),
+    )
+
+
+def inverse(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
+    """Both to one error: ours is tightened until its largest is below half of normflows'.
+
+    Half, since every call inverts new data, on which the largest errors differ.
+    """
+    step = 1e-5  # normflows stops when every entry's step is below; its atol is the square
+    target = peer("inverse", atol=step**2, rtol=0.0)["max_error"]
+    atol = 16 * step
+    while ours("inverse", atol=atol)["max_error"] > target / 2 and atol > 1e-7:
+        atol /= 2
+    own, other = [], []
+    for _ in range(setting.repeats):
+        own.append(ours("inverse", atol=atol))
+        other.append(peer("inverse", atol=step**2, rtol=0.0))
+    errors = {
+        f"{name}_{field}": _median(answers, field)
+        for name, answers in (("ours", own), ("normflows", other))
+        for field in ("max_error", "rms_error", "evaluations")
+    }
+    return _compared(
+        _median(own, "seconds"), _median(other, "seconds"), "s", ours_atol=atol, **errors
+    )
+
+
+def log_det(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
+    """The evaluation estimate: 20 exact terms and the same draws."""
+    ours("log_det", n=setting.draws(0)), peer("log_det", n=setting.draws(0))
+    own, other = [], []
+    for repeat in range(1, setting.repeats + 1):
+        n = setting.draws(repeat)
+        own.append(ours("log_det", n=n))
+        other.append(peer("log_det", n=n))
+    means = {
+        f"{name}_mean": statistics.fmean(answer["mean"] for answer in answers)
+        for name, answers in (("ours", own), ("normflows", other))
+    }
+    return _compared(_median(own, "seconds"), _median(other, "seconds"), "s", **means)
+
+
+def memory(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
+    """Peak of resident memory above the base, over the first steps of both workers.
+
+    Tracing is part of ours. The mark never falls, so the terms rise.
+    """
+
+    def peak(worker: Worker, terms: int) -> float:
+        for _ in range(2):
+            answer = worker("step", n=[terms - EXACT_TERMS] * setting.blocks)
+        return (answer["peak_bytes"] - worker.info["base_bytes"]) / MEGABYTE
+
+    own = {str(terms): peak(ours, terms) for terms in setting.memory_terms}
+    first = setting.memory_terms[0]
+    return _compared(own[str(first)], peak(peer, first), "MB", ours_by_terms=own)
+
+
+COMPARISONS: dict[str, Callable[[Worker, Worker, Setting], dict[str, Any]]] = {
+    "memory": memory,  # first, in fresh workers
+    "training_step": training_step,
+    "inverse": inverse,
+    "log_det": log_det,
+}

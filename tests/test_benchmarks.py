@@ -1,0 +1,151 @@
+"""The comparisons run end to end, and our worker times what the public layers do."""
+
+import io
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks import __main__ as benchmarks
+from benchmarks.comparisons import COMPARISONS, Setting
+from benchmarks.measure import serve
+from benchmarks.ours import Worker
+from benchmarks.process import WorkerError, WorkerProcess
+from benchmarks.report import markdown
+from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
+from tf_iresnet.log_det import RussianRoulette
+
+SHAPE, HIDDEN, BATCH, DRAWS = (4, 4, 2), 6, 3, [1, 3]
+needs_peer = pytest.mark.skipif(
+    bool(benchmarks.missing_packages()),
+    reason=f"not installed: {', '.join(benchmarks.missing_packages())}",
+)
+
+
+def make_worker(folder):
+    rng = np.random.default_rng(0)
+    widths = [SHAPE[-1], HIDDEN, HIDDEN, SHAPE[-1]]
+    weights = {}
+    for block in range(len(DRAWS)):
+        for layer, taps in enumerate((3, 1, 3)):
+            shape = (taps, taps, *widths[layer : layer + 2])
+            weights[f"block{block}_kernel{layer}"] = 0.5 * rng.standard_normal(shape)
+            weights[f"block{block}_bias{layer}"] = rng.standard_normal(widths[layer + 1])
+            weights[f"block{block}_beta{layer}"] = np.array(0.3 + 0.2 * layer)
+    path = folder / "weights.npz"
+    np.savez(path, **weights)
+    made = Worker()
+    answer = made.setup(
+        str(path), threads=None, blocks=len(DRAWS), batch=BATCH, shape=SHAPE, hidden=HIDDEN
+    )
+    assert answer["parameters"] == sum(w.size for w in weights.values())
+    return made
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """A worker whose state the tests may change."""
+    return make_worker(tmp_path_factory.mktemp("worker"))
+
+
+def public_flow(worker):
+    """The worker's model, of public layers only."""
+    blocks = []
+    for n in DRAWS:
+        roulette = RussianRoulette(exact_terms=2, probability=0.5)
+        roulette.draw = lambda seed, n=n: tf.constant(n)
+        blocks.append(InvertibleResidual(hidden=HIDDEN, kernel_sizes=(3, 1, 3), log_det=roulette))
+    flow = InvertibleSequential(blocks)
+    flow.build((None, *SHAPE))
+    flow.set_weights(worker.flow.get_weights())
+    return flow
+
+
+def test_our_step_is_that_of_the_public_layers(tmp_path, monkeypatch):
+    worker = make_worker(tmp_path)
+    flow, x = public_flow(worker), worker.data(BATCH)
+    monkeypatch.setattr(worker, "data", lambda batch: x)
+    flow.update_spectral_state()
+    with tf.GradientTape() as tape:
+        z, log_det = flow.forward_and_log_det(x, seed=[0, 1])
+        log_normal = -0.5 * tf.reduce_sum(z**2, axis=[1, 2, 3]) - 16 * math.log(2 * math.pi)
+        loss = -tf.reduce_mean(log_normal + log_det)
+    gradients = tape.gradient(loss, [v.value for v in flow.trainable_variables])
+
+    before = [v.numpy() for v in worker.flow.trainable_variables]
+    answer = worker.step(DRAWS)
+    np.testing.assert_allclose(answer["loss"], loss, rtol=1e-5)
+    assert {"seconds", "cpu_seconds", "peak_bytes"} <= set(answer)
+    after = [v.numpy() for v in worker.flow.trainable_variables]
+    # Adam's first step is the learning rate against the gradient's sign; its mean keeps 1/10.
+    means = [v.numpy() for v in worker.optimizer._momentums]
+    for old, new, mean, gradient in zip(before, after, means, gradients, strict=True):
+        np.testing.assert_allclose(10 * mean, gradient, rtol=1e-3, atol=1e-4)
+        clear = np.abs(gradient) > 1e-3
+        np.testing.assert_allclose((old - new)[clear], 1e-3 * np.sign(gradient)[clear], rtol=0.01)
+
+
+def test_one_trace_serves_all_draws(worker):
+    losses = [worker.step(n)["loss"] for n in ([1, 1], [5, 2], [9, 9])]
+    assert np.isfinite(losses).all()
+    assert worker.train.experimental_get_tracing_count() == 1
+
+
+def test_wrong_draws_are_refused(worker):
+    for n in ([1], [1, 0], [1, 2, 3]):
+        with pytest.raises(ValueError, match="2 integers >= 1"):
+            worker.step(n)
+
+
+def test_errors_of_our_inverse_follow_the_tolerance(worker):
+    loose, tight = worker.inverse(atol=1e-2), worker.inverse(atol=1e-6)
+    assert tight["converged"]
+    assert tight["max_error"] < 1e-4 < loose["max_error"]
+    assert tight["evaluations"] > loose["evaluations"]
+
+
+def test_workers_that_die_are_noticed():
+    with pytest.raises(WorkerError, match="'setup'"):
+        WorkerProcess("benchmarks.measure", threads=1)  # says nothing
+
+
+def test_a_worker_outlives_its_errors(monkeypatch, capsys):
+    lines = ['{"cmd": "half", "of": 4}', '{"cmd": "half"}', '{"cmd": "no"}', '{"cmd": "quit"}']
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr("sys.stdout", sys.stdout)  # put back what `serve` redirects
+    serve({"half": lambda of: {"is": of // 2}})
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (answers[0], answers[-1]) == ({"is": 2}, {})
+    assert [list(answer) for answer in answers[1:3]] == [["error"], ["error"]]
+
+
+def test_missing_packages_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "missing_packages", lambda: ["torch"])
+    assert benchmarks.main(["--quick"]) == 1
+    assert "torch" in capsys.readouterr().err
+
+
+@needs_peer
+def test_quick_comparisons_have_every_key():
+    results = benchmarks.compare(benchmarks.QUICK, threads=1)
+    assert set(results) == {*COMPARISONS, "roofline_fraction", "threads", "versions", "repeats"}
+    for name in COMPARISONS:
+        row = results[name]
+        assert row["ratio"] == pytest.approx(row["normflows"] / row["ours"])
+        assert row["unit"] == ("MB" if name == "memory" else "s")
+    assert 0.0 < results["roofline_fraction"]
+    assert (results["threads"], results["repeats"]) == (1, 1)
+    assert results["inverse"]["ours_max_error"] < 1e-4
+    assert set(results["versions"]) == {"tf_iresnet", "tensorflow", "keras", "normflows", "torch"}
+    assert json.loads(json.dumps(results)) == results
+    assert markdown(results).count("\n| ") == 6
+
+
+def test_draws_are_those_of_the_repeat():
+    setting = Setting()
+    assert setting.draws(3) == setting.draws(3) != setting.draws(4)
+    assert len(setting.draws(0)) == setting.blocks
+    assert min(min(setting.draws(repeat)) for repeat in range(20)) == 1
