@@ -60,6 +60,34 @@ def test_weights_that_change_inside_a_graph_are_seen():
     assert np.abs(back - X).max() > 1e-2
 
 
+def test_weights_that_change_between_graphs_are_seen():
+    bijector, x = exact(), tf.constant(X)
+    kernel = next(bijector.layer.spectral_layers()).kernel
+    y = bijector.forward(x)
+
+    @tf.function
+    def captured():  # traced once, with another kernel than when it runs
+        return bijector.inverse(y)
+
+    @tf.function
+    def looped(x):
+        y = bijector.forward(x)
+
+        def body(i, _):
+            kernel.assign(0.1 * kernel)
+            return i + 1, tf.ensure_shape(bijector.inverse(y), x.shape)
+
+        return y, tf.while_loop(lambda i, _: i < 1, body, (0, x))[1]
+
+    np.testing.assert_allclose(captured(), x, atol=1e-5)
+    kernel.assign(0.1 * kernel)
+    np.testing.assert_allclose(bijector.layer.forward(captured()), y, atol=1e-5)
+    kernel.assign(10.0 * kernel)
+    image, back = looped(x)
+    np.testing.assert_allclose(bijector.layer.forward(back), image, atol=1e-5)
+    assert np.abs(back - x).max() > 1e-2
+
+
 def test_log_prob_does_not_search_for_what_it_has():
     bijector = divergent()
     x = tf.constant([[1.0, -2.0], [0.5, 0.1]])
@@ -91,9 +119,23 @@ def test_a_preimage_is_not_used_under_another_tape():
         return tape.gradient(total, [y, *weights])
 
     truth = gradient(tf.identity(y))
-    with tf.GradientTape():  # an outer tape recorded y, but the inner one did not
+    with tf.GradientTape():  # an outer tape recorded y, but the inner ones did not
         recorded = bijector.forward(x)
-        nested = gradient(recorded)
+        with tf.GradientTape() as inner:
+            total = tf.reduce_sum(bijector.inverse(recorded))
+        unwatched = [inner.gradient(total, weights)]
+        nested = gradient(bijector.forward(x))
+    with tf.GradientTape(persistent=True):
+        recorded = bijector.forward(x)
+        with tf.GradientTape() as inner:
+            total = tf.reduce_sum(bijector.inverse(recorded))
+        unwatched.append(inner.gradient(total, weights))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(bijector.inverse(tf.identity(y)))
+    wanted = tape.gradient(total, weights)
+    for one in unwatched:
+        for a, b in zip(one, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
     with tf.GradientTape() as first:
         again = bijector.forward(x)
     del first

@@ -50,6 +50,8 @@ class Preimage:
             return None
         if self._tapes != [_tapes(x), _tapes(witness)] or _tapes(y) != self._tapes[1]:
             return None
+        if max(self._tapes) > 1:  # a tape more would not show
+            return None
         # Reading the weights made the tapes that watch them do so: no newer one may be among them.
         if _tapes(*(v.handle for v in self._variables)) > self._tapes[1]:
             return None
@@ -89,5 +91,5 @@ def _strongly(x: Any) -> Callable[[], Any]:
 
 
 def _tapes(*tensors: tf.Tensor) -> int:
-    """0, 1 or 2: whether no, one or several active tapes record what is done to a tensor."""
+    """0, 1 or 2: no tape, one tape, or several (or a persistent one) record the tensor's uses."""
     return pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(tensors))
