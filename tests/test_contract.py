@@ -56,8 +56,8 @@ def test_exact_log_det_is_that_of_the_dense_jacobian(name):
 @estimated
 def test_long_series_estimates_the_dense_jacobians_log_det(name):
     layer, x = make(name, "float64"), inputs(name, 1, "float64")
-    copies = np.repeat(x, 300, 0)
-    _, draws = layer.forward_and_log_det(copies, seed=4, log_det=PowerSeries(terms=60))
+    copies = np.repeat(x, 150, 0)
+    _, draws = layer.forward_and_log_det(copies, seed=4, log_det=PowerSeries(terms=40))
     error = np.mean(draws) - slogdet(layer, x)[0]
     assert abs(error) < 4 * np.std(draws) / np.sqrt(len(draws)) + 1e-9
     assert np.std(draws) < 2.0
@@ -270,7 +270,8 @@ def test_array_likes_are_accepted(name):
     wanted = layer(x)
     for other in (x.tolist(), tf.constant(x), x.astype("float64")):
         np.testing.assert_array_equal(layer(tf.convert_to_tensor(other)), wanted)
-        np.testing.assert_array_equal(layer.forward_and_log_det(other, seed=0)[0], wanted)
+        y = layer.forward_and_log_det(other, seed=0)[0]
+        np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-6)
     back = layer.inverse(wanted)
     for other in (wanted.numpy().tolist(), wanted.numpy().astype("float64")):
         np.testing.assert_array_equal(layer.inverse(other), back)

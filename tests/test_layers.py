@@ -301,6 +301,8 @@ def test_update_reaches_every_spectral_layer():
     flow.build((None, 4, 4, 1))
     layers = list(flow.spectral_layers())
     assert len(layers) == 3
+    for layer in layers:
+        layer.kernel.assign(normal(*layer.kernel.shape))
     before = [layer.u.numpy() for layer in layers]
     flow.update_spectral_state(2)
     assert all(np.any(layer.u != old) for layer, old in zip(layers, before, strict=True))
