@@ -108,7 +108,7 @@ class SeriesEstimator(LogDetEstimator):
         return {"probes": self.probes, "probe_distribution": self.probe_distribution}
 
     def __call__(self, function, parameters, x, seed):
-        parameters = list(parameters)
+        function, parameters = function.folded(parameters)
         wide = _wide(x.dtype)
         terms, weight = self.terms_and_weights(randomness.fold_in(seed, 0), wide)
         like = tf.zeros_like(x, dtype=wide)
