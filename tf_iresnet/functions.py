@@ -199,21 +199,21 @@ class Silu(Primitive):
         gate = tf.sigmoid(x)
         y = x * gate
         # The slope is gate + x gate (1 - gate).
-        return y, (x, gate, gate + tf.raw_ops.SigmoidGrad(y=gate, dy=x), y)
+        return y, (gate, gate + tf.raw_ops.SigmoidGrad(y=gate, dy=x), y)
 
     def pushforward(self, parameters, point, tangent):
-        return point[2] * tangent
+        return point[1] * tangent
 
     pullback = pushforward
 
     def gradient(self, parameters, point, upstream, pairs=()):
-        x, gate, slope, y = point
+        gate, slope, y = point
         gradient = slope * upstream
         if pairs:
-            # The second derivative is gate (1 - gate) (2 + x - 2 y); few passes over memory.
+            # The second derivative is (1 - gate) (2 slope - y), in few passes and without x:
+            # y is kept anyway, as the next layer's input.
             products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
-            bell = tf.raw_ops.SigmoidGrad(y=gate, dy=products)
-            gradient = tf.add_n([gradient, bell * (x - y - y), bell, bell])
+            gradient += (products - gate * products) * (slope - y + slope)
         return gradient, []
 
 
