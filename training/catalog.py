@@ -45,14 +45,31 @@ def load_experiment(
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(names)}"
         raise RunError(f"experiment {name!r} is unknown; {hint}")
-    written = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    settings = parse_experiment({**written, "name": name}).model_dump(mode="json")
+    settings = parse_experiment({**_read(name), "name": name}).model_dump(mode="json")
     for override in overrides:
         _apply(settings, override)
     for key, value in (("steps", steps), ("seed", seed)):
         if value is not None:
             settings[key] = value
     return parse_experiment(settings)
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Reads an experiment's file over the one that it extends."""
+    written = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    base = written.pop("extends", None)
+    return written if base is None else _merged(_read(base), written)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Puts changes over a base; tables are merged, unless they are of another kind."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = base.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        same_kind = both and value.get("name", old.get("name")) == old.get("name")
+        merged[key] = _merged(old, value) if same_kind else value
+    return merged
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
