@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small_models as small
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_iresnet.export import export_saved_model
 
@@ -139,6 +140,20 @@ def test_the_spectral_state_is_converged_for_export(flow):
         before = layer.normalized_kernel().numpy()
         layer.update_spectral_state(200)
         np.testing.assert_allclose(layer.normalized_kernel(), before, rtol=1e-3)
+
+
+def test_a_graph_is_written_once_and_without_gradients(folder):
+    written = saved_model_pb2.SavedModel()
+    written.ParseFromString((folder / "flow" / "1" / "saved_model.pb").read_bytes())
+    functions = written.meta_graphs[0].graph_def.library.function
+    names = [function.signature.name for function in functions]
+    for signature in ("encode", "decode", "log_prob", "sample"):
+        assert sum(f"__inference_{signature}_" in name for name in names) == 1
+    assert not any("internal_grad_fn" in name for name in names)
+
+
+def test_differentiating_what_was_loaded_raises(outputs):
+    assert "No gradient defined" in str(outputs["gradient"])
 
 
 def test_an_existing_folder_is_refused(tmp_path, flow):

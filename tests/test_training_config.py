@@ -14,6 +14,7 @@ EXPERIMENTS = [
     "cifar10_flow",
     "digits_flow",
     "mnist_classifier_c09",
+    "mnist_classifier_vanilla",
     "mnist_flow",
     "toy_moons_flow",
 ]
@@ -47,6 +48,30 @@ def test_changes_of_nested_settings():
     assert experiment.optimizer.clipnorm == load_experiment("mnist_flow").optimizer.clipnorm
     assert experiment.augment == ("flip",)
     assert (experiment.steps, experiment.seed) == (600, 7)
+
+
+def test_an_experiment_differs_from_the_one_it_extends_by_its_own_lines():
+    base = load_experiment("mnist_classifier_c09").model_dump()
+    twin = load_experiment("mnist_classifier_vanilla").model_dump()
+    base["model"]["coeff"] = None
+    changed = {key for key, value in twin.items() if base[key] != value}
+    assert changed == {"name", "description", "steps"}
+
+
+def test_another_kind_of_table_replaces_that_of_the_base(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.catalog._FOLDER", tmp_path)
+    (tmp_path / "digits_flow.toml").write_text(
+        "description='a'\ndataset='digits'\ntask='flow'\nsteps=5\nbatch_size=4\n"
+        "[schedule]\nname='cosine'\nwarmup_steps=3\n[optimizer]\nname='sgd'\nnesterov=true\n"
+    )
+    (tmp_path / "digits_flow_b.toml").write_text(
+        "extends='digits_flow'\n[schedule]\nname='piecewise'\nboundaries=[2]\n"
+        "[optimizer]\nlearning_rate=0.5\n"
+    )
+    experiment = load_experiment("digits_flow_b")
+    assert experiment.schedule == Piecewise(boundaries=(2,))
+    assert (experiment.optimizer.nesterov, experiment.optimizer.learning_rate) == (True, 0.5)
+    assert (experiment.name, experiment.batch_size) == ("digits_flow_b", 4)
 
 
 def test_none_takes_a_constraint_away():

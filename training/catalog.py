@@ -66,10 +66,14 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = base.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        same_kind = both and value.get("name", old.get("name")) == old.get("name")
-        merged[key] = _merged(old, value) if same_kind else value
+        if isinstance(value, dict) and isinstance(old, dict) and _same_kind(old, value):
+            value = _merged(old, value)
+        merged[key] = value
     return merged
+
+
+def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return new.get("name", old.get("name")) == old.get("name")
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:

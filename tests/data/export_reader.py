@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 folder = Path(sys.argv[1])
-flow = tf.saved_model.load(folder / "flow" / "1").signatures
+loaded = tf.saved_model.load(folder / "flow" / "1")
+flow = loaded.signatures
 classifier = tf.saved_model.load(folder / "classifier" / "1").signatures
 
 with np.load(folder / "inputs.npz") as inputs:
@@ -33,6 +34,13 @@ for temperature in (0.0, 1.0):
     )
 keep("features", classifier["encode"](x=x))
 keep("images", classifier["decode"](features=tf.constant(out["features/features"])))
+try:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loaded.log_prob(x=x, seed=tf.constant(5))["log_prob"]
+    out["gradient"] = tape.gradient(value, x)
+except Exception as error:
+    out["gradient"] = f"{type(error).__name__}: {error}"
 np.savez(folder / "outputs.npz", **out)
 print(
     [

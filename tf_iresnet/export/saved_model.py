@@ -31,7 +31,8 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
 
     a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and ``decode``
     (features -> x, converged). ``serving_default`` is the first of these. The power iteration is
-    converged first; to export the averaged weights call `use_averaged_weights` before.
+    converged first; to export the averaged weights call `use_averaged_weights` before. Gradients
+    are not written: differentiating a loaded signature raises LookupError.
 
     Args:
       model: an `IResNetFlow` or `IResNetClassifier`.
@@ -70,14 +71,22 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it
     # writes every weight twice.
     module.weights = [weight._value for part in parts for weight in part.variables]
+    concrete = {}
     for name, (function, specs) in signatures.items():
-        setattr(module, name, tf.function(function, input_signature=specs, autograph=False))
-    concrete = {name: getattr(module, name).get_concrete_function() for name in signatures}
+        traced = tf.function(function, input_signature=specs, autograph=False)
+        concrete[name] = traced.get_concrete_function()
+        setattr(module, name, concrete[name])  # a tf.function would be written a second time
     concrete["serving_default"] = concrete[next(iter(signatures))]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        tf.saved_model.save(module, os.path.join(scratch, "model"), signatures=concrete)
+        tf.saved_model.save(
+            module,
+            os.path.join(scratch, "model"),
+            signatures=concrete,
+            # They are most of the graph, and what is served is not differentiated.
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
         os.replace(os.path.join(scratch, "model"), path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
