@@ -53,6 +53,26 @@ def test_the_graph_draws_the_same(draw):
 
 
 @over_draws
+@pytest.mark.parametrize("seed", [5, -3, 2**40 + 2**31, 2**63 - 1])
+def test_xla_draws_the_same(draw, seed):
+    def folded(words):
+        words = randomness.fold_in(randomness.fold_in(words, 3), -7)
+        return draw(words, like(4, 5, dtype="float32")), randomness.shared_uniform(words)
+
+    words = randomness.as_seed(seed)
+    compiled = tf.function(folded, jit_compile=True)(words)
+    for own, other in zip(folded(words), compiled, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-6)
+
+
+def test_double_precision_draws_have_all_their_bits():
+    drawn = randomness.uniform(randomness.as_seed(4), like(1000, 4)).numpy() * 2.0**53
+    np.testing.assert_array_equal(drawn, np.floor(drawn))
+    assert np.mean(drawn % 2.0**20 == 0) < 0.01
+    assert 0.45 < np.mean(drawn % 2) < 0.55
+
+
+@over_draws
 def test_keys_and_folds_change_the_draw(draw):
     seeds = [
         tf.constant([3, 4, 0], tf.int32),

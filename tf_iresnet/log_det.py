@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -290,10 +291,12 @@ class RussianRoulette(SeriesEstimator):
 
     def draw(self, seed: tf.Tensor) -> tf.Tensor:
         """Draws N, an int32 scalar, as a function of the seed's key."""
-        if self.distribution == "poisson":
-            return tf.random.stateless_poisson([], seed[:2], self.rate, dtype=tf.int32)
-        # Inversion: P(N >= j) = P(u < (1 - p)^{j-1}) for u uniform on (0, 1].
+        # Inversion: N >= j exactly if u <= P(N >= j), for u uniform on (0, 1].
         u = 1.0 - randomness.shared_uniform(seed, dtype=tf.float64)
+        if self.distribution == "poisson":
+            # What lies beyond is less likely than the smallest u.
+            j = tf.range(1, 30 + int(self.rate + 12 * math.sqrt(self.rate)))
+            return tf.reduce_sum(tf.cast(u <= self.survival(j, tf.float64), tf.int32))
         q = tf.math.log(tf.constant(1.0 - self.probability, tf.float64))
         return 1 + tf.cast(tf.floor(tf.math.log(u) / q), tf.int32)
 

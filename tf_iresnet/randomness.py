@@ -61,21 +61,27 @@ def as_seed(seed: Any = None) -> tf.Tensor:
 
 def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:
     """Derives an independent seed for ``data`` (a block, a step), same first example."""
-    key = tf.random.experimental.stateless_fold_in(seed[:2], tf.cast(data, tf.int32))
+    key = tf.random.experimental.stateless_fold_in(_key(seed), tf.cast(data, tf.int32))
     return tf.concat([key, seed[2:]], axis=0)
+
+
+def _key(seed: tf.Tensor) -> tf.Tensor:
+    """The words of key, without their signs, which XLA would extend in another way."""
+    return tf.bitwise.bitwise_and(seed[:2], tf.int32.max)
 
 
 def shared_uniform(
     seed: tf.Tensor, shape: Sequence[int] = (), dtype: Any = tf.float32
 ) -> tf.Tensor:
     """Uniform draws on [0, 1) that all examples, and so all replicas, share."""
-    return tf.random.stateless_uniform(shape, seed[:2], dtype=dtype)
+    one = tf.concat([seed[:2], [0]], axis=0)
+    return uniform(one, tf.zeros((1, *shape), dtype))[0]
 
 
 def _words(seed: tf.Tensor, batch: tf.Tensor, per_example: int) -> tf.Tensor:
     """Draws ``per_example`` random 32-bit words for each of ``batch`` examples, as uint32."""
     counters = -(-per_example // _WORDS_PER_COUNTER)
-    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=_key(seed))
     first = tf.cast(tf.bitcast(seed[2], tf.uint32), tf.uint64) * tf.constant(counters, tf.uint64)
     counter = tf.stack([counter[0] + first, counter[1]])
     width = counters * _WORDS_PER_COUNTER
@@ -92,6 +98,10 @@ def _batch_and_size(like: tf.Tensor) -> tuple[tf.Tensor, int]:
     return tf.shape(like)[0], size
 
 
+def _high_bits(words: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.bitwise.right_shift(words, tf.constant(32 - count, tf.uint32))
+
+
 def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Independent signs, -1 or 1 with probability 1/2, of the shape and dtype of ``like``."""
     batch, size = _batch_and_size(like)
@@ -105,9 +115,14 @@ def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Independent uniform draws on [0, 1), of the shape and dtype of ``like``."""
     batch, size = _batch_and_size(like)
-    # 24 bits fit the significand of float32, so that the result can't round up to 1.
-    bits = tf.bitwise.right_shift(_words(seed, batch, size), tf.constant(8, tf.uint32))
-    draws = tf.cast(bits, like.dtype) * tf.constant(2.0**-24, like.dtype)
+    # As many bits as the significand holds, so that the result can't round up to 1.
+    if like.dtype == tf.float64:
+        words = _words(seed, batch, 2 * size)
+        high, low = _high_bits(words[:, :size], 27), _high_bits(words[:, size:], 26)
+        draws = (tf.cast(high, tf.float64) * 2.0**26 + tf.cast(low, tf.float64)) * 2.0**-53
+    else:
+        bits = _high_bits(_words(seed, batch, size), 24)
+        draws = tf.cast(bits, like.dtype) * tf.constant(2.0**-24, like.dtype)
     return tf.ensure_shape(tf.reshape(draws, tf.shape(like)), like.shape)
 
 
