@@ -131,6 +131,17 @@ def test_fit_initialises_actnorm_from_the_first_batch_and_once():
     small.assert_same(state(model), first[0])
 
 
+def test_fit_takes_the_histogram_where_no_actnorm_asks_for_data():
+    model = small.flow(preprocessing="marginal", actnorm=False)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    assert not model.initialized
+    model.fit(X, batch_size=48, shuffle=False, verbose=0)
+    counts = np.bincount(X[:48].astype(int).ravel(), minlength=small.LEVELS)
+    found = np.exp(model.flow.layers[0].logits.numpy())
+    np.testing.assert_allclose(found, counts / counts.sum(), atol=0.01)
+    assert model.initialized
+
+
 def test_every_step_has_new_noise():
     model = small.flow(coeff=0.8)
     small.train(model, X[:32], 0)

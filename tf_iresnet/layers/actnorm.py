@@ -71,6 +71,10 @@ class ActNorm(InvertibleLayer):
         constant = deviation <= 1e-6 * (1 + tf.abs(mean))
         return -mean, -tf.math.log(tf.where(constant, tf.ones_like(deviation), deviation))
 
+    @property
+    def needs_data(self) -> bool:
+        return float(self.initialized) == 0.0
+
     def initialize(self, x: Any) -> tf.Tensor:
         x = self._prepared(x)
         bias, log_scale = self._initial(x)

@@ -54,6 +54,11 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         """Returns the input's shape for an output's shape, both with the batch axis."""
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether `initialize` should see a batch before training."""
+        return False
+
     def initialize(self, x: Any) -> tf.Tensor:
         """Sets what is initialised from data (ActNorm) from one batch, and returns y.
 

@@ -53,6 +53,11 @@ class MarginalGaussianization(InvertibleLayer):
             name="logits", shape=(self.levels,), initializer="zeros", autocast=False
         )
 
+    @property
+    def needs_data(self) -> bool:
+        # The logarithms of a histogram are never all zero.
+        return not bool(tf.reduce_any(tf.convert_to_tensor(self.logits) != 0.0))
+
     def initialize(self, x: Any) -> tf.Tensor:
         x = self._prepared(x)
         counts = tf.math.bincount(self._level(tf.reshape(x, [-1])), minlength=self.levels)

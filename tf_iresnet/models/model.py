@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.layers.actnorm import ActNorm
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.models.averaging import WeightAverage
 
@@ -64,12 +63,12 @@ class InvertibleModel(keras.Model):
 
     @property
     def initialized(self) -> bool:
-        """Whether every ActNorm has been initialised from data."""
-        norms = [layer for layer in self._flatten_layers() if isinstance(layer, ActNorm)]
-        return all(float(norm.initialized) != 0 for norm in norms)
+        """Whether every layer that starts from data, as ActNorm does, has seen some."""
+        layers = self.flow._flatten_layers()
+        return not any(isinstance(layer, InvertibleLayer) and layer.needs_data for layer in layers)
 
     def initialize(self, x: Any) -> None:
-        """Initialises every ActNorm from one batch.
+        """Initialises every layer that starts from data, such as ActNorm, from one batch.
 
         Args:
           x: a batch of data, [batch, *event_shape].
