@@ -76,6 +76,17 @@ def test_the_verbs_one_after_the_other(run):
         assert np.ptp(tf.io.decode_png(picture.read_bytes()).numpy()[..., :3]) > 200
     loaded = tf.saved_model.load(str(exported))
     assert {"encode", "decode", "log_prob", "sample"} <= set(loaded.signatures)
+    card = (exported / "README.md").read_text()
+    for words in (
+        "# digits_flow\n",
+        "`log_prob`",
+        "float32 in [0, 17)",
+        "[batch, 8, 8, 1]",
+        f"{metrics['bits_per_dim']:.4f} ± {metrics['standard_error']:.4f} bits/dim on 300 images",
+        "- seed: 0\n",
+        "- training steps: 4\n",
+    ):
+        assert words in card
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from training.errors import RunError
 from training.evaluate import evaluate
 from training.exact_check import exact_check
 from training.finished import open_finished
+from training.model_card import model_card
 from training.models import SmoothedCrossEntropy, build_model
 from training.reconstruct import write_reconstructions
 from training.run import Run
@@ -338,6 +339,14 @@ def test_a_classifier_from_training_to_pictures(tmp_path, monkeypatch):
     finished = open_finished(tmp_path / "once")
     metrics = evaluate(finished)
     assert 0 < metrics["error_percent"] <= 100
+    card = model_card(finished)
+    assert f"{metrics['error_percent']:.2f} % error on {metrics['images']} images" in card
+    assert "`classify`" in card
+    assert "divided by 16" in card
+    finished.add_metrics(
+        {"reconstruction": {"all_converged": False, "not_converged": 3, "images": 9}}
+    )
+    assert "3 of 9 test images was not found" in model_card(finished)
     assert metrics["images"] == 300
     assert "bits_per_dim" not in metrics
     accuracy = evaluate(finished, split="validation", limit=20)["error_percent"] / 100

@@ -1,4 +1,4 @@
-"""A run's model as a SavedModel."""
+"""A run's model as a SavedModel with its model card."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 from tf_iresnet.export import export_saved_model
 from training.errors import RunError
 from training.finished import Finished
+from training.model_card import model_card
 
 
 def write_saved_model(finished: Finished, out: str | os.PathLike[str]) -> None:
-    """Exports the averaged weights.
+    """Exports the averaged weights, and a model card as README.md beside them.
 
     Args:
         finished: the run.
@@ -28,3 +29,4 @@ def write_saved_model(finished: Finished, out: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise RunError(f"{str(out)!r} cannot be written ({error.strerror})") from error
     export_saved_model(finished.model, path)
+    (path / "README.md").write_text(model_card(finished), encoding="utf-8")

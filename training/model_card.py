@@ -1,0 +1,127 @@
+"""The page that goes with an exported model: what it is, how to call it, how good, how made."""
+
+from typing import Any
+
+from training.finished import Finished
+
+_FLOW = """\
+| signature | inputs | outputs |
+|---|---|---|
+| `encode` | `x` [batch, {event}] | `z` [batch, {dims}] |
+| `decode` | `z` [batch, {dims}] | `x` [batch, {event}], `converged` [batch] |
+| `log_prob` | `x`, `seed` int32 | `log_prob` in nats, `bits_per_dim`, both [batch] |
+| `sample` | `n` int32, `seed` int32, `temperature` | `x` [n, {event}], `converged` [n] |
+
+`log_prob` is an estimate, which the seed fixes. Where `converged` is false, `x` is
+NaN.
+"""
+_CLASSIFIER = """\
+| signature | inputs | outputs |
+|---|---|---|
+| `classify` | `x` [batch, {event}] | `logits` [batch, {classes}], `label` [batch] |
+| `encode` | `x` | `features` of the last invertible layer |
+| `decode` | `features` | `x` [batch, {event}], `converged` [batch] |
+
+Where `converged` is false, `x` is NaN.
+"""
+
+
+def model_card(finished: Finished) -> str:
+    """Describes a run's model from its settings and from what was measured so far.
+
+    Args:
+        finished: the run.
+
+    Returns:
+        A page in Markdown.
+    """
+    spec, metrics = finished.dataset.spec, finished.run.metrics()
+    sizes = ", ".join(map(str, spec.event_shape))
+    if finished.is_flow:
+        signatures = _FLOW.format(event=sizes, dims=spec.dims)
+    else:
+        signatures = _CLASSIFIER.format(event=sizes, classes=spec.num_classes)
+    results = _results(metrics) or ["Not evaluated when it was exported."]
+    made = {
+        "experiment": finished.experiment.name,
+        "command": metrics.get("command"),
+        "seed": finished.experiment.seed,
+        "training steps": finished.step,
+        "CPU-seconds of training": metrics.get("cpu_seconds"),
+        "parameters": metrics.get("parameters"),
+        "versions": ", ".join(f"{k} {v}" for k, v in metrics.get("versions", {}).items()),
+    }
+    return "\n".join(
+        [
+            f"# {finished.experiment.name}",
+            "",
+            f"{finished.experiment.description}. A SavedModel of an invertible residual network; "
+            "TensorFlow alone loads it: `tf.saved_model.load(FOLDER).signatures`.",
+            "",
+            "## Signatures",
+            "",
+            _inputs(finished),
+            "",
+            signatures,
+            "## Measured",
+            "",
+            *[f"- {line}" for line in results],
+            "",
+            "## Made by",
+            "",
+            *[f"- {key}: {value}" for key, value in made.items() if value not in (None, "")],
+            "",
+            "## Limits",
+            "",
+            f"It knows {spec.name} alone. "
+            + (
+                "A flow gives simple images a high density whatever they show, so the density by "
+                "itself does not tell whether an image belongs to the training set's kind."
+                if finished.is_flow
+                else "Its logits are not calibrated, and say nothing of images of another kind."
+            ),
+            "",
+        ]
+    )
+
+
+def _inputs(finished: Finished) -> str:
+    spec = finished.dataset.spec
+    if not spec.is_image:
+        return "`x` holds points, float32."
+    if finished.is_flow:
+        return (
+            f"`x` holds pixels plus uniform dequantisation noise, float32 in [0, {spec.levels}), "
+            "channels last."
+        )
+    return (
+        f"`x` holds pixels divided by {(spec.levels or 2) - 1}, float32 in [0, 1], channels last."
+    )
+
+
+def _results(metrics: dict[str, Any]) -> list[str]:
+    lines = []
+    if "bits_per_dim" in metrics:
+        lines.append(
+            "{bits_per_dim:.4f} ± {standard_error:.4f} bits/dim on {images} images of the "
+            "{split} set".format(**metrics)
+        )
+    if "error_percent" in metrics:
+        lines.append(
+            "{error_percent:.2f} % error on {images} images of the {split} set".format(**metrics)
+        )
+    found = metrics.get("reconstruction")
+    if found and found["all_converged"]:
+        lines.append(
+            f"decode(encode(x)) on {found['images']} test images: every inverse converged, "
+            f"largest error {found['largest_error']:.1e} of the pixel range"
+        )
+    elif found:
+        lines.append(
+            f"decode(encode(x)): the inverse of {found['not_converged']} of {found['images']} "
+            "test images was not found"
+        )
+    bound = metrics.get("certified_lipschitz")
+    if bound is not None:
+        lines.append(f"every residual branch has a proven Lipschitz constant of at most {bound}")
+    return lines
