@@ -89,6 +89,8 @@ CASES = {
     ),
     "conv 3-D": _residual((2, 3, 2, 2), hidden=3, kernel_sizes=(3, 1)),
     "own branch": Case(_own, (4,)),
+    "conv 2-D recomputed": _residual((4, 3, 2), hidden=5, recompute=True),
+    "dense recomputed elu": _residual((5,), hidden=7, activation="elu", recompute=True),
     "unconstrained": _residual((3,), hidden=3, coeff=None, kernel_sizes=(1, 1)),
     "actnorm": Case(lambda dtype: ActNorm(dtype=dtype), (3,), False),
     "actnorm of images": Case(lambda dtype: ActNorm(dtype=dtype), (2, 3, 2), False),

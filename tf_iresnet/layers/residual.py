@@ -14,6 +14,7 @@ from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.spectral import checked_coeff
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
+from tf_iresnet.recomputation import Recomputed
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -37,6 +38,8 @@ class InvertibleResidual(InvertibleLayer):
       power_iterations: steps per training call of each spectral layer.
       log_det: the estimator; by default `RussianRoulette(exact_terms=2)`.
       solver: of the inverse; by default `Picard()`.
+      recompute: whether training keeps x alone for the backward pass and computes the branch a
+        second time there: less memory, more time.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -66,6 +69,7 @@ class InvertibleResidual(InvertibleLayer):
         power_iterations: int = 1,
         log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
+        recompute: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -90,6 +94,7 @@ class InvertibleResidual(InvertibleLayer):
         self.branch = branch
         self.log_det = RussianRoulette() if log_det is None else log_det
         self.solver = Picard() if solver is None else solver
+        self.recompute = bool(recompute)
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
@@ -101,6 +106,11 @@ class InvertibleResidual(InvertibleLayer):
                 f"the branch of {self.name} maps {tuple(input_shape)} to {shape}; x + g(x) needs "
                 "the same shape."
             )
+
+    def _differentiated(self, dtype: str) -> tuple[Function, list[tf.Tensor]]:
+        """`_function` where a backward pass may follow."""
+        function, parameters = self._function(dtype)
+        return (Recomputed(function) if self.recompute else function), parameters
 
     def _function(self, dtype: str) -> tuple[Function, list[tf.Tensor]]:
         """The branch and its parameters, computing in ``dtype``."""
@@ -128,12 +138,12 @@ class InvertibleResidual(InvertibleLayer):
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         dtype = self._dtype(training)
-        function, parameters = self._function(dtype)
+        function, parameters = self._differentiated(dtype)
         return x + tf.cast(function(parameters, tf.cast(x, dtype)), x.dtype)
 
     def _log_det(self, x, seed, log_det, training):
         dtype = self._dtype(training)
-        function, parameters = self._function(dtype)
+        function, parameters = self._differentiated(dtype)
         estimator = self.log_det if log_det is None else log_det
         g, value = estimator(function, parameters, tf.cast(x, dtype), seed)
         return x + tf.cast(g, x.dtype), value
@@ -155,6 +165,7 @@ class InvertibleResidual(InvertibleLayer):
             "coeff": self.coeff,
             "log_det": keras.saving.serialize_keras_object(self.log_det),
             "solver": keras.saving.serialize_keras_object(self.solver),
+            "recompute": self.recompute,
         }
         if self._given_branch:
             return {**config, "branch": keras.saving.serialize_keras_object(self.branch)}

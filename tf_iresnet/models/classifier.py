@@ -46,6 +46,8 @@ class IResNetClassifier(InvertibleModel):
       actnorm: whether ActNorm comes before each block.
       power_iterations: per training step.
       solver: of the inverse; by default `Picard()`.
+      recompute: whether blocks keep their input alone for the backward pass: less memory, more
+        time.
       ema_momentum: of the weights' moving average for evaluation; None for none.
       **kwargs: of `keras.Model`.
 
@@ -78,6 +80,7 @@ class IResNetClassifier(InvertibleModel):
         actnorm: bool = True,
         power_iterations: int = 1,
         solver: Solver | None = None,
+        recompute: bool = False,
         ema_momentum: float | None = 0.999,
         **kwargs: Any,
     ) -> None:
@@ -96,6 +99,7 @@ class IResNetClassifier(InvertibleModel):
         self.actnorm = bool(actnorm)
         self.power_iterations = power_iterations
         self.solver = Picard() if solver is None else solver
+        self.recompute = bool(recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
 
         policy = self.dtype_policy
@@ -137,6 +141,7 @@ class IResNetClassifier(InvertibleModel):
                         input_activation=bool(index or block),
                         power_iterations=self.power_iterations,
                         solver=self.solver,
+                        recompute=self.recompute,
                         dtype=policy,
                         name=f"block_{block}",
                     )
@@ -199,6 +204,7 @@ class IResNetClassifier(InvertibleModel):
             "actnorm": self.actnorm,
             "power_iterations": self.power_iterations,
             "solver": keras.saving.serialize_keras_object(self.solver),
+            "recompute": self.recompute,
             "ema_momentum": self.ema_momentum,
         }
 

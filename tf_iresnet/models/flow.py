@@ -62,6 +62,8 @@ class IResNetFlow(InvertibleModel):
       eval_log_det: estimator of `log_prob`; by default 20 exact terms and a roulette of finite
         variance.
       solver: of the inverse; by default `Picard()`.
+      recompute: whether blocks keep their input alone for the backward pass: less memory, more
+        time.
       ema_momentum: of the weights' moving average for evaluation; None for none.
       seed: of the noise in training and evaluation.
       **kwargs: of `keras.Model`.
@@ -98,6 +100,7 @@ class IResNetFlow(InvertibleModel):
         log_det: LogDetEstimator | None = None,
         eval_log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
+        recompute: bool = False,
         ema_momentum: float | None = 0.999,
         seed: int = 0,
         **kwargs: Any,
@@ -142,6 +145,7 @@ class IResNetFlow(InvertibleModel):
         for name in ("log_det", "eval_log_det"):
             checked_instance(name, getattr(self, name), LogDetEstimator, "Exact()")
         self.solver = Picard() if solver is None else solver
+        self.recompute = bool(recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
         self.seed = checked_integer("seed", seed)
 
@@ -172,6 +176,7 @@ class IResNetFlow(InvertibleModel):
                         power_iterations=self.power_iterations,
                         log_det=self.log_det,
                         solver=self.solver,
+                        recompute=self.recompute,
                         dtype=policy,
                         name=f"block_{block}",
                     )
@@ -391,6 +396,7 @@ class IResNetFlow(InvertibleModel):
             "log_det": keras.saving.serialize_keras_object(self.log_det),
             "eval_log_det": keras.saving.serialize_keras_object(self.eval_log_det),
             "solver": keras.saving.serialize_keras_object(self.solver),
+            "recompute": self.recompute,
             "ema_momentum": self.ema_momentum,
             "seed": self.seed,
         }
