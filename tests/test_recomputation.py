@@ -1,5 +1,6 @@
 """Recomputation: the same gradients, and nothing wide kept for the backward pass."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +16,7 @@ ESTIMATORS = [RussianRoulette(probes=2), PowerSeries(3), Exact(rows=5)]
 
 
 def block(recompute, activation="lipswish"):
+    keras.utils.set_random_seed(0)
     layer = InvertibleResidual(hidden=HIDDEN, activation=activation, recompute=recompute)
     layer.build((None, *EVENT))
     randomize(layer)
@@ -55,14 +57,16 @@ def held(layer, log_det):
 
 
 @pytest.mark.parametrize("log_det", [None, *ESTIMATORS[:2]], ids=repr)
-@pytest.mark.parametrize("activation", ["lipswish", "elu"])
-def test_nothing_wide_is_kept(log_det, activation):
-    assert len(held(block(False, activation), log_det)) >= 2
-    assert held(block(True, activation), log_det) == []
+def test_nothing_wide_is_kept(log_det):
+    assert len(held(block(False), log_det)) >= 2
+    assert held(block(True), log_det) == []
 
 
-@pytest.mark.parametrize("log_det", [None, *ESTIMATORS], ids=repr)
-@pytest.mark.parametrize("activation", ["lipswish", "elu"])
+@pytest.mark.parametrize(
+    ("log_det", "activation"),
+    [(None, "lipswish"), *((estimator, "lipswish") for estimator in ESTIMATORS), (None, "elu")],
+    ids=repr,
+)
 def test_gradients_are_those_of_the_plain_block(log_det, activation):
     rng = np.random.default_rng(0)
     x, by_y = (tf.constant(rng.standard_normal((3, *EVENT)), tf.float32) for _ in range(2))
