@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
+from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.layers.activations import make_activation
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
@@ -130,7 +130,7 @@ class SpectralBranch(keras.layers.Layer):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound: the product of the parts' bounds."""
-        return math.prod(part.lipschitz_bound() for part in self.parts)
+        return product_up(part.lipschitz_bound() for part in self.parts)
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         for part in self._linear:

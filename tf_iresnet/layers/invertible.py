@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -53,6 +53,27 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
     @abc.abstractmethod
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         """Returns the input's shape for an output's shape, both with the batch axis."""
+
+    def sublayers(self) -> Sequence[InvertibleLayer]:
+        """Returns the invertible layers that this one is composed of, if any."""
+        return ()
+
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
+        """Returns a proven Lipschitz constant of the inverse, infinite if none is known.
+
+        It bounds how much an error in y grows in x, in the Euclidean norm and in exact
+        arithmetic.
+
+        Args:
+          sublayers: the constants of `sublayers`, where they are known already.
+
+        Raises:
+          ValueError: if a part has no bound; it is named.
+        """
+        raise ValueError(
+            f"{type(self).__name__} {self.name!r} has no known bound of its inverse; give it a "
+            "method inverse_lipschitz_bound()."
+        )
 
     def initialize(self, x: Any) -> tf.Tensor:
         """Sets what is initialised from data (ActNorm) from one batch, and returns y.

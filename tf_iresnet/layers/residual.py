@@ -12,6 +12,7 @@ from tf_iresnet.fixed_point import Picard, Solver, invert
 from tf_iresnet.functions import Function, Taped
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.lipschitz import bound_of, inverse_bound
 from tf_iresnet.layers.spectral import checked_coeff
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
 
@@ -144,7 +145,10 @@ class InvertibleResidual(InvertibleLayer):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound of Lip(g); below 1 the block is invertible."""
-        return self.branch.lipschitz_bound()
+        return bound_of(self.branch)
+
+    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+        return inverse_bound(self.lipschitz_bound())
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         return tuple(output_shape)

@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import norms
+from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
+from tf_iresnet.layers.activations import activation_bound
 from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 
 _WARM_UP = 15  # power iterations at construction
@@ -172,19 +174,32 @@ class SpectralLayer(keras.layers.Layer):
         self.u.assign(tf.stop_gradient(u))
         self.v.assign(tf.stop_gradient(v))
 
-    def lipschitz_bound(self) -> float:
-        """Returns a proven upper bound of the norm of the kernel as cast for compute.
+    def norm_bound(self) -> float:
+        """Returns a proven upper bound of the norm of the normalised kernel's operator.
 
-        It is computed from the normalised kernel alone, never from u and v, and does not
-        include the activation.
+        It is computed from the kernel alone, never from u and v, and holds for the kernel as
+        stored and as cast for compute.
         """
-        kernel = tf.cast(tf.cast(self.normalized_kernel(), self.compute_dtype), tf.float64)
-        linear_map = self.linear_map
-        if isinstance(linear_map, DenseMap):
-            return norms.dense_norm_bound(kernel.numpy())
-        return norms.conv_norm_bound(
-            kernel.numpy(), linear_map.spatial_shape, padding=linear_map.padding
-        )
+        kernel, linear_map, bounds = self.normalized_kernel(), self.linear_map, []
+        for dtype in {self.variable_dtype, self.compute_dtype}:
+            cast = tf.cast(tf.cast(kernel, dtype), tf.float64).numpy()
+            if isinstance(linear_map, DenseMap):
+                bounds.append(norms.dense_norm_bound(cast))
+            else:
+                bounds.append(
+                    norms.conv_norm_bound(
+                        cast, linear_map.spatial_shape, padding=linear_map.padding
+                    )
+                )
+        return max(bounds)
+
+    def lipschitz_bound(self) -> float:
+        """Returns a proven Lipschitz constant: `norm_bound` times the activation's.
+
+        Raises:
+          ValueError: if the activation has no known one.
+        """
+        return product_up([self.norm_bound(), activation_bound(self.activation)])
 
     # --- as a part of a differentiable chain ---
 
