@@ -167,7 +167,7 @@ def test_rescaling_proves_what_was_not():
     block.update_spectral_state(50)
     assert certify(block).contraction < 0.95
     assert certify(block, rescale=0.95).scaled == ()
-    assert "Scaled: misled/linear_0 by" in str(certificate)
+    assert "Scaled: misled, linear_0 by 0.88" in str(certificate)
 
 
 def test_a_scaled_block_is_the_normalised_one_scaled():

@@ -1,5 +1,6 @@
 """Exported models, read in a process that knows TensorFlow alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import small_models as small
 import tensorflow as tf
 
+from tf_iresnet import certify
 from tf_iresnet.export import export_saved_model
 
 READER = Path(__file__).parent / "data" / "export_reader.py"
@@ -139,6 +141,14 @@ def test_the_spectral_state_is_converged_for_export(flow):
         before = layer.normalized_kernel().numpy()
         layer.update_spectral_state(200)
         np.testing.assert_allclose(layer.normalized_kernel(), before, rtol=1e-3)
+
+
+def test_a_certificate_of_the_exported_weights_stands_beside_them(folder, flow, classifier):
+    for name, model in (("flow", flow), ("classifier", classifier)):
+        content = json.loads((folder / name / "1" / "certificate.json").read_text())
+        assert content["model"] == model.name
+        assert content["blocks"][0]["parts"]
+    assert content["contraction"] == certify(classifier).contraction
 
 
 def test_an_existing_folder_is_refused(tmp_path, flow):

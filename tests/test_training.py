@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny_runs import TINY
+from tf_iresnet import certify
 from training import callbacks
 from training.catalog import load_experiment
 from training.checkpoints import Checkpoints
@@ -84,7 +85,11 @@ def test_a_run_s_folder(run):
             v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) for v in e.summary.value
         }
         assert "epoch_loss" in tags
-        assert ("epoch_learning_rate" in tags) == (kind == "train")
+        for name in ("learning_rate", "lipschitz_bound", "lipschitz_estimate"):
+            assert (f"epoch_{name}" in tags) == (kind == "train")
+    for record in history(run):
+        # One power iteration a step lags behind, but not by as much as this.
+        assert 0.5 < record["lipschitz_estimate"] <= record["lipschitz_bound"] < 1.5
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypatch):
@@ -221,6 +226,7 @@ def test_evaluation_s_numbers(finished, run):
     metrics = evaluate(finished)
     assert metrics["images"] == 300
     assert metrics["exact_terms"] == 4
+    assert metrics["certified_lipschitz"] == certify(finished.model).contraction < 0.98**3 * 1.1
     assert 0 < metrics["standard_error"] < 0.1
     assert metrics["parameters"] == sum(
         math.prod(v.shape) for v in finished.model.trainable_variables

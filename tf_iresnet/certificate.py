@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -134,7 +135,9 @@ class Certificate:
             f"an error of the latent grows at most {_up(self.amplification)} times.",
         ]
         lines += [f"Not proven: {doubt}." for doubt in self.not_proven]
-        lines += [f"Scaled: {name} by {factor:.6f}." for name, factor in self.scaled]
+        for block, kernels in itertools.groupby(self.scaled, lambda s: s.name.rpartition("/")[0]):
+            listed = [f"{name.rpartition('/')[2]} by {factor:.6f}" for name, factor in kernels]
+            lines.append(f"Scaled: {block}, {', '.join(listed)}.")
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -76,6 +76,7 @@ class FlowModel(Settings):
     actnorm: bool = True
     prior: Literal["learned", "standard"] = "learned"
     power_iterations: Count = 1
+    normalization: Literal["power_iteration", "bound"] = "power_iteration"
     log_det: LogDet = Roulette()
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1)
     ema_momentum: OptionalShare = 0.999
@@ -93,6 +94,7 @@ class ClassifierModel(Settings):
     activation: str = "elu"
     actnorm: bool = True
     power_iterations: Count = 1
+    normalization: Literal["power_iteration", "bound"] = "power_iteration"
     ema_momentum: OptionalShare = 0.999
 
 

@@ -36,6 +36,8 @@ class InvertibleResidual(InvertibleLayer):
       activation: "lipswish", "elu", "softplus", "tanh" or "maxmin".
       input_activation: whether the branch starts with an activation.
       power_iterations: steps per training call of each spectral layer.
+      normalization: "power_iteration", or "bound" for a block that is proven to be invertible at
+        every step.
       log_det: the estimator; by default `RussianRoulette(exact_terms=2)`.
       solver: of the inverse; by default `Picard()`.
       **kwargs: of `keras.layers.Layer`.
@@ -65,6 +67,7 @@ class InvertibleResidual(InvertibleLayer):
         activation: str = "lipswish",
         input_activation: bool = True,
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
         **kwargs: Any,
@@ -80,6 +83,7 @@ class InvertibleResidual(InvertibleLayer):
                 activation=activation,
                 input_activation=input_activation,
                 power_iterations=power_iterations,
+                normalization=normalization,
                 name="branch",
                 dtype=self.dtype_policy,
             )
@@ -170,6 +174,7 @@ class InvertibleResidual(InvertibleLayer):
             "activation": branch.activation,
             "input_activation": branch.input_activation,
             "power_iterations": branch.power_iterations,
+            "normalization": branch.normalization,
         }
 
     @classmethod

@@ -45,6 +45,8 @@ class IResNetClassifier(InvertibleModel):
       activation: of the branches; the very first block has none before its first convolution.
       actnorm: whether ActNorm comes before each block.
       power_iterations: per training step.
+      normalization: "power_iteration", or "bound" for blocks that are proven to be invertible at
+        every step.
       solver: of the inverse; by default `Picard()`.
       ema_momentum: of the weights' moving average for evaluation; None for none.
       **kwargs: of `keras.Model`.
@@ -77,6 +79,7 @@ class IResNetClassifier(InvertibleModel):
         activation: str = "elu",
         actnorm: bool = True,
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         solver: Solver | None = None,
         ema_momentum: float | None = 0.999,
         **kwargs: Any,
@@ -95,6 +98,7 @@ class IResNetClassifier(InvertibleModel):
         self.activation = activation
         self.actnorm = bool(actnorm)
         self.power_iterations = power_iterations
+        self.normalization = normalization
         self.solver = Picard() if solver is None else solver
         checked_instance("solver", self.solver, Solver, "Picard()")
 
@@ -136,6 +140,7 @@ class IResNetClassifier(InvertibleModel):
                         activation=self.activation,
                         input_activation=bool(index or block),
                         power_iterations=self.power_iterations,
+                        normalization=self.normalization,
                         solver=self.solver,
                         dtype=policy,
                         name=f"block_{block}",
@@ -198,6 +203,7 @@ class IResNetClassifier(InvertibleModel):
             "activation": self.activation,
             "actnorm": self.actnorm,
             "power_iterations": self.power_iterations,
+            "normalization": self.normalization,
             "solver": keras.saving.serialize_keras_object(self.solver),
             "ema_momentum": self.ema_momentum,
         }

@@ -99,8 +99,7 @@ class InvertibleModel(keras.Model):
         """Evaluates with the moving average; the weights are as before afterwards."""
         state = [*self._averaged_variables()]
         for layer in self.flow.spectral_layers():
-            if layer.coeff is not None:
-                state += [layer.u, layer.v]
+            state += layer.spectral_state
         saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
         try:
             self.use_averaged_weights()
