@@ -4,13 +4,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from kernels import operators, trained
 from reference import conv_matrix
 
-from tf_iresnet.bounds import banded
+from tf_iresnet.bounds import banded, gram
 from tf_iresnet.bounds.banded import banded_norm_bound
 from tf_iresnet.bounds.dense import dense_norm_bound, product_up, rounded_up
 from tf_iresnet.bounds.symbol import Grid, sized_grid, symbol_bound, torus_grid
+from tf_iresnet.linear_maps import map_for_kernel
 from tf_iresnet.norms import conv_norm_bound
 
 
@@ -121,6 +123,64 @@ def test_grids():
     assert sized_grid(3, 5, "valid", 1).points % 5 == 0
     assert sized_grid(3, 5, "causal", 1).points % 7 == 0
     assert sized_grid(3, 500, "same", 1) == torus_grid(3, 1)
+
+
+def test_the_differentiable_bound_is_never_below_the_norm():
+    for kernel, sizes, padding in operators(60, 100):
+        linear_map = map_for_kernel(kernel.shape, sizes, padding)
+        truth = norm(kernel, sizes, padding)
+        bound = float(gram.norm_bound(linear_map, tf.constant(kernel)))
+        assert truth <= bound <= conv_norm_bound(kernel) * 1.01, (kernel.shape, sizes, padding)
+    for shape in ((1, 1), (3, 7), (8, 2), (5, 5)):
+        kernel = np.random.default_rng(0).standard_normal(shape)
+        truth = np.linalg.norm(kernel, 2)
+        assert truth <= gram.norm_bound(map_for_kernel(shape, None), kernel) <= truth * 1.001
+    equal = np.eye(7)  # as loose as it can be
+    assert 1 <= gram.norm_bound(map_for_kernel((7, 7), None), equal) <= 7 ** (1 / 1024) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"), [((4, 3), None), ((3, 2, 3), (6,)), ((3, 2, 3, 2), (4, 5))]
+)
+def test_the_differentiable_bound_s_gradient(shape, sizes):
+    linear_map = map_for_kernel(shape, sizes)
+    kernel = np.random.default_rng(0).standard_normal(shape)
+    variable = tf.constant(kernel)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        bound = gram.norm_bound(linear_map, variable)
+        bound += 100 * gram.rounding_bound(variable, "float32", "bfloat16")
+    direction = np.random.default_rng(1).standard_normal(shape)
+
+    def value(kernel):
+        kernel = tf.constant(kernel)
+        return float(
+            gram.norm_bound(linear_map, kernel)
+            + 100 * gram.rounding_bound(kernel, "float32", "bfloat16")
+        )
+
+    expected = (value(kernel + 1e-6 * direction) - value(kernel - 1e-6 * direction)) / 2e-6
+    found = np.sum(tape.gradient(bound, variable) * direction)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with tf.GradientTape() as tape:
+        zeros = tf.Variable(tf.zeros(shape))
+        bound = gram.norm_bound(linear_map, zeros)
+    assert 0 <= bound < 1e-100
+    assert np.isfinite(tape.gradient(bound, zeros)).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_margin_for_rounding_holds(dtype):
+    """Taps just below the middle between two numbers of the dtype, all rounded the same way."""
+    unit = float(gram._ROUNDINGS[dtype][0])
+    kernel = np.full((3, 2, 2), 1.0 + 0.99 * unit)
+    rounded = tf.cast(tf.cast(tf.constant(kernel), dtype), tf.float64).numpy()
+    up = np.full((3, 2, 2), 1.0 + 1.01 * unit)
+    moved = tf.cast(tf.cast(tf.constant(up), dtype), tf.float64).numpy()
+    for before, after in ((kernel, rounded), (up, moved)):
+        change = conv_matrix(after - before, (6,))
+        margin = float(gram.rounding_bound(tf.constant(before), dtype))
+        assert np.linalg.norm(change, 2) <= margin < 2.2 * np.linalg.norm(change, 2)
 
 
 def test_products_and_bounds_round_up():

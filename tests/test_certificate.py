@@ -137,6 +137,22 @@ def test_a_flow_s_certificate():
     )
 
 
+def test_a_flow_by_bounds_is_proven_at_every_step():
+    """At a learning rate at which one power iteration a step is left behind."""
+    x, proven = small_models.pixels(16), {}
+    for normalization in ("bound", "power_iteration"):
+        flow = small_models.flow(
+            (4, 4, 1), blocks=(1,), coeff=0.9, normalization=normalization, kernel_sizes=(3, 3)
+        )
+        bounds = []
+        for _ in range(4):
+            small_models.train(flow, x, steps=1, rate=0.3)
+            bounds.append(certify(flow).contraction)
+        proven[normalization] = max(bounds)
+    assert proven["bound"] <= 0.9**2
+    assert proven["power_iteration"] > 0.9**2 * 1.05
+
+
 def test_the_truth_wins_over_the_power_iteration():
     block = misled()
     first = block.branch._linear[0]

@@ -193,8 +193,8 @@ class SpectralLayer(keras.layers.Layer):
         u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
         self._set_state(*norms.iterate(linear_map, tf.stop_gradient(kernel), u, v, iterations))
 
-    def converge_spectral_state(self, tolerance: float = 1e-5, iterations: int = 500) -> None:
-        """Runs the power iteration until sigma's relative change is below the tolerance."""
+    def converge_spectral_state(self, tolerance: float = 3e-4, iterations: int = 1000) -> None:
+        """Runs the power iteration until |W v - sigma u| <= tolerance sigma."""
         if not self._iterates:
             return
         linear_map, kernel = self._norm_operands()
