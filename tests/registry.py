@@ -87,6 +87,10 @@ CASES = {
     "conv 2-D without input activation": _residual(
         (3, 3, 2), hidden=4, kernel_sizes=(3, 3), input_activation=False, coeff=0.6
     ),
+    "dense by a bound": _residual((5,), hidden=7, normalization="bound"),
+    "conv 2-D by a bound": _residual(
+        (4, 3, 2), hidden=5, kernel_sizes=(3, 1), normalization="bound"
+    ),
     "conv 3-D": _residual((2, 3, 2, 2), hidden=3, kernel_sizes=(3, 1)),
     "own branch": Case(_own, (4,)),
     "conv 2-D recomputed": _residual((4, 3, 2), hidden=5, recompute=True),

@@ -1,5 +1,6 @@
 """The command line: every verb once for real, and every refusal in one line."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,9 +14,10 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from tests.tiny_runs import TINY, as_options
+from tf_iresnet import certify
 from training.cli import main
 
-VERBS = ("train", "evaluate", "sample", "reconstruct", "exact", "export", "list")
+VERBS = ("train", "evaluate", "sample", "reconstruct", "exact", "certify", "export", "list")
 FLOW_KEYS = {"bits_per_dim", "standard_error", "images", "exact_terms"}
 ALWAYS_KEYS = {"cpu_seconds", "parameters", "certified_lipschitz", "command", "seed", "cores"}
 
@@ -63,7 +65,8 @@ def test_the_verbs_one_after_the_other(run):
         ("sample", run, "--n", 10, "--seed", 3, "--out", samples),
         ("reconstruct", run, "--out", pairs),
         ("exact", run, "--images", 2, "--draws", 3),
-        ("export", run, "--out", exported),
+        ("certify", run, "--rescale", 0.3, "--images", 20),
+        ("export", run, "--out", exported, "--rescale", 0.5),
     ):
         result = invoke(*words)
         assert result.exit_code == 0, result.output
@@ -72,6 +75,16 @@ def test_the_verbs_one_after_the_other(run):
     assert metrics["images"] == 300
     assert metrics["experiment"] == "digits_flow"
     assert str(run.parent) not in json.dumps(metrics)
+    certificate = json.loads((run / "certificate.json").read_text())
+    assert certificate["invertible"]
+    assert certificate["steps"] == 4
+    assert metrics["certified_lipschitz"] == certificate["contraction"] > 0.9
+    scaled = certificate["rescaled"]
+    assert scaled["contraction"] < 0.3
+    cost = scaled["validation"]
+    assert cost["before"]["images"] == cost["after"]["images"] == 20
+    assert cost["before"]["bits_per_dim"] != cost["after"]["bits_per_dim"]
+    assert 0.49 < json.loads((exported / "certificate.json").read_text())["contraction"] < 0.5
     for picture in (samples, pairs):
         assert np.ptp(tf.io.decode_png(picture.read_bytes()).numpy()[..., :3]) > 200
     loaded = tf.saved_model.load(str(exported))
@@ -157,6 +170,9 @@ def test_refusals(words, message, tmp_path, monkeypatch, run):
         (("evaluate", "--split", "tset"), "split='tset'"),
         (("evaluate", "--limit", 0), "limit=0"),
         (("exact", "--images", 0), "--images 0"),
+        (("certify", "--rescale", 0), "--rescale 0.0 cannot be used"),
+        (("certify", "--rescale", 1.5), "--rescale 1.5 cannot be used"),
+        (("export", "--out", "2", "--rescale", -1), "--rescale -1.0 cannot be used"),
         (("export", "--out", "model"), "names no version"),
         (("export", "--out", "1"), "exists"),
         (("export", "--out", "file/1"), "cannot be written"),
@@ -169,6 +185,34 @@ def test_refusals_of_a_run(words, message, tmp_path, monkeypatch, run):
     before = (run / "metrics.json").read_bytes()
     assert message in refused(words[0], run, *words[1:])
     assert (run / "metrics.json").read_bytes() == before
+
+
+def test_what_is_not_proven_is_status_1(run, monkeypatch):
+    def doubtful(model, rescale=None):
+        certificate = certify(model)
+        blocks = [dataclasses.replace(block, bound=1.25) for block in certificate.blocks]
+        return dataclasses.replace(certificate, blocks=tuple(blocks))
+
+    monkeypatch.setattr("training.certify.certify", doubtful)
+    result = invoke("certify", run)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: not proven: scales/scale_0/block_0: the bound 1.25 is not below 1\n"
+    )
+    assert "| not proven |" in result.stdout
+    assert not json.loads((run / "certificate.json").read_text())["invertible"]
+
+
+def test_a_part_without_a_bound_is_status_1(run, monkeypatch):
+    def unknown(model, rescale=None):
+        raise ValueError("block cannot be certified: Lambda has no known Lipschitz constant.")
+
+    for name in ("certify", "evaluate"):
+        monkeypatch.setattr(f"training.{name}.certify", unknown)
+    assert "block cannot be certified" in refused("certify", run)
+    result = invoke("evaluate", run, "--limit", 20)
+    assert result.exit_code == 0
+    assert json.loads((run / "metrics.json").read_text())["certified_lipschitz"] is None
 
 
 def test_another_experiment_s_folder(run):

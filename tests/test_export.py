@@ -1,5 +1,6 @@
 """Exported models, read in a process that knows TensorFlow alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import small_models as small
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tf_iresnet import certify
 from tf_iresnet.export import export_saved_model
 
 READER = Path(__file__).parent / "data" / "export_reader.py"
@@ -154,6 +156,14 @@ def test_a_graph_is_written_once_and_without_gradients(folder):
 
 def test_differentiating_what_was_loaded_raises(outputs):
     assert "No gradient defined" in str(outputs["gradient"])
+
+
+def test_a_certificate_of_the_exported_weights_stands_beside_them(folder, flow, classifier):
+    for name, model in (("flow", flow), ("classifier", classifier)):
+        content = json.loads((folder / name / "1" / "certificate.json").read_text())
+        assert content["model"] == model.name
+        assert content["blocks"][0]["parts"]
+    assert content["contraction"] == certify(classifier).contraction
 
 
 def test_an_existing_folder_is_refused(tmp_path, flow):

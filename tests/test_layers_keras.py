@@ -48,6 +48,14 @@ CASES = {
         1,
         2,
     ),
+    "dense by a bound": (
+        SpectralDense,
+        {"units": 3, "normalization": "bound"},
+        (2, 4),
+        (2, 3),
+        2,
+        0,
+    ),
     "conv 1-D": (
         SpectralConv1D,
         {"filters": 3, "kernel_size": 3, "padding": "causal"},
@@ -148,6 +156,14 @@ STOCK = {
     "conv 2-D": ((4, 4, 2), [ActNorm, lambda: SpectralConv2D(4, 3, coeff=0.7)]),
     "conv 3-D": ((3, 3, 2, 1), [lambda: SpectralConv3D(3, 2, coeff=0.7), ActNorm]),
     "residual": ((5, 2), [lambda: InvertibleResidual(hidden=4, kernel_sizes=(3, 1), coeff=0.7)]),
+    "residual by a bound": (
+        (5, 2),
+        [
+            lambda: InvertibleResidual(
+                hidden=4, kernel_sizes=(3, 1), coeff=0.7, normalization="bound"
+            )
+        ],
+    ),
     "mixed": (
         (4, 4, 1),
         [Squeeze, lambda: InjectivePadding(2), lambda: InvertibleResidual(hidden=4, coeff=0.7)],
@@ -175,10 +191,14 @@ def test_layers_train_in_stock_keras_and_keep_the_constraint(shape, makers):
     assert spectral
     raw = []
     for layer in spectral:
-        # One power iteration a step lags behind kernels that change fast.
-        assert np.linalg.norm(operator(layer), 2) < 1.5 * 0.7
-        layer.converge_spectral_state()
-        assert np.linalg.norm(operator(layer), 2) < 0.7 * (1 + 5e-3)
+        if layer.normalization == "bound":  # it holds at every step, with nothing to converge
+            assert np.linalg.norm(operator(layer), 2) <= 0.7
+        else:
+            # One power iteration a step lags behind kernels that change fast: right after `fit` the
+            # norm was 7 % above coeff at a learning rate of 0.002, and 84 % at 0.05.
+            assert np.linalg.norm(operator(layer), 2) < 1.5 * 0.7
+            layer.converge_spectral_state()
+            assert np.linalg.norm(operator(layer), 2) < 0.7 * (1 + 3e-4)
         raw.append(np.linalg.norm(layer.kernel) / np.linalg.norm(layer.normalized_kernel()))
     assert max(raw) > 1.2  # the constraint was at work
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from reference import conv_matrix
 
 from tf_iresnet import norms
+from tf_iresnet.bounds.dense import dense_matrix
 from tf_iresnet.linear_maps import map_for_kernel
 from tf_iresnet.norms import conv_norm_bound, dense_norm_bound, power_iteration
 
@@ -81,9 +82,7 @@ def at_least_the_norm(bound, matrix):
 @over_operators
 def test_the_matrix_is_scipys(case):
     kernel = random_kernel(case[0], 0)
-    np.testing.assert_array_equal(
-        norms.dense_matrix(kernel, *case[1:]), matrix_of(kernel, *case[1:])
-    )
+    np.testing.assert_array_equal(dense_matrix(kernel, *case[1:]), matrix_of(kernel, *case[1:]))
 
 
 @over_operators
@@ -200,7 +199,7 @@ def test_conv_bounds_are_never_below_the_norm(case):
         if index % 8 == 0 and matrix.size < 1000:  # exact arithmetic takes its time
             assert all(at_least_the_norm(bound, matrix) for bound in bounds)
         # At a known size the bound is the norm itself.
-        assert bounds[1] <= norm * (1 + 1e-11)
+        assert bounds[1] <= norm * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 40])
@@ -228,24 +227,24 @@ def test_the_bound_without_a_size_is_hardly_above_the_supremum(shape):
             values = np.linalg.norm(symbols, 2, axis=(1, 2))
             if values.max() > best:
                 best, at = values.max(), tries[values.argmax()]
-        assert best <= conv_norm_bound(kernel) <= 1.02 * best
+        assert best <= conv_norm_bound(kernel) <= 1.01 * best
 
 
 def test_a_wide_kernel_needs_little_memory():
     kernel = np.zeros((3, 3, 3, 24, 24))
     kernel[1, 1, 1] = np.eye(24)
     tracemalloc.start()
-    bound = norms._torus_bound(kernel[:, :, :, :8])
+    bound = conv_norm_bound(kernel[:, :, :, :8])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 1.0 <= bound < 1.01
-    assert peak < 64**3 / 2 * 8 * 24 * 16 / 4  # the whole symbol takes 403 MB
+    assert peak < 54**3 / 2 * 8 * 24 * 16 / 4  # the whole symbol takes 242 MB
 
 
 def test_bounds_of_known_operators():
     assert 3.0 <= dense_norm_bound(np.ones((3, 3))) < 3.0 + 1e-12
     assert 1.0 <= conv_norm_bound(np.array([0.0, 1.0, 0.0]).reshape(3, 1, 1)) < 1.01
-    assert 1.0 <= conv_norm_bound(np.array([0.0, 1.0, 0.0]).reshape(3, 1, 1), (4,)) < 1 + 1e-12
+    assert 1.0 <= conv_norm_bound(np.array([0.0, 1.0, 0.0]).reshape(3, 1, 1), (4,)) < 1 + 1e-8
     assert conv_norm_bound(np.zeros((3, 3, 1, 1))) == 0.0
 
 

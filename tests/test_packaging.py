@@ -23,6 +23,9 @@ USE_IT = """
 import sys
 import numpy as np
 import tf_iresnet
+
+assert "tf_iresnet.layers" not in sys.modules  # the package alone is light
+from tf_iresnet import certify
 from tf_iresnet.bijectors import KerasBijector
 from tf_iresnet.layers import InvertibleResidual, SpectralDense
 
@@ -32,6 +35,7 @@ x = np.linspace(-1.0, 1.0, 8, dtype="float32").reshape(4, 2)
 assert SpectralDense(3)(x).shape == (4, 3)
 block = InvertibleResidual(hidden=8)
 assert np.allclose(block.inverse(block(x)), x, atol=1e-4)
+assert certify(block).invertible
 assert np.allclose(KerasBijector(block).forward(x), block(x))
 """
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny_runs import TINY
+from tf_iresnet import certify
 from training import callbacks
 from training.catalog import load_experiment
 from training.checkpoints import Checkpoints
@@ -85,7 +86,11 @@ def test_a_run_s_folder(run):
             v.tag for e in tf.compat.v1.train.summary_iterator(str(events)) for v in e.summary.value
         }
         assert "epoch_loss" in tags
-        assert ("epoch_learning_rate" in tags) == (kind == "train")
+        for name in ("learning_rate", "lipschitz_bound", "lipschitz_estimate"):
+            assert (f"epoch_{name}" in tags) == (kind == "train")
+    for record in history(run):
+        # One power iteration a step lags behind, but not by as much as this.
+        assert 0.5 < record["lipschitz_estimate"] <= record["lipschitz_bound"] < 1.5
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypatch):
@@ -222,6 +227,7 @@ def test_evaluation_s_numbers(finished, run):
     metrics = evaluate(finished)
     assert metrics["images"] == 300
     assert metrics["exact_terms"] == 4
+    assert metrics["certified_lipschitz"] == certify(finished.model).contraction < 0.98**3 * 1.1
     assert 0 < metrics["standard_error"] < 0.1
     assert metrics["parameters"] == sum(
         math.prod(v.shape) for v in finished.model.trainable_variables
@@ -339,14 +345,15 @@ def test_a_classifier_from_training_to_pictures(tmp_path, monkeypatch):
     finished = open_finished(tmp_path / "once")
     metrics = evaluate(finished)
     assert 0 < metrics["error_percent"] <= 100
-    card = model_card(finished)
+    certificate = certify(finished.model)
+    card = model_card(finished, certificate)
     assert f"{metrics['error_percent']:.2f} % error on {metrics['images']} images" in card
     assert "`classify`" in card
     assert "divided by 16" in card
     finished.add_metrics(
         {"reconstruction": {"all_converged": False, "not_converged": 3, "images": 9}}
     )
-    assert "3 of 9 test images was not found" in model_card(finished)
+    assert "3 of 9 test images was not found" in model_card(finished, certificate)
     assert metrics["images"] == 300
     assert "bits_per_dim" not in metrics
     accuracy = evaluate(finished, split="validation", limit=20)["error_percent"] / 100

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from tf_iresnet import certify
+from tf_iresnet.layers import InvertibleResidual
 from training.checkpoints import Checkpoints
 from training.errors import RunError
 from training.machine import cpu_seconds
@@ -61,6 +63,37 @@ class Record(keras.callbacks.Callback):
         record["cpu_seconds"] = round(self._spent + cpu_seconds(), 1)
         self._run.write_history([*self._run.history(), record])
         self._checkpoints.save(step)
+
+
+class Bounds(keras.callbacks.Callback):
+    """Adds to the logs, at the end of each epoch, how large the blocks' Lipschitz constants are.
+
+    `lipschitz_bound` is proven, `lipschitz_estimate` is what the layers believe; both are of
+    the weights just trained and the largest over the blocks. TensorBoard shows what is in the logs.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        try:
+            bound = certify(self.model).contraction
+        except ValueError:  # a part without a known bound, or weights that are no numbers
+            return
+        logs |= {"lipschitz_bound": bound, "lipschitz_estimate": estimated_lipschitz(self.model)}
+
+
+def estimated_lipschitz(model: keras.Model) -> float:
+    """Estimates the largest Lipschitz constant of a model's branches, from below.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The largest product of the norms that the branches' spectral layers believe in.
+    """
+    blocks = [b for b in model.flow._flatten_layers() if isinstance(b, InvertibleResidual)]
+    return max(
+        math.prod(float(part.norm_estimate()) for part in block.spectral_layers())
+        for block in blocks
+    )
 
 
 def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:

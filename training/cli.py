@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from training.catalog import experiment_names, load_experiment
-from training.console import say
+from training.console import say, warn
 from training.quiet import import_tensorflow
 from training.verb import Verbs
 
@@ -18,6 +18,15 @@ _out = click.option("--out", required=True, type=click.Path(), help="Where to wr
 _run = click.argument("folder", metavar="DIR", type=click.Path())
 _data = click.option(
     "--data-dir", type=click.Path(), help="Prepared TensorFlow Datasets; else TFDS_DATA_DIR."
+)
+
+_rescale = click.option(
+    "--rescale",
+    type=float,
+    is_flag=False,
+    flag_value=0.99,
+    metavar="[BELOW]",
+    help="Scale the kernels of blocks whose bound is not below this (0.99).",
 )
 
 
@@ -111,16 +120,41 @@ def exact(folder: str, data_dir: str | None, images: int, draws: int) -> None:
     _show(exact_check(finished, images=images, draws=draws))
 
 
+@main.command(help="Prove that the run's blocks are invertible; writes certificate.json.")
+@_run
+@_data
+@_rescale
+@click.option(
+    "--images",
+    type=int,
+    default=500,
+    show_default=True,
+    help="How many validation examples measure the cost of scaling.",
+)
+def certify(folder: str, data_dir: str | None, rescale: float | None, images: int) -> None:
+    finished = _open(folder, data_dir)
+    from training.certify import certify_run
+
+    table, doubts = certify_run(finished, rescale=rescale, images=images)
+    say(table)
+    if doubts:
+        more = f"; and {len(doubts) - 1} more blocks" if len(doubts) > 1 else ""
+        raise click.ClickException(f"not proven: {doubts[0]}{more}")
+
+
 @main.command(help="Write the run in DIR as a SavedModel: saved_models/NAME/1.")
 @_run
 @_out
 @_data
-def export(folder: str, out: str, data_dir: str | None) -> None:
+@_rescale
+def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -> None:
     finished = _open(folder, data_dir)
     from training.saved_model import write_saved_model
 
-    write_saved_model(finished, out)
-    say(f"SavedModel in {out}")
+    certificate = write_saved_model(finished, out, rescale=rescale)
+    for doubt in certificate.not_proven:
+        warn(f"not proven: {doubt}")
+    say(f"SavedModel in {out}; Lipschitz constants of its blocks: {certificate.contraction:.6g}")
 
 
 def _open(folder: str, data_dir: str | None) -> "Finished":

@@ -77,6 +77,7 @@ class FlowModel(Settings):
     prior: Literal["learned", "standard"] = "learned"
     power_iterations: Count = 1
     recompute: bool = False
+    normalization: Literal["power_iteration", "bound"] = "power_iteration"
     log_det: LogDet = Roulette()
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1)
     ema_momentum: OptionalShare = 0.999
@@ -95,6 +96,7 @@ class ClassifierModel(Settings):
     actnorm: bool = True
     power_iterations: Count = 1
     recompute: bool = False
+    normalization: Literal["power_iteration", "bound"] = "power_iteration"
     ema_momentum: OptionalShare = 0.999
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet import certify
 from tf_iresnet.log_det import LogDetEstimator
 from training.config import Roulette
 from training.data import DataError, eval_batches
@@ -35,7 +36,6 @@ def evaluate(
         DataError: there is no such split, or it has fewer examples.
     """
     experiment, before = finished.experiment, cpu_seconds()
-    measure = _density if finished.is_flow else _error
     results = measure(finished, split, limit)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
@@ -47,13 +47,30 @@ def evaluate(
             "split": split,
             **results,
             "parameters": parameter_count(finished.model),
-            "certified_lipschitz": None,
+            "certified_lipschitz": _certified(finished),
             "cpu_seconds": spent[-1] if spent else None,
             "evaluation_cpu_seconds": round(cpu_seconds() - before, 1),
             "cores": cores(),
             "versions": versions(),
         }
     )
+
+
+def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+    """Measures bits/dim or the error rate of the model as it is.
+
+    Args:
+        finished: the run.
+        split: "train", "validation" or "test".
+        limit: how many examples to use, from the first on; None for all.
+
+    Returns:
+        The mean and what it was measured with.
+
+    Raises:
+        DataError: there is no such split, or it has fewer examples.
+    """
+    return _density(finished, split, limit) if finished.is_flow else _error(finished, split, limit)
 
 
 def batches_with_index(
@@ -123,6 +140,14 @@ def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) ->
         input_signature=signature,
         autograph=False,
     )
+
+
+def _certified(finished: Finished) -> float | None:
+    """The proven bound of the worst block's branch, or None where there is none."""
+    try:
+        return certify(finished.model).contraction
+    except ValueError:  # a part without a known bound
+        return None
 
 
 def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:

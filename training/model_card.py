@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tf_iresnet.certificate import Certificate
 from training.finished import Finished
 
 _FLOW = """\
@@ -26,11 +27,13 @@ Where `converged` is false, `x` is NaN.
 """
 
 
-def model_card(finished: Finished) -> str:
+def model_card(finished: Finished, certificate: Certificate, rescaled: bool = False) -> str:
     """Describes a run's model from its settings and from what was measured so far.
 
     Args:
         finished: the run.
+        certificate: what is proven of the exported weights.
+        rescaled: whether the exported weights were scaled after they were measured.
 
     Returns:
         A page in Markdown.
@@ -42,6 +45,9 @@ def model_card(finished: Finished) -> str:
     else:
         signatures = _CLASSIFIER.format(event=sizes, classes=spec.num_classes)
     results = _results(metrics) or ["Not evaluated when it was exported."]
+    if rescaled:
+        results.append("the numbers above are from before the kernels were scaled for this export")
+    results.append(_proven(certificate))
     made = {
         "experiment": finished.experiment.name,
         "command": metrics.get("command"),
@@ -121,7 +127,13 @@ def _results(metrics: dict[str, Any]) -> list[str]:
             f"decode(encode(x)): the inverse of {found['not_converged']} of {found['images']} "
             "test images was not found"
         )
-    bound = metrics.get("certified_lipschitz")
-    if bound is not None:
-        lines.append(f"every residual branch has a proven Lipschitz constant of at most {bound}")
     return lines
+
+
+def _proven(certificate: Certificate) -> str:
+    if certificate.not_proven:
+        return f"invertibility is not proven: {certificate.not_proven[0]}"
+    return (
+        "proven to be invertible: the Lipschitz constant of every residual branch is at most "
+        f"{certificate.contraction:.6g} (certificate.json)"
+    )

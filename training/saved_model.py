@@ -3,22 +3,32 @@
 import os
 from pathlib import Path
 
+from tf_iresnet.certificate import Certificate
 from tf_iresnet.export import export_saved_model
+from training.certify import certified, check_rescale
 from training.errors import RunError
 from training.finished import Finished
 from training.model_card import model_card
 
 
-def write_saved_model(finished: Finished, out: str | os.PathLike[str]) -> None:
-    """Exports the averaged weights, and a model card as README.md beside them.
+def write_saved_model(
+    finished: Finished, out: str | os.PathLike[str], *, rescale: float | None = None
+) -> Certificate:
+    """Certifies and exports the averaged weights, with a model card as README.md.
 
     Args:
         finished: the run.
         out: the folder of one version, which TensorFlow Serving wants to be a number.
+        rescale: blocks whose bound is not below this are scaled until it is; None for none.
+
+    Returns:
+        What is proven of the exported model; `certificate.json` in its folder says the same.
 
     Raises:
-        RunError: the folder exists or cannot be written to, or its name is no number.
+        RunError: the folder exists or cannot be written to, its name is no number, or a part of
+            the model has no known bound.
     """
+    check_rescale(rescale)
     path = Path(out)
     if not path.name.isdecimal():
         raise RunError(f"{str(out)!r} names no version; end it with a number, as in {path / '1'}")
@@ -28,5 +38,11 @@ def write_saved_model(finished: Finished, out: str | os.PathLike[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{str(out)!r} cannot be written ({error.strerror})") from error
+    if rescale is not None:
+        finished.model.converge_spectral_state()
+        certified(finished.model, rescale)
     export_saved_model(finished.model, path)
-    (path / "README.md").write_text(model_card(finished), encoding="utf-8")
+    certificate = certified(finished.model)
+    card = model_card(finished, certificate, rescaled=rescale is not None)
+    (path / "README.md").write_text(card, encoding="utf-8")
+    return certificate

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from training.callbacks import Record, StopAt
+from training.callbacks import Bounds, Record, StopAt
 from training.checkpoints import Checkpoints
 from training.config import Experiment
 from training.console import say
@@ -144,6 +144,7 @@ def _fit(
         shuffle=False,  # the stream is shuffled
         callbacks=[
             StopAt(experiment.steps, checkpoints),
+            Bounds(),  # before those that write what is in the logs
             Record(run, checkpoints, spent),
             keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
         ],

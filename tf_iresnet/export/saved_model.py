@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.certificate import certify
 from tf_iresnet.models.classifier import IResNetClassifier
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.model import InvertibleModel
@@ -31,8 +33,9 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
 
     a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and ``decode``
     (features -> x, converged). ``serving_default`` is the first of these. The power iteration is
-    converged first; to export the averaged weights call `use_averaged_weights` before. Gradients
-    are not written: differentiating a loaded signature raises LookupError.
+    converged first; to export the averaged weights call `use_averaged_weights` before. What is
+    proven of the exported weights stands beside them in ``certificate.json``. Gradients are not
+    written: differentiating a loaded signature raises LookupError.
 
     Args:
       model: an `IResNetFlow` or `IResNetClassifier`.
@@ -67,6 +70,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
             f"model must be an IResNetFlow or IResNetClassifier, got {type(model).__name__}."
         )
     model.converge_spectral_state()
+    certificate = _certificate(model)
     module = tf.Module()
     # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it
     # writes every weight twice.
@@ -87,9 +91,19 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
             # They are most of the graph, and what is served is not differentiated.
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
+        Path(scratch, "model", "certificate.json").write_text(certificate, encoding="utf-8")
         os.replace(os.path.join(scratch, "model"), path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _certificate(model: InvertibleModel) -> str:
+    """The certificate as JSON, or why there is none."""
+    try:
+        return certify(model).to_json() + "\n"
+    except ValueError as error:
+        refusal = {"model": model.name, "invertible": False, "refused": str(error)}
+        return json.dumps(refusal, indent=2) + "\n"
 
 
 def _events(model: InvertibleModel, name: str, shape: Any) -> tf.TensorSpec:

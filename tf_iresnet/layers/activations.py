@@ -140,6 +140,48 @@ class SmoothActivation(_Activation):
         return {"function_name": self.function_name, **super().get_config()}
 
 
+_CONSTANTS = {
+    "linear": 1.0,
+    "relu": 1.0,
+    "relu6": 1.0,
+    "elu": 1.0,
+    "selu": 1.7580993408473769,  # scale x alpha, rounded up
+    "softplus": 1.0,
+    "softsign": 1.0,
+    "tanh": 1.0,
+    "sigmoid": 0.25,
+    "hard_sigmoid": 0.16666666666666669,
+    "hard_tanh": 1.0,
+    "log_sigmoid": 1.0,
+    "silu": 1.0998393201288673,
+    "gelu": 1.1289041451852,
+}
+
+
+def activation_bound(activation: Any) -> float:
+    """Returns a Lipschitz constant of an activation, as Keras' layers hold one.
+
+    Args:
+      activation: one of Keras' activation functions, or an object with ``lipschitz_bound()``.
+
+    Raises:
+      ValueError: if none is known.
+
+    Example:
+    >>> activation_bound(keras.activations.tanh)
+    1.0
+    """
+    if callable(getattr(activation, "lipschitz_bound", None)):
+        return activation.lipschitz_bound()
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if name in _CONSTANTS and getattr(keras.activations, name, None) is activation:
+        return _CONSTANTS[name]
+    raise ValueError(
+        f"activation {name!r} has no known Lipschitz constant; use one of "
+        f"{', '.join(sorted(_CONSTANTS))}, or a layer with lipschitz_bound()."
+    )
+
+
 ACTIVATIONS = ("elu", "lipswish", "maxmin", "softplus", "tanh")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer
 
@@ -104,6 +106,10 @@ class ActNorm(InvertibleLayer):
     def _inverse(self, y):
         scale = tf.exp(-tf.convert_to_tensor(self.log_scale))
         return FixedPointResult.exact(y * scale - tf.convert_to_tensor(self.bias))
+
+    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+        scale = np.asarray(self.log_scale, np.float64)
+        return rounded_up(float(np.exp(-scale.min())), 8)
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         return tuple(output_shape)

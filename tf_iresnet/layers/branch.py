@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,9 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
+from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.layers.activations import make_activation
+from tf_iresnet.layers.spectral import checked_normalization
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.tracking import track
@@ -31,6 +32,7 @@ class SpectralBranch(keras.layers.Layer):
       activation: "elu", "lipswish", "softplus", "tanh" or "maxmin".
       input_activation: whether an activation comes before the first linear layer.
       power_iterations: of each spectral layer.
+      normalization: "power_iteration" or "bound", of each spectral layer.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -51,6 +53,7 @@ class SpectralBranch(keras.layers.Layer):
         activation: str = "lipswish",
         input_activation: bool = True,
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -66,6 +69,7 @@ class SpectralBranch(keras.layers.Layer):
         self.activation = activation
         self.input_activation = bool(input_activation)
         self.power_iterations = power_iterations
+        self.normalization = checked_normalization(normalization)
         # Made now, so that wrong arguments are refused before any input is seen.
         self._activations = [
             make_activation(activation, name=f"activation_{index}", dtype=self.dtype_policy)
@@ -81,6 +85,7 @@ class SpectralBranch(keras.layers.Layer):
             options: dict[str, Any] = {
                 "coeff": self.coeff,
                 "power_iterations": self.power_iterations,
+                "normalization": self.normalization,
                 "name": f"linear_{index}",
                 "dtype": self.dtype_policy,
             }
@@ -130,7 +135,7 @@ class SpectralBranch(keras.layers.Layer):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound: the product of the parts' bounds."""
-        return math.prod(part.lipschitz_bound() for part in self.parts)
+        return product_up(part.lipschitz_bound() for part in self.parts)
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         for part in self._linear:
@@ -152,4 +157,5 @@ class SpectralBranch(keras.layers.Layer):
             "activation": self.activation,
             "input_activation": self.input_activation,
             "power_iterations": self.power_iterations,
+            "normalization": self.normalization,
         }

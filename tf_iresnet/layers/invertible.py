@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -58,6 +58,27 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
     def needs_data(self) -> bool:
         """Whether `initialize` should see a batch before training."""
         return False
+
+    def sublayers(self) -> Sequence[InvertibleLayer]:
+        """Returns the invertible layers that this one is composed of, if any."""
+        return ()
+
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
+        """Returns a proven Lipschitz constant of the inverse, infinite if none is known.
+
+        It bounds how much an error in y grows in x, in the Euclidean norm and in exact
+        arithmetic.
+
+        Args:
+          sublayers: the constants of `sublayers`, where they are known already.
+
+        Raises:
+          ValueError: if a part has no bound; it is named.
+        """
+        raise ValueError(
+            f"{type(self).__name__} {self.name!r} has no known bound of its inverse; give it a "
+            "method inverse_lipschitz_bound()."
+        )
 
     def initialize(self, x: Any) -> tf.Tensor:
         """Sets what is initialised from data (ActNorm) from one batch, and returns y.
@@ -135,8 +156,8 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
         for layer in self.spectral_layers():
             layer.update_spectral_state(iterations)
 
-    def converge_spectral_state(self, tolerance: float = 1e-5, iterations: int = 500) -> None:
-        """Runs every power iteration until sigma's relative change is below the tolerance."""
+    def converge_spectral_state(self, tolerance: float = 3e-4, iterations: int = 1000) -> None:
+        """Runs every power iteration until |W v - sigma u| <= tolerance sigma."""
         for layer in self.spectral_layers():
             layer.converge_spectral_state(tolerance, iterations)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.tracking import track
@@ -133,6 +134,18 @@ class MultiScale(InvertibleLayer):
             if index and self.factor_out:
                 result = result._replace(x=tf.concat([result.x, latents.pop()], axis=-1))
         return result
+
+    def sublayers(self) -> Sequence[InvertibleLayer]:
+        return self.scales
+
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
+        if sublayers is None:
+            sublayers = [scale.inverse_lipschitz_bound() for scale in self.scales]
+        *first, bound = sublayers
+        for value in reversed(first):
+            # Beside what comes back from below stand the latents that left here, unchanged.
+            bound = product_up([value, max(bound, 1.0) if self.factor_out else bound])
+        return bound
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (input_shape[0], math.prod(input_shape[1:]))

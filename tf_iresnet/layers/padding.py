@@ -61,6 +61,9 @@ class InjectivePadding(InvertibleLayer):
     def _inverse(self, y):
         return FixedPointResult.exact(y[..., : -self.channels])
 
+    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+        return 1.0
+
     def dropped_norm(self, y: Any) -> tf.Tensor:
         """Returns the Euclidean norm of the channels that the inverse drops, [batch]."""
         dropped = tf.convert_to_tensor(y)[..., -self.channels :]

@@ -12,6 +12,7 @@ from tf_iresnet.fixed_point import Picard, Solver, invert
 from tf_iresnet.functions import Function, Taped
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.lipschitz import bound_of, inverse_bound
 from tf_iresnet.layers.spectral import checked_coeff
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
 from tf_iresnet.recomputation import Recomputed
@@ -36,6 +37,8 @@ class InvertibleResidual(InvertibleLayer):
       activation: "lipswish", "elu", "softplus", "tanh" or "maxmin".
       input_activation: whether the branch starts with an activation.
       power_iterations: steps per training call of each spectral layer.
+      normalization: "power_iteration", or "bound" for a block that is proven to be invertible at
+        every step.
       log_det: the estimator; by default `RussianRoulette(exact_terms=2)`.
       solver: of the inverse; by default `Picard()`.
       recompute: whether training keeps x alone for the backward pass and computes the branch a
@@ -67,6 +70,7 @@ class InvertibleResidual(InvertibleLayer):
         activation: str = "lipswish",
         input_activation: bool = True,
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
         recompute: bool = False,
@@ -83,6 +87,7 @@ class InvertibleResidual(InvertibleLayer):
                 activation=activation,
                 input_activation=input_activation,
                 power_iterations=power_iterations,
+                normalization=normalization,
                 name="branch",
                 dtype=self.dtype_policy,
             )
@@ -154,7 +159,10 @@ class InvertibleResidual(InvertibleLayer):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound of Lip(g); below 1 the block is invertible."""
-        return self.branch.lipschitz_bound()
+        return bound_of(self.branch)
+
+    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+        return inverse_bound(self.lipschitz_bound())
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         return tuple(output_shape)
@@ -177,6 +185,7 @@ class InvertibleResidual(InvertibleLayer):
             "activation": branch.activation,
             "input_activation": branch.input_activation,
             "power_iterations": branch.power_iterations,
+            "normalization": branch.normalization,
         }
 
     @classmethod

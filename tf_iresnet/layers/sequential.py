@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.tracking import track
@@ -85,6 +86,14 @@ class InvertibleSequential(InvertibleLayer):
         for layer in reversed(self.layers):
             result = result.then(layer.inverse(result.x, return_result=True))
         return result
+
+    def sublayers(self) -> Sequence[InvertibleLayer]:
+        return self.layers
+
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
+        if sublayers is None:
+            sublayers = [layer.inverse_lipschitz_bound() for layer in self.layers]
+        return product_up(sublayers)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = tuple(input_shape)

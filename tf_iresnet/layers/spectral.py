@@ -9,9 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import norms
+from tf_iresnet.bounds import gram
+from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
+from tf_iresnet.layers.activations import activation_bound
 from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 
+NORMALIZATIONS = ("power_iteration", "bound")
 _WARM_UP = 15  # power iterations at construction
 
 
@@ -28,12 +32,25 @@ def checked_coeff(coeff: float | None) -> float | None:
     return float(coeff)
 
 
+def checked_normalization(normalization: str) -> str:
+    """Returns the way in which kernels are normalised.
+
+    Raises:
+      ValueError: if there is no such way.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}.")
+    return normalization
+
+
 class SpectralLayer(keras.layers.Layer):
     r"""A linear layer with soft spectral normalisation, W min(1, c / sigma).
 
-    sigma = u^T W v estimates the norm of the operator at its true spatial size by power
-    iteration; u and v are non-trainable weights, constant for the gradient and frozen in
-    inference. Only kernels above c are scaled.
+    With ``normalization="power_iteration"`` sigma = u^T W v estimates the norm of the operator at
+    its true spatial size by power iteration, from below; u and v are non-trainable weights,
+    constant for the gradient and frozen in inference. With ``normalization="bound"`` sigma is a
+    proven upper bound of the norm, roundings included (`tf_iresnet.bounds.gram`), so that the
+    norm is at most c at every step; there is no state. Only kernels above c are scaled.
     """
 
     linear_map: LinearMap  # the operator at the input's shape, once built
@@ -43,6 +60,7 @@ class SpectralLayer(keras.layers.Layer):
         *,
         coeff: float | None,
         power_iterations: int,
+        normalization: str,
         activation: Any,
         use_bias: bool,
         kernel_initializer: Any,
@@ -58,6 +76,7 @@ class SpectralLayer(keras.layers.Layer):
         if power_iterations < 0:
             raise ValueError(f"power_iterations must be at least 0, got {power_iterations}.")
         self.power_iterations = int(power_iterations)
+        self.normalization = checked_normalization(normalization)
         self.activation = keras.activations.get(activation)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -77,7 +96,7 @@ class SpectralLayer(keras.layers.Layer):
                 self.kernel_initializer(kernel_shape, dtype=self.variable_dtype),
                 self.variable_dtype,
             )
-            if self.coeff is not None:
+            if self._iterates:
                 u, v = self._start(norm_map, tf.reshape(kernel, flat))
         self.kernel = self.add_weight(
             name="kernel",
@@ -95,7 +114,7 @@ class SpectralLayer(keras.layers.Layer):
                 regularizer=self.bias_regularizer,
                 autocast=False,
             )
-        if self.coeff is not None:
+        if self._iterates:
             # Data-free state, but its update would drift apart between replicas by rounding.
             self.u, self.v = (
                 self.add_weight(
@@ -138,11 +157,28 @@ class SpectralLayer(keras.layers.Layer):
         kernel = tf.convert_to_tensor(self.kernel)
         if self.coeff is None:
             return kernel
+        return kernel * (self.coeff / tf.maximum(self._sigma(), self.coeff))
+
+    @property
+    def _iterates(self) -> bool:
+        """Whether the layer has a power iteration."""
+        return self.coeff is not None and self.normalization == "power_iteration"
+
+    def _sigma(self) -> tf.Tensor:
+        """The norm that the kernel is divided by, in the weights' dtype."""
         linear_map, flat = self._norm_operands()
-        sigma = norms.sigma_of(
-            linear_map, flat, tf.convert_to_tensor(self.u), tf.convert_to_tensor(self.v)
-        )
-        return kernel * (self.coeff / tf.maximum(sigma, self.coeff))
+        if self._iterates:
+            u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
+            return norms.sigma_of(linear_map, flat, u, v)
+        # The quotient, the product and the cast for compute are rounded, and so is sigma.
+        dtypes = [self.variable_dtype] * 4 + [self.compute_dtype]
+        sigma = gram.norm_bound(linear_map, flat) + gram.rounding_bound(flat, *dtypes)
+        return tf.cast(sigma, self.variable_dtype)
+
+    @property
+    def spectral_state(self) -> list[keras.Variable]:
+        """The vectors u and v of the power iteration; empty where there is none."""
+        return [self.u, self.v] if self._iterates else []
 
     def update_spectral_state(self, iterations: int | None = None) -> None:
         """Runs the power iteration now.
@@ -151,18 +187,18 @@ class SpectralLayer(keras.layers.Layer):
           iterations: how many; None for the layer's ``power_iterations``.
         """
         iterations = self.power_iterations if iterations is None else iterations
-        if self.coeff is None or iterations == 0:
+        if not self._iterates or iterations == 0:
             return
         linear_map, kernel = self._norm_operands()
-        u, v = tf.convert_to_tensor(self.u), tf.convert_to_tensor(self.v)
+        u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
         self._set_state(*norms.iterate(linear_map, tf.stop_gradient(kernel), u, v, iterations))
 
-    def converge_spectral_state(self, tolerance: float = 1e-5, iterations: int = 500) -> None:
-        """Runs the power iteration until sigma's relative change is below the tolerance."""
-        if self.coeff is None:
+    def converge_spectral_state(self, tolerance: float = 3e-4, iterations: int = 1000) -> None:
+        """Runs the power iteration until |W v - sigma u| <= tolerance sigma."""
+        if not self._iterates:
             return
         linear_map, kernel = self._norm_operands()
-        u, v = tf.convert_to_tensor(self.u), tf.convert_to_tensor(self.v)
+        u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
         result = norms.converge(
             linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance
         )
@@ -172,19 +208,42 @@ class SpectralLayer(keras.layers.Layer):
         self.u.assign(tf.stop_gradient(u))
         self.v.assign(tf.stop_gradient(v))
 
-    def lipschitz_bound(self) -> float:
-        """Returns a proven upper bound of the norm of the kernel as cast for compute.
+    def norm_estimate(self) -> tf.Tensor:
+        """Returns what the layer believes the normalised kernel's norm to be: no bound.
 
-        It is computed from the normalised kernel alone, never from u and v, and does not
-        include the activation.
+        It is the power iteration's, from below; without constraint, a fresh one's.
         """
-        kernel = tf.cast(tf.cast(self.normalized_kernel(), self.compute_dtype), tf.float64)
-        linear_map = self.linear_map
-        if isinstance(linear_map, DenseMap):
-            return norms.dense_norm_bound(kernel.numpy())
-        return norms.conv_norm_bound(
-            kernel.numpy(), linear_map.spatial_shape, padding=linear_map.padding
-        )
+        if self.coeff is not None:
+            return tf.minimum(self._sigma(), self.coeff)
+        linear_map, kernel = self._norm_operands()
+        return norms.sigma_of(linear_map, kernel, *self._start(linear_map, kernel))
+
+    def norm_bound(self) -> float:
+        """Returns a proven upper bound of the norm of the normalised kernel's operator.
+
+        It is computed from the kernel alone, never from u and v, and holds for the kernel as
+        stored and as cast for compute.
+        """
+        kernel, linear_map, bounds = self.normalized_kernel(), self.linear_map, []
+        for dtype in {self.variable_dtype, self.compute_dtype}:
+            cast = tf.cast(tf.cast(kernel, dtype), tf.float64).numpy()
+            if isinstance(linear_map, DenseMap):
+                bounds.append(norms.dense_norm_bound(cast))
+            else:
+                bounds.append(
+                    norms.conv_norm_bound(
+                        cast, linear_map.spatial_shape, padding=linear_map.padding
+                    )
+                )
+        return max(bounds)
+
+    def lipschitz_bound(self) -> float:
+        """Returns a proven Lipschitz constant: `norm_bound` times the activation's.
+
+        Raises:
+          ValueError: if the activation has no known one.
+        """
+        return product_up([self.norm_bound(), activation_bound(self.activation)])
 
     # --- as a part of a differentiable chain ---
 
@@ -209,6 +268,7 @@ class SpectralLayer(keras.layers.Layer):
             **super().get_config(),
             "coeff": self.coeff,
             "power_iterations": self.power_iterations,
+            "normalization": self.normalization,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),

@@ -22,6 +22,7 @@ class _SpectralConv(SpectralLayer):
         coeff: float | None = 0.9,
         padding: str = "same",
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         activation: Any = None,
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
@@ -33,6 +34,7 @@ class _SpectralConv(SpectralLayer):
         super().__init__(
             coeff=coeff,
             power_iterations=power_iterations,
+            normalization=normalization,
             activation=activation,
             use_bias=use_bias,
             kernel_initializer=kernel_initializer,
@@ -107,6 +109,8 @@ class SpectralConv1D(_SpectralConv):
       padding: "same", "valid" or "causal".
       power_iterations: steps per training call; 0 leaves the state to
         `update_spectral_state`.
+      normalization: "power_iteration" divides by an estimate of the norm, from below, cheap;
+        "bound" by a proven upper bound, so that the norm is at most coeff at every step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
       kernel_initializer: as in Keras.
@@ -144,6 +148,8 @@ class SpectralConv2D(_SpectralConv):
       padding: "same" or "valid".
       power_iterations: steps per training call; 0 leaves the state to
         `update_spectral_state`.
+      normalization: "power_iteration" divides by an estimate of the norm, from below, cheap;
+        "bound" by a proven upper bound, so that the norm is at most coeff at every step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
       kernel_initializer: as in Keras.
@@ -181,6 +187,8 @@ class SpectralConv3D(_SpectralConv):
       padding: "same" or "valid".
       power_iterations: steps per training call; 0 leaves the state to
         `update_spectral_state`.
+      normalization: "power_iteration" divides by an estimate of the norm, from below, cheap;
+        "bound" by a proven upper bound, so that the norm is at most coeff at every step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
       kernel_initializer: as in Keras.

@@ -19,6 +19,8 @@ class SpectralDense(SpectralLayer):
       coeff: the bound c of the norm, in (0, 1); None for no constraint.
       power_iterations: steps per training call; 0 leaves the state to
         `update_spectral_state`.
+      normalization: "power_iteration" divides by an estimate of the norm, from below, cheap;
+        "bound" by a proven upper bound, so that the norm is at most coeff at every step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
       kernel_initializer: as in Keras.
@@ -46,6 +48,7 @@ class SpectralDense(SpectralLayer):
         *,
         coeff: float | None = 0.9,
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         activation: Any = None,
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
@@ -57,6 +60,7 @@ class SpectralDense(SpectralLayer):
         super().__init__(
             coeff=coeff,
             power_iterations=power_iterations,
+            normalization=normalization,
             activation=activation,
             use_bias=use_bias,
             kernel_initializer=kernel_initializer,

@@ -52,6 +52,9 @@ class Squeeze(InvertibleLayer):
         sizes = (None if size is None else size // self.factor for size in spatial)
         return (input_shape[0], *sizes, channels * self.factor ** len(spatial))
 
+    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+        return 1.0
+
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         *spatial, channels = output_shape[1:]
         taps = self.factor ** len(spatial)

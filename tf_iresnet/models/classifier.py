@@ -45,6 +45,8 @@ class IResNetClassifier(InvertibleModel):
       activation: of the branches; the very first block has none before its first convolution.
       actnorm: whether ActNorm comes before each block.
       power_iterations: per training step.
+      normalization: "power_iteration", or "bound" for blocks that are proven to be invertible at
+        every step.
       solver: of the inverse; by default `Picard()`.
       recompute: whether blocks keep their input alone for the backward pass: less memory, more
         time.
@@ -79,6 +81,7 @@ class IResNetClassifier(InvertibleModel):
         activation: str = "elu",
         actnorm: bool = True,
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         solver: Solver | None = None,
         recompute: bool = False,
         ema_momentum: float | None = 0.999,
@@ -98,6 +101,7 @@ class IResNetClassifier(InvertibleModel):
         self.activation = activation
         self.actnorm = bool(actnorm)
         self.power_iterations = power_iterations
+        self.normalization = normalization
         self.solver = Picard() if solver is None else solver
         self.recompute = bool(recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
@@ -140,6 +144,7 @@ class IResNetClassifier(InvertibleModel):
                         activation=self.activation,
                         input_activation=bool(index or block),
                         power_iterations=self.power_iterations,
+                        normalization=self.normalization,
                         solver=self.solver,
                         recompute=self.recompute,
                         dtype=policy,
@@ -203,6 +208,7 @@ class IResNetClassifier(InvertibleModel):
             "activation": self.activation,
             "actnorm": self.actnorm,
             "power_iterations": self.power_iterations,
+            "normalization": self.normalization,
             "solver": keras.saving.serialize_keras_object(self.solver),
             "recompute": self.recompute,
             "ema_momentum": self.ema_momentum,

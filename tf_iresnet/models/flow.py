@@ -58,6 +58,8 @@ class IResNetFlow(InvertibleModel):
       prior: "learned" for a diagonal normal with trained mean and scale, "standard" for a
         fixed one.
       power_iterations: per training step.
+      normalization: "power_iteration", or "bound" for blocks that are proven to be invertible at
+        every step.
       log_det: estimator in training; by default `RussianRoulette(exact_terms=2)`.
       eval_log_det: estimator of `log_prob`; by default 20 exact terms and a roulette of finite
         variance.
@@ -97,6 +99,7 @@ class IResNetFlow(InvertibleModel):
         actnorm: bool = True,
         prior: str = "learned",
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         log_det: LogDetEstimator | None = None,
         eval_log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
@@ -138,6 +141,7 @@ class IResNetFlow(InvertibleModel):
         self.actnorm = bool(actnorm)
         self.prior_kind = prior
         self.power_iterations = power_iterations
+        self.normalization = normalization
         self.log_det = RussianRoulette() if log_det is None else log_det
         if eval_log_det is None:
             eval_log_det = RussianRoulette(exact_terms=20, probability=0.1)
@@ -174,6 +178,7 @@ class IResNetFlow(InvertibleModel):
                         coeff=self.coeff,
                         activation=self.activation,
                         power_iterations=self.power_iterations,
+                        normalization=self.normalization,
                         log_det=self.log_det,
                         solver=self.solver,
                         recompute=self.recompute,
@@ -393,6 +398,7 @@ class IResNetFlow(InvertibleModel):
             "actnorm": self.actnorm,
             "prior": self.prior_kind,
             "power_iterations": self.power_iterations,
+            "normalization": self.normalization,
             "log_det": keras.saving.serialize_keras_object(self.log_det),
             "eval_log_det": keras.saving.serialize_keras_object(self.eval_log_det),
             "solver": keras.saving.serialize_keras_object(self.solver),

@@ -51,8 +51,8 @@ class InvertibleModel(keras.Model):
         """Runs the power iteration of every spectral layer now."""
         self.flow.update_spectral_state(iterations)
 
-    def converge_spectral_state(self, tolerance: float = 1e-5, iterations: int = 500) -> None:
-        """Runs every power iteration until sigma's relative change is below the tolerance."""
+    def converge_spectral_state(self, tolerance: float = 3e-4, iterations: int = 1000) -> None:
+        """Runs every power iteration until |W v - sigma u| <= tolerance sigma."""
         key = (tolerance, iterations)
         functions = self.__dict__.setdefault("_converging", {})
         if key not in functions:
@@ -98,8 +98,7 @@ class InvertibleModel(keras.Model):
         """Evaluates with the moving average; the weights are as before afterwards."""
         state = [*self._averaged_variables()]
         for layer in self.flow.spectral_layers():
-            if layer.coeff is not None:
-                state += [layer.u, layer.v]
+            state += layer.spectral_state
         saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
         try:
             self.use_averaged_weights()

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 
@@ -75,6 +76,11 @@ class ImagePreprocessing(InvertibleLayer):
             return FixedPointResult.exact((y + 0.5) * self.levels)
         scale = (1 - 2 * self.alpha) / self.levels
         return FixedPointResult.exact((tf.sigmoid(y) - self.alpha) / scale)
+
+    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+        if self.kind == "shift":
+            return float(self.levels)
+        return rounded_up(self.levels / (4 * (1 - 2 * self.alpha)), 4)
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         return tuple(output_shape)

@@ -1,0 +1,1 @@
+"""Proven upper bounds of operator norms, from a kernel alone."""
