@@ -24,6 +24,7 @@ class Worker(Protocol):
 
 
 EXACT_TERMS = 2  # in training, of both workers
+INVERSE_REPEATS = 3  # at most: one of normflows' takes a minute
 MEGABYTE = 1e6
 
 
@@ -83,15 +84,16 @@ def training_step(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any
 def inverse(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
     """Both to one error: ours is tightened until its largest is below half of normflows'.
 
-    Half, since every call inverts new data, on which the largest errors differ.
+    Half, since every call inverts new data, on which the largest errors differ. An error is
+    about proportional to the tolerance, which the next guess makes use of.
     """
     step = 1e-5  # normflows stops when every entry's step is below; its atol is the square
-    target = peer("inverse", atol=step**2, rtol=0.0)["max_error"]
-    atol = 16 * step
-    while ours("inverse", atol=atol)["max_error"] > target / 2 and atol > 1e-7:
-        atol /= 2
+    target = peer("inverse", atol=step**2, rtol=0.0)["max_error"] / 2
+    atol = step
+    while (error := ours("inverse", atol=atol)["max_error"]) > target and atol > 1e-7:
+        atol *= min(0.7 * target / error, 0.5)
     own, other = [], []
-    for _ in range(setting.repeats):
+    for _ in range(min(setting.repeats, INVERSE_REPEATS)):
         own.append(ours("inverse", atol=atol))
         other.append(peer("inverse", atol=step**2, rtol=0.0))
     errors = {
@@ -100,7 +102,12 @@ def inverse(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
         for field in ("max_error", "rms_error", "evaluations")
     }
     return _compared(
-        _median(own, "seconds"), _median(other, "seconds"), "s", ours_atol=atol, **errors
+        _median(own, "seconds"),
+        _median(other, "seconds"),
+        "s",
+        cpu_ratio=_median(other, "cpu_seconds") / _median(own, "cpu_seconds"),
+        ours_atol=atol,
+        **errors,
     )
 
 

@@ -28,7 +28,7 @@ import tensorflow as tf
 from benchmarks.measure import Stopwatch, memory_bytes, reset_peak, serve
 from benchmarks.roofline import bare_step
 from tf_iresnet import randomness
-from tf_iresnet.fixed_point import Picard
+from tf_iresnet.fixed_point import Anderson
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import RussianRoulette
 
@@ -164,7 +164,7 @@ class Worker:
     def inverse_function(self, atol: float) -> Any:
         """Return the inverse at this tolerance, a graph."""
         for block in self.blocks:
-            block.solver = Picard(atol=atol, rtol=0.0)
+            block.solver = Anderson(atol=atol, rtol=0.0)
         function = tf.function(lambda y: self.flow.inverse(y, return_result=True))
         return function.get_concrete_function(tf.TensorSpec((None, *self.shape)))
 

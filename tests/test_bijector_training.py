@@ -6,11 +6,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from bijector_cases import WRAPPERS, X, change, distribution, exact, wrapped
+from registry import make
 from tensorflow_probability import bijectors as tfb
 
 from tf_iresnet.bijectors import KerasBijector
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
-from tf_iresnet.log_det import Exact
+from tf_iresnet.log_det import Exact, PowerSeries
 
 
 @wrapped
@@ -151,3 +152,36 @@ def test_exact_bijector_serves_monte_carlo():
     draws = run().numpy().reshape(-1, 3)
     np.testing.assert_allclose(draws.mean(0), 0.0, atol=0.15)
     np.testing.assert_allclose(draws.std(0), 1.0, atol=0.15)
+
+
+@pytest.mark.parametrize("how", ["transformed kernel", "log_prob", "inner kernel in a graph"])
+def test_monte_carlo_refuses_a_stochastic_log_det(how):
+    bijector = KerasBijector(make("dense tanh"), log_det=PowerSeries(terms=3))
+    assert bijector.is_stochastic
+    if how == "log_prob":
+        target, wrap = distribution(bijector, 3).log_prob, lambda kernel: kernel
+    else:
+        target = lambda x: -tf.reduce_sum(tf.square(x), -1) / 2  # noqa: E731
+
+        def wrap(kernel):
+            return tfp.mcmc.TransformedTransitionKernel(kernel, tfb.Invert(bijector))
+
+    kernel = wrap(tfp.mcmc.HamiltonianMonteCarlo(target, step_size=0.4, num_leapfrog_steps=1))
+
+    def run():
+        return tfp.mcmc.sample_chain(2, tf.zeros([2, 3]), kernel=kernel, trace_fn=None, seed=[0, 1])
+
+    with pytest.raises(ValueError, match=r"random estimate.*pass log_det=Exact\(\)"):
+        (tf.function(run) if "graph" in how else run)()
+
+
+def test_a_stochastic_log_det_serves_everything_else():
+    """Densities, and Monte Carlo on a seeded one, which is a deterministic function."""
+    bijector = KerasBijector(make("dense tanh"), log_det=PowerSeries(terms=3))
+    density = distribution(bijector, 3)
+    assert np.isfinite(density.log_prob(tf.zeros([2, 3]))).all()
+    kernel = tfp.mcmc.RandomWalkMetropolis(
+        lambda x: density.log_prob(x, bijector_kwargs={"seed": 0})
+    )
+    draws = tfp.mcmc.sample_chain(2, tf.zeros([2, 3]), kernel=kernel, trace_fn=None, seed=[0, 1])
+    assert np.isfinite(draws).all()

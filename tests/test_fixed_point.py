@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 from reference import DenseBranch, difference
 
-from tf_iresnet.fixed_point import ConvergenceError, FixedPointResult, Picard, invert
+from tf_iresnet.fixed_point import Anderson, ConvergenceError, FixedPointResult, Picard, invert
 
 DTYPES = ["float32", "float64"]
+every = pytest.mark.parametrize("make", [Picard, Anderson])
 
 
 def picard(g, y, tolerance, max_steps=1000):
@@ -27,14 +28,15 @@ def rows(seed, batch, size=3):
     return np.random.default_rng(seed).standard_normal((batch, size))
 
 
+@every
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_picard_inverts(batch, dtype):
+def test_solvers_invert(make, batch, dtype):
     branch = DenseBranch(0)
     parameters = [tf.cast(p, dtype) for p in branch.parameters]
     x = tf.constant(rows(1, batch), dtype)
     y = x + branch.plain(parameters, x)
-    result = invert(branch.function, parameters, y, Picard())
+    result = invert(branch.function, parameters, y, make())
     assert result.x.dtype == dtype
     assert result.converged.numpy().all()
     np.testing.assert_allclose(result.x, x, atol=50 * np.finfo(dtype).eps)
@@ -54,25 +56,27 @@ def test_steps_and_residual_are_those_of_the_algorithm():
         np.testing.assert_allclose(result.residual[i], residual, rtol=1e-6, atol=1e-15)
 
 
-def test_an_example_does_not_depend_on_its_batch():
+@every
+def test_an_example_does_not_depend_on_its_batch(make):
     branch = DenseBranch(1)
     y = rows(3, 7) * np.logspace(-3, 3, 7)[:, None]
-    whole = invert(branch.function, branch.parameters, tf.constant(y), Picard(rtol=1e-9))
+    whole = invert(branch.function, branch.parameters, tf.constant(y), make(rtol=1e-9))
     assert len(set(whole.steps.numpy())) > 1
     for i in range(7):
         alone = invert(
-            branch.function, branch.parameters, tf.constant(y[i : i + 1]), Picard(rtol=1e-9)
+            branch.function, branch.parameters, tf.constant(y[i : i + 1]), make(rtol=1e-9)
         )
         assert int(alone.steps[0]) == int(whole.steps[i])
         np.testing.assert_allclose(alone.x[0], whole.x[i], rtol=1e-14)
 
 
-def test_a_spoilt_example_leaves_the_others_alone():
+@every
+def test_a_spoilt_example_leaves_the_others_alone(make):
     branch = DenseBranch(1)
     y = rows(3, 3)
-    good = invert(branch.function, branch.parameters, tf.constant(y), Picard())
+    good = invert(branch.function, branch.parameters, tf.constant(y), make())
     y[1] = np.nan
-    result = invert(branch.function, branch.parameters, tf.constant(y), Picard())
+    result = invert(branch.function, branch.parameters, tf.constant(y), make())
     assert result.converged.numpy().tolist() == [True, False, True]
     assert result.steps[1] == 1
     np.testing.assert_array_equal(result.x.numpy()[::2], good.x.numpy()[::2])
@@ -90,11 +94,12 @@ def test_the_tolerance_is_atol_plus_rtol_times_rms(atol, rtol):
         assert int(result.steps[i]) == steps
 
 
+@every
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_default_tolerance_is_a_few_units_in_the_last_place(dtype):
+def test_the_default_tolerance_is_a_few_units_in_the_last_place(make, dtype):
     y = tf.constant([[3.0, 4.0]], dtype)
     expected = 4 * np.finfo(dtype).eps * (1 + math.sqrt(12.5))
-    np.testing.assert_allclose(Picard().tolerance(y), [expected], rtol=1e-6)
+    np.testing.assert_allclose(make().tolerance(y), [expected], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -110,10 +115,11 @@ def test_the_default_goes_on_to_rounding(dtype):
     assert (given.steps < x.steps).numpy().all()
 
 
+@every
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_extreme_scales_are_solved_not_waved_through(scale):
+def test_extreme_scales_are_solved_not_waved_through(make, scale):
     y = tf.constant([[scale, -scale]], tf.float32)
-    result = Picard(atol=0.0).solve(lambda x: 0.5 * x, y)
+    result = make(atol=0.0).solve(lambda x: 0.5 * x, y)
     np.testing.assert_allclose(result.checked() * 1.5, y, rtol=1e-5)
 
 
@@ -126,12 +132,13 @@ def test_what_does_not_converge_raises():
         result.checked(lambda: "Too steep. ")
 
 
-def test_what_converged_does_not_raise_in_float64():
+@every
+def test_what_converged_does_not_raise_in_float64(make):
     y = tf.constant([[1.0]], tf.float64)
-    result = Picard().solve(lambda x: 0.5 * x, y)
+    result = make().solve(lambda x: 0.5 * x, y)
     np.testing.assert_allclose(result.checked(), [[2 / 3]])
     with pytest.raises(ConvergenceError):
-        Picard(max_steps=2).solve(lambda x: 0.5 * x, y).checked()
+        make(max_steps=2).solve(lambda x: 0.5 * x, y).checked()
 
 
 @pytest.mark.parametrize("slope", [-1.0, 1.5, 1e20])
@@ -155,10 +162,11 @@ def test_in_graphs_what_does_not_converge_is_nan():
     assert x[1].tolist() == [0.0, 0.0]
 
 
+@every
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_graph_agrees_with_eager_code(batch):
+def test_the_graph_agrees_with_eager_code(make, batch):
     branch = DenseBranch(0)
-    solver = Picard(atol=1e-12, rtol=1e-12)  # rounding decides nothing
+    solver = make(atol=1e-12, rtol=1e-12)  # rounding decides nothing
     graph = tf.function(
         lambda y: invert(branch.function, branch.parameters, y, solver),
         input_signature=[tf.TensorSpec([None, 3], tf.float64)],
@@ -169,15 +177,16 @@ def test_the_graph_agrees_with_eager_code(batch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
+@every
 @pytest.mark.parametrize("scale", [1.0, 1e-12])
-def test_gradients_agree_with_differences(scale):
+def test_gradients_agree_with_differences(make, scale):
     branch = DenseBranch(2)
     weights = scale * np.array([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [-1.0, 0.3, 2.0]])
     arguments = [tf.constant(rows(6, 3)), *branch.parameters]
 
     @tf.function
     def loss(arguments):
-        x = invert(branch.function, arguments[1:], arguments[0], Picard()).x
+        x = invert(branch.function, arguments[1:], arguments[0], make()).x
         return tf.reduce_sum(weights * x)
 
     with tf.GradientTape() as tape:
@@ -195,7 +204,8 @@ def test_gradients_agree_with_differences(scale):
         np.testing.assert_allclose(gradient, expected, rtol=1e-7, atol=1e-8 * scale)
 
 
-def test_float32_gradients_do_not_depend_on_their_scale():
+@every
+def test_float32_gradients_do_not_depend_on_their_scale(make):
     branch = DenseBranch(2)
     parameters = [tf.cast(p, tf.float32) for p in branch.parameters]
     y = tf.constant(rows(6, 3), tf.float32)
@@ -203,29 +213,31 @@ def test_float32_gradients_do_not_depend_on_their_scale():
     for scale in (1.0, 2.0**-40):
         with tf.GradientTape() as tape:
             tape.watch(y)
-            loss = scale * tf.reduce_sum(invert(branch.function, parameters, y, Picard()).x)
+            loss = scale * tf.reduce_sum(invert(branch.function, parameters, y, make()).x)
         gradients.append(tape.gradient(loss, y) / scale)
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-6)
 
 
-def test_a_gradient_that_does_not_converge_raises():
+@every
+def test_a_gradient_that_does_not_converge_raises(make):
     branch = DenseBranch(2)
     y = tf.constant(rows(6, 2))
     with tf.GradientTape() as tape:
         tape.watch(y)
-        loss = tf.reduce_sum(invert(branch.function, branch.parameters, y, Picard(max_steps=2)).x)
+        loss = tf.reduce_sum(invert(branch.function, branch.parameters, y, make(max_steps=2)).x)
     with pytest.raises(ConvergenceError, match="linear solve of the inverse's gradient"):
         tape.gradient(loss, y)
 
 
-def test_the_gradient_keeps_no_iterates():
+@every
+def test_the_gradient_keeps_no_iterates(make):
     branch = DenseBranch(0)
 
     @tf.function
     def gradient(y):
         with tf.GradientTape() as tape:
             tape.watch([y, *branch.parameters])
-            loss = tf.reduce_sum(invert(branch.function, branch.parameters, y, Picard()).x)
+            loss = tf.reduce_sum(invert(branch.function, branch.parameters, y, make()).x)
         return tape.gradient(loss, [y, *branch.parameters])
 
     graph = gradient.get_concrete_function(tf.TensorSpec([None, 3], tf.float64)).graph
@@ -254,10 +266,11 @@ def test_results_of_a_composition():
     "arguments",
     [{"max_steps": 0}, {"max_steps": 2.5}, {"atol": -1.0}, {"atol": math.nan}, {"rtol": math.inf}],
 )
-def test_bad_arguments_are_named(arguments):
+@every
+def test_bad_arguments_are_named(make, arguments):
     (name, value), *_ = arguments.items()
     with pytest.raises(ValueError, match=rf"{name} must be.*{value}"):
-        Picard(**arguments)
+        make(**arguments)
 
 
 def test_the_configuration_round_trips():

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.internal import cache_util
 
+from tf_iresnet.bijectors.monte_carlo import in_transition_kernel
 from tf_iresnet.bijectors.preimage import Preimage
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
@@ -54,7 +55,8 @@ class KerasBijector(tfb.Bijector):
       layer: the invertible layer. Its spectral state is left alone: see `update`.
       event_shape: shape of one example of the layer's input; needed if it is not built.
       log_det: an estimator that replaces that of every residual block; `Exact()` where a
-        log-determinant must not be stochastic, as in Markov chain Monte Carlo.
+        log-determinant must not be stochastic, as in Markov chain Monte Carlo: TFP's transition
+        kernels (`tfp.mcmc`) get a ValueError in place of an unseeded stochastic estimate.
       validate_args: as in TFP.
       name: of the bijector and in a chain's keyword arguments; by default the layer's.
 
@@ -195,6 +197,12 @@ class KerasBijector(tfb.Bijector):
         return x
 
     def _forward_log_det_jacobian(self, x, seed=None):
+        if seed is None and self.is_stochastic and in_transition_kernel():
+            raise ValueError(
+                f"the log-determinant of {self.name} is a random estimate, with which Markov chain "
+                "Monte Carlo draws from another density than its target: pass log_det=Exact() to "
+                "KerasBijector."
+            )
         flat, lead = _flatten(x, self._input_event)
         _, value = self.layer.forward_and_log_det(flat, seed=seed, log_det=self._log_det)
         return _restore(value, lead, tf.TensorShape([]))

@@ -1,0 +1,172 @@
+"""Evaluations of g that Anderson mixing saves against Picard iteration, by Picard's rate.
+
+    python -m benchmarks.solvers --out FOLDER [--run RUN]
+
+Blocks whose branches are the more isometric the higher the rate (ELU between a convolution and
+its adjoint, of either sign, at coefficients up to 0.99), and, with ``--run``, the blocks of a
+trained flow at its own test images. Both solvers go to the same residual. Writes ``solvers.json``
+and ``solvers.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_iresnet.fixed_point import Anderson, Picard, Solver
+from tf_iresnet.layers import InvertibleResidual
+
+RTOL = {"float32": 1e-5, "float64": 1e-12}
+MEMORIES = (3, 5, 8, 12)
+
+
+def isometric_block(coeff: float, sign: float, dtype: str, seed: int) -> InvertibleResidual:
+    """A block of the form x + sign A^T elu(A x + 1) with |A|^2 about coeff^2."""
+    rng = np.random.default_rng(seed)
+    block = InvertibleResidual(
+        hidden=16,
+        kernel_sizes=(3, 3),
+        coeff=coeff,
+        activation="elu",
+        input_activation=False,
+        dtype=dtype,
+    )
+    block.build((None, 8, 8, 4))
+    first, last = (part for part in block.branch.parts if hasattr(part, "kernel"))
+    kernel = rng.standard_normal(first.kernel.shape)
+    first.kernel.assign(9 * kernel)
+    last.kernel.assign(9 * sign * kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    first.bias.assign(np.ones(16))
+    block.converge_spectral_state()
+    return block
+
+
+def constructed(dtype: str) -> Iterator[tuple[str, InvertibleResidual, tf.Tensor]]:
+    """Yields names, blocks and images under them."""
+    for coeff in (0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99):
+        for sign in (1.0, -1.0):
+            block = isometric_block(coeff, sign, dtype, seed=0)
+            x = np.random.default_rng(1).standard_normal((16, 8, 8, 4))
+            yield f"{coeff:g} {sign:+g}", block, block.forward(tf.constant(x, dtype))
+
+
+def trained(folder: str, dtype: str) -> Iterator[tuple[str, InvertibleResidual, tf.Tensor]]:
+    """Yields a run's blocks and what they make of the first test images."""
+    from training.evaluate import batches_with_index
+    from training.finished import open_finished
+
+    finished = open_finished(folder)
+    _, x = next(batches_with_index(finished, "test", 16, 16))
+    values: list[tuple[InvertibleResidual, tf.Tensor]] = []
+    blocks = [b for b in finished.model._flatten_layers() if isinstance(b, InvertibleResidual)]
+    for block in blocks:  # each notes its outputs, whatever they are composed by
+
+        def forward(x, training=False, block=block, plain=block.forward):
+            values.append((block, plain(x, training)))
+            return values[-1][1]
+
+        block.forward = forward
+    finished.model.encode(x)
+    for index, (block, y) in enumerate(values):
+        del block.forward
+        copy = InvertibleResidual.from_config({**block.get_config(), "dtype": dtype})
+        copy.build(y.shape)
+        for variable, value in zip(copy.variables, block.variables, strict=True):
+            variable.assign(tf.cast(value, variable.dtype))
+        yield f"trained {index}", copy, tf.cast(y, dtype)
+
+
+def measure(name: str, block: InvertibleResidual, y: tf.Tensor, dtype: str) -> dict[str, Any]:
+    """Solve by both; the rate is Picard's mean fall of the residual per evaluation."""
+    function, parameters = block._function(dtype)
+
+    def run(solver: Solver) -> Any:
+        solve = tf.function(lambda y: solver.solve(lambda x: function(parameters, x), y))
+        result = solve(y)
+        assert result.converged.numpy().all(), (name, solver)
+        return result
+
+    tolerance = {"atol": 0.0, "rtol": RTOL[dtype], "max_steps": 5000}
+    picard = run(Picard(**tolerance))
+    steps = float(picard.steps.numpy().mean())
+    first = run(Picard(max_steps=5000, atol=1e9)).residual.numpy()
+    fall = (picard.residual.numpy() / first) ** (1 / np.maximum(picard.steps.numpy() - 1, 1))
+    anderson = {m: run(Anderson(**tolerance, memory=m)).steps.numpy() for m in MEMORIES}
+    worst = {m: int((s - picard.steps.numpy()).max()) for m, s in anderson.items()}
+    return {
+        "block": name,
+        "dtype": dtype,
+        "rate": float(fall.mean()),
+        "picard": steps,
+        "anderson": {str(m): float(s.mean()) for m, s in anderson.items()},
+        "gain": {str(m): steps / float(s.mean()) for m, s in anderson.items()},
+        "most_above_picard": max(worst.values()),
+    }
+
+
+def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the gain against the rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for axis, dtype in zip(axes, RTOL, strict=True):
+        for memory, colour in zip(MEMORIES, ("C0", "C1", "C2", "C3"), strict=True):
+            for kind, marker in (("trained", "o"), ("", "x")):
+                points = [
+                    (row["rate"], row["gain"][str(memory)])
+                    for row in rows
+                    if row["dtype"] == dtype and row["block"].startswith("trained") == bool(kind)
+                ]
+                if points:
+                    label = f"memory {memory}" + (", trained" if kind else "")
+                    axis.plot(*zip(*points, strict=True), marker, color=colour, label=label)
+        axis.axhline(1.0, color="grey", linewidth=0.5)
+        axis.axhline(3.0, color="grey", linewidth=0.5, linestyle=":")
+        axis.axvline(0.85, color="grey", linewidth=0.5, linestyle=":")
+        axis.set(xlabel="Picard's rate", title=f"{dtype}, residual {RTOL[dtype]:g} RMS(y)")
+        axis.set_yscale("log")
+    axes[0].set_ylabel("evaluations, Picard / Anderson")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.solvers", description=__doc__)
+    parser.add_argument("--out", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--run", help="folder of a trained flow")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for dtype in RTOL:
+        blocks = list(constructed(dtype)) + (
+            list(trained(options.run, dtype)) if options.run else []
+        )
+        for name, block, y in blocks:
+            rows.append(measure(name, block, y, dtype))
+            row = rows[-1]
+            gains = " ".join(f"{m}: {gain:.2f}" for m, gain in row["gain"].items())
+            print(
+                f"{dtype} {name:12} rate {row['rate']:.2f} Picard {row['picard']:6.1f} {gains}",
+                file=sys.stderr,
+                flush=True,
+            )
+    rows.sort(key=lambda row: row["rate"])
+    (options.out / "solvers.json").write_text(json.dumps(rows, indent=1) + "\n")
+    picture(rows, options.out / "solvers.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""What solvers of x + g(x) = y share: arguments, the stopping rule and the loop."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_iresnet.fixed_point.result import FixedPointResult
+
+# What belongs to one method, from step to step.
+State = tuple[tf.Tensor, ...]
+
+# Residuals below this many units in the last place of RMS(y) may be all that rounding allows;
+# an example is given up there once so many evaluations have not lowered its residual.
+_ROUNDING = 64
+_PATIENCE = 50
+
+
+def rms(x: tf.Tensor) -> tf.Tensor:
+    """Returns the root of the mean square of each example, [batch]."""
+    axes = list(range(1, x.shape.rank))
+    # Scaled by the largest entry: squares of huge ones would overflow, and an infinite tolerance
+    # accept anything.
+    scale = tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)
+    scale = tf.where(scale > 0, scale, tf.ones_like(scale))
+    return tf.squeeze(scale, axes) * tf.sqrt(tf.reduce_mean(tf.square(x / scale), axis=axes))
+
+
+def per_example(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Returns values [batch] with as many axes of size 1 as ``like`` has after the batch."""
+    return tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))
+
+
+class Solver(abc.ABC):
+    """Solves x + g(x) = y for each example of a batch.
+
+    A method says which point to try next (`_next`) and, where it may do without one that has
+    been tried, which to keep (`_keep`). Everything else is done here.
+    """
+
+    def __init__(
+        self, max_steps: int = 1000, atol: float | None = None, rtol: float | None = None
+    ) -> None:
+        if int(max_steps) != max_steps or max_steps < 1:
+            raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}.")
+        for name, value in (("atol", atol), ("rtol", rtol)):
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
+        self.max_steps = int(max_steps)
+        self.atol = atol
+        self.rtol = rtol
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"max_steps": self.max_steps, "atol": self.atol, "rtol": self.rtol}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Solver:
+        """Builds the solver from `get_config`'s result."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def tolerance(self, y: tf.Tensor) -> tf.Tensor:
+        """Returns atol + rtol RMS(y) per example; by default a few units in the last place."""
+        unit = float(np.finfo(y.dtype.as_numpy_dtype).eps)
+        atol = 4 * unit if self.atol is None else self.atol
+        rtol = 4 * unit if self.rtol is None else self.rtol
+        return atol + rtol * rms(y)
+
+    # --- what a method defines ---
+
+    def _start(self, y: tf.Tensor) -> State:
+        """Returns the state before the first step."""
+        return ()
+
+    def _keep(self, better: tf.Tensor, state: State) -> tf.Tensor:
+        """Says which examples keep the point just tried; ``better``: its residual is smaller."""
+        return tf.ones_like(better)
+
+    @abc.abstractmethod
+    def _next(
+        self, x: tf.Tensor, error: tf.Tensor, residual: tf.Tensor, kept: tf.Tensor, state: State
+    ) -> tuple[tf.Tensor, State]:
+        """Returns the points to try next, and the new state.
+
+        Args:
+          x: the points just tried.
+          error: x + g(x) - y there.
+          residual: its RMS, [batch].
+          kept: what `_keep` said, bool [batch].
+          state: the method's own.
+        """
+
+    # --- the loop ---
+
+    def solve(
+        self, g: Callable[[tf.Tensor], tf.Tensor], y: tf.Tensor, start: Any = None
+    ) -> FixedPointResult:
+        """Solves x + g(x) = y.
+
+        Args:
+          g: maps [batch, ...] to the same shape and dtype, each example by itself.
+          y: [batch, ...], float32 or float64.
+          start: where to start, of the shape of y (a solution of a similar problem saves
+            steps); None starts from y.
+
+        Returns:
+          A `FixedPointResult`. An example's result does not depend on the rest of the batch.
+          A tolerance below what the dtype resolves is not met: the example is given up as not
+          converged once its residual, of the size of rounding, falls no more.
+
+        Raises:
+          ValueError: if the start does not have the shape of y.
+        """
+        x = y if start is None else _checked_start(start, y)
+        tolerance = self.tolerance(y)
+        rounding = _ROUNDING * float(np.finfo(y.dtype.as_numpy_dtype).eps) * rms(y)
+        to_rounding = self.atol is None and self.rtol is None
+        batch = tf.shape(y)[:1]
+        infinite = tf.fill(batch, tf.constant(math.inf, y.dtype))
+
+        def unfinished(x, found, residual, steps, least, idle, active, state):
+            return tf.reduce_any(active)
+
+        def update(x, found, residual, steps, least, idle, active, state):
+            error = x + g(x) - y
+            new = rms(error)
+            better = new < residual
+            kept = self._keep(better, state)
+            wanted = tf.where(kept, new, residual) > tolerance
+            if to_rounding:
+                wanted |= (new > 0) & (new < 0.9 * residual)
+            idle = tf.where(new < least, 0, idle + 1)
+            least = tf.minimum(least, new)
+            wanted &= (idle < _PATIENCE) | (residual > rounding)
+            # A diverged example (NaN, infinity) is given up; its residual tells.
+            wanted &= tf.math.is_finite(new) | ~kept
+            following, state = self._next(x, error, new, kept, state)
+            kept &= active
+            found = tf.where(per_example(kept, y), x, found)
+            residual = tf.where(kept, new, residual)
+            steps += tf.cast(active, tf.int32)
+            active &= wanted
+            x = tf.ensure_shape(tf.where(per_example(active, y), following, x), y.shape)
+            return x, found, residual, steps, least, idle, active, state
+
+        loop = (
+            x,
+            x,
+            infinite,
+            tf.zeros(batch, tf.int32),
+            infinite,
+            tf.zeros(batch, tf.int32),
+            tf.ones(batch, tf.bool),
+            self._start(y),
+        )
+        _, found, residual, steps, *_ = tf.while_loop(
+            unfinished, update, loop, maximum_iterations=self.max_steps, parallel_iterations=1
+        )
+        return FixedPointResult(found, steps, residual, residual <= tolerance)
+
+
+def _checked_start(start: Any, y: tf.Tensor) -> tf.Tensor:
+    start = tf.cast(tf.convert_to_tensor(start), y.dtype)
+    if not start.shape.is_compatible_with(y.shape):
+        raise ValueError(
+            f"start must have the shape of y, {tuple(y.shape)}, got {tuple(start.shape)}."
+        )
+    return tf.ensure_shape(start, y.shape)
