@@ -240,6 +240,9 @@ def test_evaluation_s_numbers(finished, run):
     assert again["bits_per_dim"] == metrics["bits_per_dim"]
     few = evaluate(finished, split="validation", limit=7)
     assert (few["images"], few["split"]) == (7, "validation")
+    assert evaluate(finished, limit=9)["images"] == 9
+    # What was measured on the whole test set stays.
+    assert json.loads((run / "metrics.json").read_text())["images"] == 300
 
 
 def test_validation_in_training_is_that_of_averaged_weights(finished, run):

@@ -38,6 +38,11 @@ class Finished:
         """Whether the model has a density."""
         return isinstance(self.experiment, FlowExperiment)
 
+    def metrics(self) -> dict[str, Any]:
+        """Returns what `metrics.json` says of these weights; results of others are left out."""
+        held = self.run.metrics()
+        return held if held.get("steps") == self.step else {}
+
     def add_metrics(self, values: dict[str, Any]) -> dict[str, Any]:
         """Adds results to `metrics.json`, where results of other weights are dropped.
 
@@ -47,10 +52,7 @@ class Finished:
         Returns:
             All results.
         """
-        held = self.run.metrics()
-        if held.get("steps") != self.step:
-            held = {}
-        metrics = {**held, "steps": self.step, **values}
+        metrics = {**self.metrics(), "steps": self.step, **values}
         self.run.write_metrics(metrics)
         return metrics
 

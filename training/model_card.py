@@ -38,7 +38,7 @@ def model_card(finished: Finished, certificate: Certificate, rescaled: bool = Fa
     Returns:
         A page in Markdown.
     """
-    spec, metrics = finished.dataset.spec, finished.run.metrics()
+    spec, metrics = finished.dataset.spec, finished.metrics()
     sizes = ", ".join(map(str, spec.event_shape))
     if finished.is_flow:
         signatures = _FLOW.format(event=sizes, dims=spec.dims)
