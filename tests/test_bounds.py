@@ -135,6 +135,9 @@ def test_the_differentiable_bound_is_never_below_the_norm():
         kernel = np.random.default_rng(0).standard_normal(shape)
         truth = np.linalg.norm(kernel, 2)
         assert truth <= gram.norm_bound(map_for_kernel(shape, None), kernel) <= truth * 1.001
+    stencil = np.reshape([1.0, 2.0, 1.0], (3, 1, 1))  # by the best shift
+    truth = 2 + 2 * np.cos(np.pi / 6)
+    assert truth <= gram.norm_bound(map_for_kernel((3, 1, 1), (5,)), stencil) <= truth * 1.001
     equal = np.eye(7)  # as loose as it can be
     assert 1 <= gram.norm_bound(map_for_kernel((7, 7), None), equal) <= 7 ** (1 / 1024) * (1 + 1e-9)
 

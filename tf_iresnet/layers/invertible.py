@@ -156,8 +156,8 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
         for layer in self.spectral_layers():
             layer.update_spectral_state(iterations)
 
-    def converge_spectral_state(self, tolerance: float = 3e-4, iterations: int = 1000) -> None:
-        """Runs every power iteration until |W v - sigma u| <= tolerance sigma."""
+    def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
+        """Finds every layer's leading u and v, until |W v - sigma u| <= tolerance sigma."""
         for layer in self.spectral_layers():
             layer.converge_spectral_state(tolerance, iterations)
 

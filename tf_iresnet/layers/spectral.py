@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet import norms
+from tf_iresnet import lanczos, norms
 from tf_iresnet.bounds import gram
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
@@ -193,13 +193,13 @@ class SpectralLayer(keras.layers.Layer):
         u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
         self._set_state(*norms.iterate(linear_map, tf.stop_gradient(kernel), u, v, iterations))
 
-    def converge_spectral_state(self, tolerance: float = 3e-4, iterations: int = 1000) -> None:
-        """Runs the power iteration until |W v - sigma u| <= tolerance sigma."""
+    def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
+        """Finds the leading u and v, until |W v - sigma u| <= tolerance sigma."""
         if not self._iterates:
             return
         linear_map, kernel = self._norm_operands()
         u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
-        result = norms.converge(
+        result = lanczos.leading_vectors(
             linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance
         )
         self._set_state(result.u, result.v)

@@ -45,8 +45,7 @@ class IResNetClassifier(InvertibleModel):
       activation: of the branches; the very first block has none before its first convolution.
       actnorm: whether ActNorm comes before each block.
       power_iterations: per training step.
-      normalization: "power_iteration", or "bound" for blocks that are proven to be invertible at
-        every step.
+      normalization: "power_iteration", or "bound" for blocks proven invertible at every step.
       solver: of the inverse; by default `Picard()`.
       recompute: whether blocks keep their input alone for the backward pass: less memory, more
         time.

@@ -58,8 +58,7 @@ class IResNetFlow(InvertibleModel):
       prior: "learned" for a diagonal normal with trained mean and scale, "standard" for a
         fixed one.
       power_iterations: per training step.
-      normalization: "power_iteration", or "bound" for blocks that are proven to be invertible at
-        every step.
+      normalization: "power_iteration", or "bound" for blocks proven invertible at every step.
       log_det: estimator in training; by default `RussianRoulette(exact_terms=2)`.
       eval_log_det: estimator of `log_prob`; by default 20 exact terms and a roulette of finite
         variance.

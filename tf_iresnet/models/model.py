@@ -51,8 +51,8 @@ class InvertibleModel(keras.Model):
         """Runs the power iteration of every spectral layer now."""
         self.flow.update_spectral_state(iterations)
 
-    def converge_spectral_state(self, tolerance: float = 3e-4, iterations: int = 1000) -> None:
-        """Runs every power iteration until |W v - sigma u| <= tolerance sigma."""
+    def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
+        """Finds every layer's leading u and v, until |W v - sigma u| <= tolerance sigma."""
         key = (tolerance, iterations)
         functions = self.__dict__.setdefault("_converging", {})
         if key not in functions:
