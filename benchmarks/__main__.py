@@ -27,16 +27,25 @@ def missing_packages() -> list[str]:
     return [name for name in ("torch", "normflows") if find_spec(name) is None]
 
 
-def compare(setting: Setting, threads: int, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the comparisons, all with one pair of workers, and return the results."""
+def compare(
+    setting: Setting,
+    threads: int,
+    only: Sequence[str] = (),
+    weights: dict[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Run the comparisons, all with one pair of workers, and return the results.
+
+    The weights are those of `example_weights` unless given.
+    """
     from benchmarks.peer_normflows import example_weights  # imports torch
 
     results: dict[str, Any] = {"threads": threads, "repeats": setting.repeats, "versions": {}}
-    channels = setting.shape[-1]
+    if weights is None:
+        weights = example_weights(setting.blocks, setting.shape[-1], setting.hidden, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        weights = str(Path(folder) / "weights.npz")
-        np.savez(weights, **example_weights(setting.blocks, channels, setting.hidden, seed=0))
-        arguments = {"threads": threads, "weights": weights, **setting.model()}
+        path = str(Path(folder) / "weights.npz")
+        np.savez(path, **weights)
+        arguments = {"threads": threads, "weights": path, **setting.model()}
         with (
             WorkerProcess("benchmarks.ours", **arguments) as ours,
             WorkerProcess("benchmarks.peer_normflows", **arguments) as peer,
@@ -69,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", choices=COMPARISONS, action="append", default=[], help="may be repeated"
     )
+    parser.add_argument(
+        "--run", help="folder of a trained flow: its first scale's weights; writes no file"
+    )
     options = parser.parse_args(arguments)
     missing = missing_packages()
     if missing:
@@ -77,15 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setting = QUICK if options.quick else Setting()
     if options.repeats:
         setting = dataclasses.replace(setting, repeats=options.repeats)
+    weights = None
+    if options.run:
+        from benchmarks.trained import first_scale  # needs what training needs
+
+        weights, model = first_scale(options.run)
+        setting = dataclasses.replace(setting, **model)
     try:
-        results = compare(setting, options.threads, options.only)
+        results = compare(setting, options.threads, options.only, weights)
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     table = markdown(results)
     print(table)
     # A part of the comparisons would replace a file of all of them.
-    if not options.quick and not options.only:
+    if not (options.quick or options.only or options.run):
         (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         (HERE / "results.md").write_text(table)
     return 0

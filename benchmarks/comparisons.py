@@ -36,6 +36,7 @@ class Setting:
     batch: int = 64
     shape: tuple[int, int, int] = (16, 16, 12)
     hidden: int = 128
+    coeff: float = 0.9
     repeats: int = 7
     memory_terms: tuple[int, ...] = (5, 20, 50)
 
@@ -46,7 +47,7 @@ class Setting:
 
     def model(self) -> dict[str, Any]:
         """The arguments of both workers' setup."""
-        names = ("blocks", "batch", "shape", "hidden")
+        names = ("blocks", "batch", "shape", "hidden", "coeff")
         return {name: getattr(self, name) for name in names}
 
 

@@ -38,11 +38,11 @@ def banana(x: tf.Tensor) -> tf.Tensor:
     return -0.5 * (tf.square(x[..., 0] / 2) + tf.square(bend / 0.3))
 
 
-def flow(seed: int) -> KerasBijector:
-    """Four blocks and scales between them, data to latent."""
+def flow(seed: int, blocks: int = 4) -> KerasBijector:
+    """Blocks and scales between them, data to latent."""
     keras.utils.set_random_seed(seed)
     layers: list[Any] = []
-    for _ in range(4):
+    for _ in range(blocks):
         solver = Anderson(atol=1e-5, rtol=1e-5)
         layers += [
             ActNorm(),

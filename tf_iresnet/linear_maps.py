@@ -151,7 +151,9 @@ class ConvMap:
             return tf.concat([self._group.apply(k, part) for k, part in parts], -1)
         op = tf.raw_ops.Conv3D if self.rank == 3 else tf.raw_ops.Conv2D
         x = self._lift(self._padded(x))
-        return self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options()))
+        y = self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options()))
+        # TensorFlow's convolutions hand an empty batch through, with the input's channels.
+        return tf.reshape(y, [0, *self.output_shape]) if x.shape[0] == 0 else y
 
     def adjoint(self, kernel: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns the transposed convolution of y [batch, spatial, filters]."""

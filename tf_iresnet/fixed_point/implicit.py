@@ -38,7 +38,8 @@ def invert(
 
     @tf.custom_gradient
     def solve(y, *parameters):
-        result = solver.solve(lambda x: function(parameters, x), y, start)
+        folded, its_parameters = function.folded(parameters)  # once, outside of the loop
+        result = solver.solve(lambda x: folded(its_parameters, x), y, start)
 
         def gradient(upstream, *unused):
             _, point = function.linearize(parameters, result.x)
