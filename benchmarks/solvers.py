@@ -74,8 +74,11 @@ def measure(name: str, block: InvertibleResidual, y: tf.Tensor, dtype: str) -> d
     """Solve by both; the rate is Picard's mean fall of the residual per evaluation."""
     function, parameters = block._function(dtype)
 
+    def g(x: tf.Tensor) -> tf.Tensor:
+        return function(parameters, x)
+
     def run(solver: Solver) -> Any:
-        solve = tf.function(lambda y: solver.solve(lambda x: function(parameters, x), y))
+        solve = tf.function(lambda y: solver.solve(g, y), autograph=False)
         result = solve(y)
         assert result.converged.numpy().all(), (name, solver)
         return result
