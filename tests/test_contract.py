@@ -212,7 +212,10 @@ def test_mixed_precision_keeps_state_and_inverse_in_float32(name):
     y, log_det = layer.forward_and_log_det(x, seed=0)
     assert y.dtype == log_det.dtype == tf.float32
     full = make(name)
-    np.testing.assert_array_equal(layer.forward(tf.constant(x)), full.forward(tf.constant(x)))
+    # A bound covers the kernel as cast for training too, and so is larger by bfloat16's rounding.
+    atol = 0.02 if "by a bound" in name else 0.0
+    plain = full.forward(tf.constant(x))
+    np.testing.assert_allclose(layer.forward(tf.constant(x)), plain, rtol=0, atol=atol)
     np.testing.assert_allclose(layer.inverse(y), x, rtol=0, atol=1e-5)
     rough, rough_log_det = layer.forward_and_log_det(x, seed=0, training=True)
     assert rough.dtype == rough_log_det.dtype == tf.float32

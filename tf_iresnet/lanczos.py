@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.linear_maps import LinearMap
-from tf_iresnet.norms import PowerIterationResult, iterate, sigma_of
+from tf_iresnet.norms import PowerIterationResult, iterate, sigma_of, unit_scale
 
 _STEPS = 24  # of one cycle: so many vectors are kept
 _NOISE = 0.01  # of a start that may be orthogonal to what is sought
@@ -54,6 +54,7 @@ def leading_vectors(
 
     Source: Golub, Van Loan, Matrix Computations, chapter 10.
     """
+    kernel, scale = unit_scale(kernel)
     size = math.prod(linear_map.input_shape)
     shape = (1, *linear_map.input_shape)
     noise = tf.random.stateless_normal([size], [0, 0], dtype=kernel.dtype)
@@ -83,7 +84,7 @@ def leading_vectors(
     cycles = max(1, math.ceil(iterations / _STEPS)) - 1
     _, sigma, new_u, new_v = tf.while_loop(unfinished, cycle, values, maximum_iterations=cycles)
     moved = sigma > 0
-    return PowerIterationResult(sigma, tf.where(moved, new_u, u), tf.where(moved, new_v, v))
+    return PowerIterationResult(scale * sigma, tf.where(moved, new_u, u), tf.where(moved, new_v, v))
 
 
 def _unit(x: tf.Tensor) -> tf.Tensor:

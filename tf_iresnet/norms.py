@@ -141,6 +141,13 @@ def power_iteration(
     return converge(linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance)
 
 
+def unit_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns kernel / s and s, its largest entry: squares of either stay in the dtype's range."""
+    scale = tf.reduce_max(tf.abs(kernel))
+    scale = tf.where(scale > 0, scale, tf.ones_like(scale))
+    return kernel / scale, scale
+
+
 def converge(
     linear_map: LinearMap,
     kernel: tf.Tensor,
@@ -156,6 +163,7 @@ def converge(
     by a relative gap, sigma itself is within tolerance^2 / gap. A small change of sigma
     over one step says much less.
     """
+    kernel, scale = unit_scale(kernel)
 
     def measured(u: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
         image = linear_map.apply(kernel, v)
@@ -173,7 +181,7 @@ def converge(
     # One step whatever the start: u may belong to another v.
     start = measured(*iterate(linear_map, kernel, u, v, 1))
     _, sigma, u, v = tf.while_loop(unfinished, step, start, maximum_iterations=iterations - 1)
-    return PowerIterationResult(sigma, u, v)
+    return PowerIterationResult(scale * sigma, u, v)
 
 
 def conv_norm_bound(
