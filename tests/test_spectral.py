@@ -298,6 +298,21 @@ def test_the_bound_covers_the_cast_for_compute(policy):
             assert np.linalg.norm(matrix("conv 2-D same", cast), 2) <= COEFF
 
 
+def test_the_bound_covers_a_cast_that_rounds_every_weight_up():
+    """0.8 / 6 is 136.5 units of bfloat16, and its bound so tight that the cast alone decides."""
+    layer = build("dense wide", 2.5, "mixed_bfloat16", normalization="bound")
+    layer.kernel.assign(np.ones((4, 9)))
+    cast = tf.cast(tf.cast(layer.normalized_kernel(), tf.bfloat16), tf.float64)
+    assert 0.95 * COEFF < np.linalg.norm(cast, 2) <= COEFF
+
+
+def test_the_lipschitz_bound_counts_the_activation():
+    layer = build("dense tall", 0.5, activation="silu")
+    np.testing.assert_allclose(layer.lipschitz_bound(), 1.09984 * layer.norm_bound(), rtol=1e-5)
+    with pytest.raises(ValueError, match="activation 'softmax' has no known Lipschitz constant"):
+        build("dense tall", 0.5, activation="softmax").lipschitz_bound()
+
+
 def test_bound_does_not_trust_the_state():
     layer = build("dense tall", 2.5)
     _, _, vt = np.linalg.svd(layer.kernel.numpy())
