@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -54,6 +56,26 @@ def leading_vectors(
 
     Source: Golub, Van Loan, Matrix Computations, chapter 10.
     """
+    # A graph for each shape, not one for a model: that takes many times longer to optimise.
+    return _traced(linear_map, tolerance, iterations)(kernel, u, v)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(linear_map: LinearMap, tolerance: float, iterations: int) -> Callable[..., Any]:
+    return tf.function(
+        lambda kernel, u, v: _search(linear_map, kernel, u, v, tolerance, iterations),
+        autograph=False,
+    )
+
+
+def _search(
+    linear_map: LinearMap,
+    kernel: tf.Tensor,
+    u: tf.Tensor,
+    v: tf.Tensor,
+    tolerance: float,
+    iterations: int,
+) -> PowerIterationResult:
     kernel, scale = unit_scale(kernel)
     size = math.prod(linear_map.input_shape)
     shape = (1, *linear_map.input_shape)

@@ -53,13 +53,7 @@ class InvertibleModel(keras.Model):
 
     def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
         """Finds every layer's leading u and v, until |W v - sigma u| <= tolerance sigma."""
-        key = (tolerance, iterations)
-        functions = self.__dict__.setdefault("_converging", {})
-        if key not in functions:
-            # One graph for all layers, traced once.
-            function = tf.function(lambda: self.flow.converge_spectral_state(*key), autograph=False)
-            functions[key] = lambda: function()
-        functions[key]()
+        self.flow.converge_spectral_state(tolerance, iterations)
 
     @property
     def initialized(self) -> bool:
