@@ -205,3 +205,11 @@ def test_mixed_precision_evaluates_in_float32(mixed):
     assert value.dtype == tf.float32
     np.testing.assert_array_equal(value, full.log_prob(X[:4], seed=0))
     np.testing.assert_allclose(mixed.decode(mixed.encode(X[:4])), X[:4], atol=1e-4)
+
+
+def test_a_model_of_a_distribution_strategy_knows_whether_it_is_initialised():
+    with tf.distribute.MirroredStrategy().scope():
+        model = small.flow((2,), levels=None, blocks=(1,))
+    assert not model.initialized
+    model.initialize(small.points(8, 2))
+    assert model.initialized

@@ -75,7 +75,7 @@ class ActNorm(InvertibleLayer):
 
     @property
     def needs_data(self) -> bool:
-        return float(self.initialized) == 0.0
+        return float(tf.convert_to_tensor(self.initialized)) == 0.0
 
     def initialize(self, x: Any) -> tf.Tensor:
         x = self._prepared(x)
