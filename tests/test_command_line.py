@@ -173,6 +173,7 @@ def test_refusals(words, message, tmp_path, monkeypatch, run):
         (("certify", "--rescale", 0), "--rescale 0.0 cannot be used"),
         (("certify", "--rescale", 1.5), "--rescale 1.5 cannot be used"),
         (("export", "--out", "2", "--rescale", 2), "--rescale 2.0 cannot be used"),
+        (("export", "--out", "2", "--rescale", -1), "No such option '-1'"),
         (("export", "--out", "model"), "names no version"),
         (("export", "--out", "1"), "exists"),
         (("export", "--out", "file/1"), "cannot be written"),
@@ -210,9 +211,10 @@ def test_a_part_without_a_bound_is_status_1(run, monkeypatch):
     for name in ("certify", "evaluate"):
         monkeypatch.setattr(f"training.{name}.certify", unknown)
     assert "block cannot be certified" in refused("certify", run)
-    result = invoke("evaluate", run, "--limit", 20)
-    assert result.exit_code == 0
-    assert '"certified_lipschitz": null' in result.stdout
+    assert "block cannot be certified" in refused("export", run, "--out", run / "2")
+    assert not (run / "2").exists()
+    assert invoke("evaluate", run).exit_code == 0
+    assert json.loads((run / "metrics.json").read_text())["certified_lipschitz"] is None
 
 
 def test_another_experiment_s_folder(run):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.linear_maps import LinearMap
-from tf_iresnet.norms import PowerIterationResult, iterate, sigma_of, unit_scale
+from tf_iresnet.norms import PowerIterationResult, iterate, sigma_of, unit, unit_scale
 
 _STEPS = 24  # of one cycle: so many vectors are kept
 _NOISE = 0.01  # of a start that may be orthogonal to what is sought
@@ -62,58 +62,44 @@ def leading_vectors(
 
 @functools.lru_cache(maxsize=256)
 def _traced(linear_map: LinearMap, tolerance: float, iterations: int) -> Callable[..., Any]:
-    return tf.function(
-        lambda kernel, u, v: _search(linear_map, kernel, u, v, tolerance, iterations),
-        autograph=False,
-    )
+    """The search for one shape as a graph of (kernel, u, v)."""
 
+    def search(kernel: tf.Tensor, u: tf.Tensor, v: tf.Tensor) -> PowerIterationResult:
+        kernel, scale = unit_scale(kernel)
+        size = math.prod(linear_map.input_shape)
+        shape = (1, *linear_map.input_shape)
+        noise = tf.random.stateless_normal([size], [0, 0], dtype=kernel.dtype)
+        start = tf.reshape(v, [size]) + noise * (_NOISE / math.sqrt(size))
 
-def _search(
-    linear_map: LinearMap,
-    kernel: tf.Tensor,
-    u: tf.Tensor,
-    v: tf.Tensor,
-    tolerance: float,
-    iterations: int,
-) -> PowerIterationResult:
-    kernel, scale = unit_scale(kernel)
-    size = math.prod(linear_map.input_shape)
-    shape = (1, *linear_map.input_shape)
-    noise = tf.random.stateless_normal([size], [0, 0], dtype=kernel.dtype)
-    start = tf.reshape(v, [size]) + noise * (_NOISE / math.sqrt(size))
+        def gram(x: tf.Tensor) -> tf.Tensor:
+            image = linear_map.apply(kernel, tf.reshape(x, shape))
+            return tf.reshape(linear_map.adjoint(kernel, image), [size])
 
-    def gram(x: tf.Tensor) -> tf.Tensor:
-        image = linear_map.apply(kernel, tf.reshape(x, shape))
-        return tf.reshape(linear_map.adjoint(kernel, image), [size])
+        def measured(u: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            # u is W v / |W v| and the new v is W^T u / |W^T u|: what is left is W v's error.
+            u, v = iterate(linear_map, kernel, u, v, 1)
+            sigma = sigma_of(linear_map, kernel, u, v)
+            return tf.norm(linear_map.apply(kernel, v) - sigma * u), sigma, u, v
 
-    def measured(u: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # u is W v / |W v| and the new v is W^T u / |W^T u|: what is left is W v's error.
-        u, v = iterate(linear_map, kernel, u, v, 1)
-        sigma = sigma_of(linear_map, kernel, u, v)
-        return tf.norm(linear_map.apply(kernel, v) - sigma * u), sigma, u, v
+        def unfinished(residual, sigma, u, v):
+            return residual > tolerance * sigma
 
-    def unfinished(residual, sigma, u, v):
-        return residual > tolerance * sigma
+        def cycle(residual, sigma, u, v):
+            new = _ritz_vector(gram, tf.reshape(v, [size]), min(_STEPS, size))
+            new = tf.where(tf.reduce_any(new != 0), tf.reshape(new, shape), v)
+            return measured(u, new)
 
-    def cycle(residual, sigma, u, v):
-        new = _ritz_vector(gram, tf.reshape(v, [size]), min(_STEPS, size))
-        new = tf.where(tf.reduce_any(new != 0), tf.reshape(new, shape), v)
-        return measured(u, new)
+        first = tf.ensure_shape(u, (1, *linear_map.output_shape)), tf.reshape(unit(start), shape)
+        nothing = tf.zeros([], kernel.dtype)
+        values = cycle(nothing, nothing, *first)
+        cycles = max(1, math.ceil(iterations / _STEPS)) - 1
+        _, sigma, new_u, new_v = tf.while_loop(unfinished, cycle, values, maximum_iterations=cycles)
+        moved = sigma > 0
+        return PowerIterationResult(
+            scale * sigma, tf.where(moved, new_u, u), tf.where(moved, new_v, v)
+        )
 
-    first = tf.ensure_shape(u, (1, *linear_map.output_shape)), tf.reshape(_unit(start), shape)
-    nothing = tf.zeros([], kernel.dtype)
-    values = cycle(nothing, nothing, *first)
-    cycles = max(1, math.ceil(iterations / _STEPS)) - 1
-    _, sigma, new_u, new_v = tf.while_loop(unfinished, cycle, values, maximum_iterations=cycles)
-    moved = sigma > 0
-    return PowerIterationResult(scale * sigma, tf.where(moved, new_u, u), tf.where(moved, new_v, v))
-
-
-def _unit(x: tf.Tensor) -> tf.Tensor:
-    """Scales a vector to length one; one of zeros stays zero."""
-    largest = tf.reduce_max(tf.abs(x))
-    x = x / tf.where(largest > 0, largest, tf.ones_like(largest))
-    return tf.math.divide_no_nan(x, tf.norm(x))
+    return tf.function(search, autograph=False)
 
 
 def _ritz_vector(gram: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, steps: int) -> tf.Tensor:
@@ -132,7 +118,7 @@ def _ritz_vector(gram: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, steps
             rest -= tf.linalg.matvec(basis, tf.linalg.matvec(basis, rest), transpose_a=True)
         # In an invariant subspace nothing but rounding is left.
         rest = tf.where(tf.norm(rest) > small * tf.norm(image), rest, tf.zeros_like(rest))
-        return index + 1, _unit(rest), basis, projected
+        return index + 1, unit(rest), basis, projected
 
     _, _, basis, projected = tf.while_loop(
         lambda *_: True,
@@ -143,4 +129,4 @@ def _ritz_vector(gram: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, steps
     # Row i holds the products with the vectors up to i: the lower triangle, which `eigh` reads.
     scale = tf.reduce_max(tf.abs(projected))
     _, vectors = tf.linalg.eigh(tf.math.divide_no_nan(projected, scale))
-    return _unit(tf.linalg.matvec(basis, vectors[:, -1], transpose_a=True))
+    return unit(tf.linalg.matvec(basis, vectors[:, -1], transpose_a=True))

@@ -29,7 +29,7 @@ class PowerIterationResult(NamedTuple):
     v: tf.Tensor
 
 
-def _unit(x: tf.Tensor) -> tf.Tensor:
+def unit(x: tf.Tensor) -> tf.Tensor:
     """Scales x to length one; a vector of zeros stays zero."""
     scale = tf.reduce_max(tf.abs(x))
     safe = tf.where(scale > 0, scale, tf.ones_like(scale))
@@ -54,9 +54,9 @@ def iterate(
     """
 
     def step(u: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        new_u = _unit(linear_map.apply(kernel, v))
+        new_u = unit(linear_map.apply(kernel, v))
         u = tf.where(tf.reduce_any(new_u != 0), new_u, u)
-        new_v = _unit(linear_map.adjoint(kernel, u))
+        new_v = unit(linear_map.adjoint(kernel, u))
         return u, tf.where(tf.reduce_any(new_v != 0), new_v, v)
 
     if iterations <= 4:
@@ -136,8 +136,8 @@ def power_iteration(
                 f"u must have the output's shape {linear_map.output_shape}, got {tuple(u.shape)}."
             )
         u = tf.reshape(u, (1, *linear_map.output_shape))
-    u = _unit(u)
-    v = _unit(linear_map.adjoint(kernel, u))
+    u = unit(u)
+    v = unit(linear_map.adjoint(kernel, u))
     return converge(linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance)
 
 

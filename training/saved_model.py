@@ -38,9 +38,8 @@ def write_saved_model(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{str(out)!r} cannot be written ({error.strerror})") from error
-    if rescale is not None:
-        finished.model.converge_spectral_state()
-        certified(finished.model, rescale)
+    finished.model.converge_spectral_state()
+    certified(finished.model, rescale)  # refuses before anything is written
     export_saved_model(finished.model, path)
     certificate = certified(finished.model)
     card = model_card(finished, certificate, rescaled=rescale is not None)
