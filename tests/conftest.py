@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import flags
 
 from tf_iresnet import log_det
+from tf_iresnet.log_det import series
 
 flags.FLAGS.mark_as_parsed()  # TFP's test utilities read flags
 
@@ -20,7 +21,7 @@ def fixed(monkeypatch):
     def fix(probes, draw=None):
         for name in ("rademacher", "gaussian"):
             monkeypatch.setitem(
-                log_det._PROBES, name, lambda seed, like: tf.cast(probes, like.dtype)
+                series._PROBES, name, lambda seed, like: tf.cast(probes, like.dtype)
             )
         monkeypatch.setattr(log_det.RussianRoulette, "draw", lambda self, seed: tf.constant(draw))
 

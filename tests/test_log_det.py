@@ -339,3 +339,19 @@ def test_expected_terms():
 def test_bad_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_the_variance_is_finite_where_its_terms_fall():
+    """The second moment is a series in the norm: E w_N^2 norm^(2 N), by scipy's law."""
+    draws = np.arange(1, 60)
+    for name, (estimator, law) in {
+        "geometric 0.1": (RussianRoulette(probability=0.1), stats.geom(0.1)),
+        "geometric 0.5": (RussianRoulette(probability=0.5), stats.geom(0.5)),
+        "poisson": (RussianRoulette(distribution="poisson"), stats.poisson(2)),
+    }.items():
+        for norm in (0.3, 0.7, 0.72, 0.94, 0.96):
+            terms = law.pmf(draws) * (norm**draws / law.sf(draws - 1)) ** 2
+            falls = terms[-1] < terms[-2]
+            assert estimator.has_finite_variance(norm) == falls, (name, norm)
+    assert PowerSeries().has_finite_variance(0.99)
+    assert Exact().has_finite_variance(0.99)

@@ -108,7 +108,20 @@ class Affine(Primitive):
         return self.linear_map.adjoint(parameters[0], upstream), gradients
 
 
-class Elementwise(Primitive):
+class Pointwise(Primitive):
+    """A scalar function applied to every entry: its Jacobian is a diagonal of slopes."""
+
+    @abc.abstractmethod
+    def slope(self, point: Any) -> tf.Tensor:
+        """Returns the derivative at every entry of the linearised point."""
+
+    def pushforward(self, parameters, point, tangent):
+        return self.slope(point) * tangent
+
+    pullback = pushforward
+
+
+class Elementwise(Pointwise):
     """A smooth scalar function applied to every entry, derivatives by automatic differentiation."""
 
     def __init__(self, function: Callable[[tf.Tensor], tf.Tensor]) -> None:
@@ -125,10 +138,8 @@ class Elementwise(Primitive):
         y, slope = self._derivative(x)
         return y, (x, slope)
 
-    def pushforward(self, parameters, point, tangent):
-        return point[1] * tangent
-
-    pullback = pushforward
+    def slope(self, point):
+        return point[1]
 
     def _curvature(self, point):
         x = point[0]
@@ -161,7 +172,7 @@ class Elu(Elementwise):
         return tf.where(y < 0, slope, tf.zeros_like(slope))
 
 
-class LipSwish(Primitive):
+class LipSwish(Pointwise):
     """x sigmoid(b x) / 1.1 with b = softplus(beta): parameter (beta,), a scalar."""
 
     num_parameters = 1
@@ -173,10 +184,8 @@ class LipSwish(Primitive):
         slope = gate * (1 + scaled * (1 - gate))
         return y / 1.1, (x, scaled, gate, slope / 1.1)
 
-    def pushforward(self, parameters, point, tangent):
-        return point[3] * tangent
-
-    pullback = pushforward
+    def slope(self, point):
+        return point[3]
 
     def gradient(self, parameters, point, upstream, pairs=()):
         x, scaled, gate, slope = point
@@ -192,7 +201,7 @@ class LipSwish(Primitive):
         return gradient, [by_b * tf.sigmoid(parameters[0])]
 
 
-class Silu(Primitive):
+class Silu(Pointwise):
     """x sigmoid(x): LipSwish without its scales, which `Chain.folded` moves into the kernels."""
 
     def linearize(self, parameters, x):
@@ -201,10 +210,8 @@ class Silu(Primitive):
         # The slope is gate + x gate (1 - gate).
         return y, (gate, gate + tf.raw_ops.SigmoidGrad(y=gate, dy=x), y)
 
-    def pushforward(self, parameters, point, tangent):
-        return point[1] * tangent
-
-    pullback = pushforward
+    def slope(self, point):
+        return point[1]
 
     def gradient(self, parameters, point, upstream, pairs=()):
         gate, slope, y = point
@@ -249,7 +256,7 @@ class Chain(Function):
 
     def folded(self, parameters):
         parts = list(self.parts)
-        groups = [list(group) for group in self._split(parameters)]
+        groups = [list(group) for group in self.split(parameters)]
         for index in range(1, len(parts) - 1):
             before, part, after = parts[index - 1 : index + 2]
             if not (
@@ -267,7 +274,8 @@ class Chain(Function):
             parts[index], groups[index] = Silu(), []
         return Chain(parts), [p for group in groups for p in group]
 
-    def _split(self, parameters: Parameters) -> list[Parameters]:
+    def split(self, parameters: Parameters) -> list[Parameters]:
+        """Returns the parameters of each part."""
         groups, start = [], 0
         for part in self.parts:
             groups.append(parameters[start : start + part.num_parameters])
@@ -276,26 +284,26 @@ class Chain(Function):
 
     def linearize(self, parameters, x):
         points = []
-        for part, own in zip(self.parts, self._split(parameters), strict=True):
+        for part, own in zip(self.parts, self.split(parameters), strict=True):
             x, point = part.linearize(own, x)
             points.append(point)
         return x, points
 
     def respond(self, parameters, point, tangent):
         traces = []
-        for part, own, at in zip(self.parts, self._split(parameters), point, strict=True):
+        for part, own, at in zip(self.parts, self.split(parameters), point, strict=True):
             tangent, trace = part.respond(own, at, tangent)
             traces.append(trace)
         return tangent, traces
 
     def pullback(self, parameters, point, cotangent):
-        layers = list(zip(self.parts, self._split(parameters), point, strict=True))
+        layers = list(zip(self.parts, self.split(parameters), point, strict=True))
         for part, own, at in reversed(layers):
             cotangent = part.pullback(own, at, cotangent)
         return cotangent
 
     def gradient(self, parameters, point, upstream, pairs=()):
-        layers = list(zip(self.parts, self._split(parameters), point, strict=True))
+        layers = list(zip(self.parts, self.split(parameters), point, strict=True))
         cotangents = [cotangent for _, cotangent in pairs]
         gradients: list[list[tf.Tensor]] = []
         for index in reversed(range(len(layers))):
