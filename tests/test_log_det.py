@@ -231,6 +231,17 @@ def test_exact_and_its_gradient(exact_gradients, rows):
     assert_all_close([by_x[0], *by_parameters], exact_gradients, rtol=1e-7, atol=1e-9)
 
 
+def test_exact_at_points_that_are_not_finite():
+    """A divergent step of a sampler is rejected by NaN; it must not end the program."""
+    x = np.stack([X, np.full(3, np.nan), X])
+    value, (by_x, *_) = value_and_gradients(Exact(), BRANCH, x)
+    assert np.isnan(value[1])
+    assert np.isnan(by_x[1]).all()
+    expected, (by_x_expected, *_) = value_and_gradients(Exact(), BRANCH, x[:1])
+    np.testing.assert_allclose(value[[0, 2]], expected[[0, 0]], rtol=1e-12)
+    np.testing.assert_allclose(by_x[[0, 2]], by_x_expected[[0, 0]], rtol=1e-12)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 def test_graphs_with_an_unknown_batch_agree_with_eager_code(estimator):
     @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float64)])

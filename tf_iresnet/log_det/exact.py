@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
 from tf_iresnet.log_det.estimator import LogDetEstimator, at_least, wide_dtype
+
+
+def _inverse(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns the inverses [batch, d, d]; NaN, where TensorFlow stops, for what has none."""
+    sound = tf.math.is_finite(tf.linalg.slogdet(matrix).log_abs_determinant)[:, None, None]
+    inverse = tf.linalg.inv(tf.where(sound, matrix, tf.eye(matrix.shape[-1], dtype=matrix.dtype)))
+    return tf.where(sound, inverse, tf.constant(math.nan, matrix.dtype))
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -70,7 +79,7 @@ class Exact(LogDetEstimator):
 
             def gradient(upstream_g, upstream_value):
                 # <c, dJ e_j> summed over j, where c is the row j of the inverse.
-                inverse = tf.linalg.inv(matrix) * upstream_value[:, None, None]
+                inverse = _inverse(matrix) * upstream_value[:, None, None]
                 inverse = tf.pad(inverse, [[0, 0], [0, blocks * rows - size], [0, 0]])
                 inverse = tf.reshape(inverse, [batch, blocks, rows, size])
                 zeros = tf.zeros_like(tiled_g)
