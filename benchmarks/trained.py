@@ -15,7 +15,8 @@ from training.finished import open_finished
 def trained_blocks(folder: str, images: int) -> list[tuple[InvertibleResidual, tf.Tensor]]:
     """Return a run's blocks and their outputs at the first test images."""
     finished = open_finished(folder)
-    _, x = next(batches_with_index(finished, "test", images, images))
+    _, batch = next(batches_with_index(finished, "test", images, images))
+    x = batch[0] if isinstance(batch, tuple) else batch  # images alone, or with their classes
     noted: list[tuple[InvertibleResidual, tf.Tensor]] = []
     blocks = [b for b in finished.model._flatten_layers() if isinstance(b, InvertibleResidual)]
     for block in blocks:  # each notes its outputs, whatever they are composed by
