@@ -83,7 +83,7 @@ def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]
 
 def batches_with_index(
     finished: Finished, split: str, limit: int | None, batch_size: int | None = None
-) -> Iterator[tuple[int, Any]]:
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Goes through a split in order.
 
     Args:
@@ -93,7 +93,8 @@ def batches_with_index(
         batch_size: the size of a batch; None takes the experiment's.
 
     Yields:
-        The index of a batch's first example, and the batch as `eval_batches` gives it.
+        The index of a batch's first example, and a tuple of what `eval_batches` gives: x, and
+        where there are any, labels or contexts.
 
     Raises:
         DataError: there is no such split, or it has fewer examples.
@@ -112,8 +113,9 @@ def batches_with_index(
         raise DataError(str(error)) from error
     first = 0
     for batch in batches:
-        yield first, batch
-        first += int((batch if finished.is_flow else batch[0]).shape[0])
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        yield first, parts
+        first += int(parts[0].shape[0])
 
 
 def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
@@ -132,7 +134,7 @@ def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
 
 
 def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) -> Any:
-    """Compiles bits/dim per example as a function of a batch and a seed.
+    """Compiles bits/dim per example as a function of a seed, x and the context, if there is one.
 
     Args:
         finished: the run.
@@ -141,13 +143,26 @@ def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) ->
     Returns:
         The compiled function.
     """
-    shape = (None, *finished.dataset.spec.event_shape)
-    signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec([3], tf.int32)]
     return tf.function(
-        lambda x, seed: finished.model.bits_per_dim(x, seed=seed, log_det=log_det),
-        input_signature=signature,
+        lambda seed, x, *context: finished.model.bits_per_dim(x, seed, log_det, *context),
+        input_signature=[tf.TensorSpec([3], tf.int32), *input_specs(finished)],
         autograph=False,
     )
+
+
+def input_specs(finished: Finished) -> list[tf.TensorSpec]:
+    """Describes what the model reads.
+
+    Args:
+        finished: the run.
+
+    Returns:
+        The specifications of x and, for a conditional flow, of the context.
+    """
+    shapes = [finished.dataset.spec.event_shape]
+    if finished.is_conditional:
+        shapes.append((finished.dataset.spec.num_classes,))
+    return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
 
 
 def _certified(finished: Finished) -> float | None:
@@ -161,8 +176,8 @@ def _certified(finished: Finished) -> float | None:
 def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
     bits_per_dim, seed = bits_function(finished), finished.experiment.seed
     values = [
-        bits_per_dim(x, probe_seed(seed, "evaluation/probes", first)).numpy()
-        for first, x in batches_with_index(finished, split, limit)
+        bits_per_dim(probe_seed(seed, "evaluation/probes", first), *inputs).numpy()
+        for first, inputs in batches_with_index(finished, split, limit)
     ]
     bits = np.concatenate(values).astype(np.float64)
     estimator = finished.experiment.model.eval_log_det  # type: ignore[union-attr]
@@ -179,10 +194,9 @@ def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any
 
 
 def _error(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
-    shape = (None, *finished.dataset.spec.event_shape)
     logits = tf.function(
         lambda x: finished.model(x, training=False),
-        input_signature=[tf.TensorSpec(shape, tf.float32)],
+        input_signature=input_specs(finished),
         autograph=False,
     )
     wrong = [

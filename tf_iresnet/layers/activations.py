@@ -29,6 +29,8 @@ class _Activation(keras.layers.Layer):
         """Returns 1."""
         return 1.0
 
+    lipschitz_estimate = lipschitz_bound
+
     def call(self, x: Any) -> tf.Tensor:
         x = tf.cast(x, self.compute_dtype)
         parameters = [tf.cast(p, self.compute_dtype) for p in self.function_parameters()]

@@ -70,6 +70,12 @@ class ConcatenatedLayer(keras.layers.Layer):
             bounds.append(rounded_up(math.hypot(kept, float(new) * inner), 4))
         return max(bounds)
 
+    def lipschitz_estimate(self) -> float:
+        """Returns the same of what the linear layer believes its norm to be: no bound."""
+        kept, new = self.weights_of_parts().numpy()
+        inner = self.linear.lipschitz_estimate() * self.activation.lipschitz_estimate()
+        return math.hypot(kept, float(new) * inner)
+
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         inner = self.activation.compute_output_shape(self.linear.compute_output_shape(input_shape))
         return (*input_shape[:-1], input_shape[-1] + inner[-1])

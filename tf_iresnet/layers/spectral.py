@@ -259,6 +259,10 @@ class SpectralLayer(keras.layers.Layer):
         """
         return product_up([self.norm_bound(), activation_bound(self.activation)])
 
+    def lipschitz_estimate(self) -> float:
+        """Returns `norm_estimate` times the activation's constant: no bound."""
+        return float(self.norm_estimate()) * activation_bound(self.activation)
+
     # --- as a part of a differentiable chain ---
 
     def function(self) -> Affine:

@@ -323,7 +323,7 @@ class IResNetFlow(InvertibleModel):
                 )
         conditions = self._given(context, tf.zeros([n, 0], self.variable_dtype))
         key = randomness.as_seed(seed)
-        return self.prior.sample(n, key, temperature, **given(self.prior, *conditions.values()))
+        return self.prior.sample(n, key, temperature, **given(self.prior, conditions.get("context")))
 
     def clipped(self, x: tf.Tensor) -> tf.Tensor:
         """Moves pixels into [0, levels), on which the density is defined; points stay."""
