@@ -11,14 +11,18 @@ SCALE = 1.004
 
 
 class CLipSwish(Primitive):
-    r"""[s(x), s(-x)] / 1.004 with s(x) = x sigmoid(b x) / 1.1: parameter (beta,), b = softplus(beta).
+    r"""[s(x), s(-x)] / 1.004 with s(x) = x sigmoid(b x) / 1.1 and b = softplus(beta).
 
-    Since sigmoid(-z) = 1 - sigmoid(z), s(-x) = s(x) - x / 1.1: one LipSwish gives both halves. With
-    p = 1.1 s'(x) the halves' slopes are p / 1.1 and (p - 1) / 1.1, and each entry of x feeds two
-    of the output, so the Lipschitz constant is the largest sqrt(p^2 + (p - 1)^2) / (1.1 * 1.004). As
-    x varies, z = b x takes all values whatever b > 0 is, so p = sigmoid(z) (1 + z (1 - sigmoid(z)))
-    runs through [1 - P, P] with P = 1.09983932...; the convex sum of squares is largest at the
-    ends, and sqrt(P^2 + (P - 1)^2) = 1.10436154... < 1.1044 = 1.1 * 1.004.
+    The parameter is (beta,). Since sigmoid(-z) = 1 - sigmoid(z), s(-x) = s(x) - x / 1.1: one
+    LipSwish gives both halves.
+
+    Its Lipschitz constant is below 1. With p = 1.1 s'(x) the halves have the slopes p / 1.1 and
+    (p - 1) / 1.1, and each entry of x moves two of the output and no others, so the constant is
+    the largest sqrt(p^2 + (p - 1)^2) / (1.1 * 1.004). Here p = sigmoid(z) (1 + z (1 - sigmoid(z)))
+    of z = b x, which takes all values whatever b > 0 is. p' = 0 where z tanh(z / 2) = 2, at
+    z = 2.3993... and its negative, so p runs through [1 - P, P] with P = 1.09983932...; the convex
+    p^2 + (p - 1)^2 is largest at the ends, and sqrt(P^2 + (P - 1)^2) = 1.10436154... is below
+    1.1 * 1.004 = 1.1044.
     """
 
     num_parameters = 1

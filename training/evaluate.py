@@ -161,7 +161,7 @@ def input_specs(finished: Finished) -> list[tf.TensorSpec]:
     """
     shapes = [finished.dataset.spec.event_shape]
     if finished.is_conditional:
-        shapes.append((finished.dataset.spec.num_classes,))
+        shapes.append((finished.dataset.spec.classes,))
     return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
 
 

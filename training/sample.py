@@ -46,7 +46,7 @@ def draw_samples(
         number = min(size, count - first)
         conditions: dict[str, tf.Tensor] = {}
         if finished.is_conditional:
-            classes = finished.dataset.spec.num_classes
+            classes = finished.dataset.spec.classes
             conditions["context"] = tf.one_hot((first + np.arange(number)) % classes, classes)
         drawn = finished.model.sample(
             number, tf.constant(probe_seed(seed, "samples", first)), temperature, **conditions
@@ -88,7 +88,7 @@ def write_samples(
         return
     heights, titles = [_density_of_plane(finished, seed)], ["density"]
     if finished.is_conditional:
-        contexts = np.eye(finished.dataset.spec.num_classes, dtype=np.float32)
+        contexts = np.eye(finished.dataset.spec.classes, dtype=np.float32)
         heights = [_density_of_plane(finished, seed, context) for context in contexts]
         titles = [f"class {label}" for label in range(len(contexts))]
     data = finished.dataset.arrays("test").x[:count]
@@ -96,7 +96,7 @@ def write_samples(
 
 
 def _rows_by_class(finished: Finished, images: np.ndarray) -> list[np.ndarray]:
-    classes = finished.dataset.spec.num_classes or 1
+    classes = finished.dataset.spec.classes
     blank = np.ones((-len(images) % classes, *images.shape[1:]))
     cells = np.concatenate([images, blank])
     return [cells[label::classes] for label in range(classes)]

@@ -3,6 +3,7 @@
 from tf_iresnet.layers.activations import CLipSwish, LipSwish, MaxMin, SmoothActivation
 from tf_iresnet.layers.actnorm import ActNorm
 from tf_iresnet.layers.branch import SpectralBranch
+from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.densenet import DenseNetBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.multi_scale import MultiScale
@@ -17,6 +18,7 @@ from tf_iresnet.layers.squeeze import Squeeze
 __all__ = [
     "ActNorm",
     "CLipSwish",
+    "Conditioned",
     "DenseNetBranch",
     "InjectivePadding",
     "InvertibleLayer",

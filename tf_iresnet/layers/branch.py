@@ -174,9 +174,7 @@ class SpectralBranch(Branch):
         context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            coeff, activation, power_iterations, normalization, context_size, **kwargs
-        )
+        super().__init__(coeff, activation, power_iterations, normalization, context_size, **kwargs)
         if isinstance(hidden, bool) or int(hidden) != hidden or hidden < 1:
             raise ValueError(f"hidden must be an integer of at least 1, got {hidden!r}.")
         if not kernel_sizes or any(int(k) != k or k < 1 for k in kernel_sizes):

@@ -62,7 +62,22 @@ def checked_context(owner: str, context: Any, size: int | None, x: tf.Tensor) ->
     return context
 
 
-def given(layer: Any, context: tf.Tensor | None) -> dict[str, tf.Tensor | None]:
+def checked_context_vector(
+    owner: str, context: Any, size: int | None, dtype: Any
+) -> tf.Tensor | None:
+    """Returns one context [size] as a tensor, or None where none is due.
+
+    Raises:
+      ValueError: if it is missing, not wanted, or of another shape.
+    """
+    row = None if context is None else tf.cast(tf.convert_to_tensor(context), dtype)[None]
+    if row is not None and size is not None and row.shape != (1, size):
+        raise ValueError(f"context must have the shape [{size}], got {row.shape[1:]}.")
+    row = checked_context(owner, row, size, tf.zeros([1], dtype))
+    return None if row is None else row[0]
+
+
+def given(layer: Any, context: tf.Tensor | None) -> dict[str, Any]:
     """Returns the keyword argument ``context`` for a layer that takes one, else nothing."""
     return {} if getattr(layer, "context_size", None) is None else {"context": context}
 
@@ -73,7 +88,7 @@ def common_context_size(name: str, layers: Iterable[Any]) -> int | None:
     Raises:
       ValueError: if they do not agree.
     """
-    sizes = {getattr(layer, "context_size", None) for layer in layers} - {None}
+    sizes: set[Any] = {getattr(layer, "context_size", None) for layer in layers} - {None}
     if len(sizes) > 1:
         raise ValueError(
             f"the layers of {name} take contexts of different sizes {sorted(sizes)}; give all of "

@@ -21,8 +21,8 @@ from tf_iresnet.layers.tracking import track
 class ConcatenatedLayer(keras.layers.Layer):
     r"""[w_1 x, w_2 phi(W x + b)] along the channels, with learned w_1^2 + w_2^2 = 1.
 
-    w_i = softplus(r_i) / sqrt(softplus(r_1)^2 + softplus(r_2)^2) with r trained from 0. The Lipschitz
-    constant is at most sqrt(w_1^2 + (w_2 L)^2), with L that of phi(W .).
+    w_i = softplus(r_i) / sqrt(softplus(r_1)^2 + softplus(r_2)^2) with r trained from 0. The
+    Lipschitz constant is at most sqrt(w_1^2 + (w_2 L)^2), with L that of phi(W .).
 
     Args:
       linear: the spectral layer W.
@@ -129,14 +129,12 @@ class DenseNetBranch(Branch):
         context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            coeff, activation, power_iterations, normalization, context_size, **kwargs
-        )
+        super().__init__(coeff, activation, power_iterations, normalization, context_size, **kwargs)
         for name, value in (("growth", growth), ("depth", depth), ("kernel_size", kernel_size)):
             if isinstance(value, bool) or int(value) != value or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
         self.growth, self.depth, self.kernel_size = int(growth), int(depth), int(kernel_size)
-        doubling = make_activation(activation).compute_output_shape((None, 1))[-1]
+        doubling: Any = make_activation(activation).compute_output_shape((None, 1))[-1]
         if self.growth % doubling:
             raise ValueError(
                 f"growth must be even for activation={activation!r}, which doubles channels, got "
@@ -149,14 +147,14 @@ class DenseNetBranch(Branch):
         rank = len(input_shape)
         self._parts = [
             ConcatenatedLayer(
-                self._make_linear(rank, self._units, self.kernel_size, "linear"),
+                self._make_linear(rank, self._units, self.kernel_size, f"linear_{index}"),
                 make_activation(self.activation, name="activation", dtype=self.dtype_policy),
                 name=f"dense_{index}",
                 dtype=self.dtype_policy,
             )
             for index in range(self.depth)
         ]
-        self._parts.append(self._make_linear(rank, input_shape[-1], 1, "linear"))
+        self._parts.append(self._make_linear(rank, input_shape[-1], 1, f"linear_{self.depth}"))
         track(self, "parts", self._parts)
         self._build_parts(input_shape)
 

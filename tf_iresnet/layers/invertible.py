@@ -192,7 +192,7 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
             "nothing says that it is invertible. "
         )
 
-    def _given(self, context: Any, x: tf.Tensor) -> dict[str, tf.Tensor | None]:
+    def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
         """Checks a context; returns it as the keyword argument of a conditional layer's hooks."""
         return given(self, checked_context(self.name, context, self.context_size, x))
 

@@ -109,7 +109,9 @@ class MultiScale(InvertibleLayer):
     def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
         latents = []
         for index, scale in enumerate(self.scales):
-            x, left = self._split(scale.forward(x, training=training, **given(scale, context)), index)
+            x, left = self._split(
+                scale.forward(x, training=training, **given(scale, context)), index
+            )
             latents += left
         return tf.concat(latents, axis=1)
 
@@ -117,9 +119,7 @@ class MultiScale(InvertibleLayer):
         total, latents = no_log_det(x), []
         for index, scale in enumerate(self.scales):
             own = randomness.fold_in(seed, index)
-            x, value = scale.forward_and_log_det(
-                x, own, log_det, training, **given(scale, context)
-            )
+            x, value = scale.forward_and_log_det(x, own, log_det, training, **given(scale, context))
             total += tf.cast(value, total.dtype)
             x, left = self._split(x, index)
             latents += left
@@ -138,7 +138,9 @@ class MultiScale(InvertibleLayer):
             start = stop
         result = FixedPointResult.exact(latents.pop())
         for index, scale in reversed(list(enumerate(self.scales))):
-            result = result.then(scale.inverse(result.x, return_result=True, **given(scale, context)))
+            result = result.then(
+                scale.inverse(result.x, return_result=True, **given(scale, context))
+            )
             if index and self.factor_out:
                 result = result._replace(x=tf.concat([result.x, latents.pop()], axis=-1))
         return result

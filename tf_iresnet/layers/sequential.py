@@ -83,16 +83,16 @@ class InvertibleSequential(InvertibleLayer):
         total = no_log_det(x)
         for index, layer in enumerate(self.layers):
             own = randomness.fold_in(seed, index)
-            x, value = layer.forward_and_log_det(
-                x, own, log_det, training, **given(layer, context)
-            )
+            x, value = layer.forward_and_log_det(x, own, log_det, training, **given(layer, context))
             total += tf.cast(value, total.dtype)
         return x, total
 
     def _inverse(self, y, context=None):
         result = FixedPointResult.exact(y)
         for layer in reversed(self.layers):
-            result = result.then(layer.inverse(result.x, return_result=True, **given(layer, context)))
+            result = result.then(
+                layer.inverse(result.x, return_result=True, **given(layer, context))
+            )
         return result
 
     def sublayers(self) -> Sequence[InvertibleLayer]:

@@ -57,7 +57,7 @@ def target(spec: DataSpec, task: str, labels: tf.Tensor, dtype: Any) -> tf.Tenso
     Returns:
         The labels, or for conditional densities one-hot vectors [n, num_classes] of `dtype`.
     """
-    return tf.one_hot(labels, spec.num_classes, dtype=dtype) if task == "conditional" else labels
+    return tf.one_hot(labels, spec.classes, dtype=dtype) if task == "conditional" else labels
 
 
 def dequantise(images: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor:
