@@ -11,17 +11,23 @@ from tf_iresnet.log_det import LogDetEstimator
 from training.config import Roulette
 from training.data import DataError, eval_batches
 from training.data.randomness import stream_key
+from training.errors import RunError
 from training.finished import Finished
 from training.machine import cores, cpu_seconds, versions
 from training.models import parameter_count
+from training.run import Run
+
+_IMAGES = "per_image.npz"  # the file of the single values
 
 
 def evaluate(
-    finished: Finished, *, split: str = "test", limit: int | None = None
+    finished: Finished, *, split: str = "test", limit: int | None = None, against: Run | None = None
 ) -> dict[str, Any]:
     """Measures bits/dim or the error rate, and writes `metrics.json`.
 
-    A result on the whole test set is not replaced there by one on fewer examples.
+    A result on the whole test set is not replaced there by one on fewer examples. The values of
+    the single examples stay in the run's folder, so that two runs can be compared example by
+    example.
 
     One dequantisation per image and one set of probes per image, both functions of the run's
     seed and the image's index. The number of terms that a roulette draws is shared by all images.
@@ -30,15 +36,22 @@ def evaluate(
         finished: the run.
         split: "train", "validation" or "test".
         limit: how many examples to use, from the first on; None for all.
+        against: another run, evaluated on the same examples: their mean difference, of this run
+            minus the other, goes to "against", with the standard error of paired differences.
 
     Returns:
         The results, with the others in `metrics.json`.
 
     Raises:
         DataError: there is no such split, or it has fewer examples.
+        RunError: the other run was not evaluated on these examples.
     """
     experiment, before = finished.experiment, cpu_seconds()
-    results = measure(finished, split, limit)
+    other = None if against is None else _single_values(against, finished, split)
+    singles = _single(finished, split, limit)
+    results = _summary(finished, singles)
+    if against is not None and other is not None:
+        results["against"] = _paired(against, singles, other)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
     values = {
@@ -57,7 +70,44 @@ def evaluate(
     held, whole = finished.metrics(), finished.dataset.spec.split_sizes["test"]
     if _is_of(held, "test", whole) and not _is_of(values, "test", whole):
         return {**held, **values}
+    np.savez(finished.run.folder / _IMAGES, values=singles, split=split)
     return finished.add_metrics(values)
+
+
+def _single_values(run: Run, finished: Finished, split: str) -> np.ndarray:
+    """The values that another run's evaluation on the same examples left."""
+    ours, theirs = finished.experiment, run.experiment()
+    for key in ("task", "dataset", "seed"):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise RunError(
+                f"{str(run.folder)!r} cannot be compared: its {key} is {getattr(theirs, key)!r}, "
+                f"here it is {getattr(ours, key)!r}"
+            )
+    try:
+        with np.load(run.folder / _IMAGES) as held:
+            if str(held["split"]) == split:
+                return held["values"]
+    except OSError:
+        pass
+    raise RunError(
+        f"{str(run.folder)!r} holds no values of single examples of split {split!r}; run "
+        "`python -m training evaluate` on it first"
+    )
+
+
+def _paired(run: Run, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    if len(ours) < 2 or len(ours) != len(theirs):
+        raise RunError(
+            f"{str(run.folder)!r} was evaluated on {len(theirs)} examples, this run on "
+            f"{len(ours)}; evaluate both with the same --limit, of at least 2"
+        )
+    difference = ours - theirs
+    return {
+        "experiment": run.experiment().name,
+        "difference": float(difference.mean()),
+        "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+        "images": len(difference),
+    }
 
 
 def _is_of(results: dict[str, Any], split: str, images: int) -> bool:
@@ -78,7 +128,19 @@ def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]
     Raises:
         DataError: there is no such split, or it has fewer examples.
     """
-    return _density(finished, split, limit) if finished.is_flow else _error(finished, split, limit)
+    return _summary(finished, _single(finished, split, limit))
+
+
+def _single(finished: Finished, split: str, limit: int | None) -> np.ndarray:
+    """Bits/dim, or whether the label is wrong, of each example in float64."""
+    find = _bits if finished.is_flow else _mistakes
+    return np.concatenate(find(finished, split, limit)).astype(np.float64)
+
+
+def _summary(finished: Finished, values: np.ndarray) -> dict[str, Any]:
+    if finished.is_flow:
+        return _density(finished, values)
+    return {"error_percent": 100 * float(values.mean()), "images": len(values)}
 
 
 def batches_with_index(
@@ -173,13 +235,15 @@ def _certified(finished: Finished) -> float | None:
         return None
 
 
-def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+def _bits(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]:
     bits_per_dim, seed = bits_function(finished), finished.experiment.seed
-    values = [
+    return [
         bits_per_dim(probe_seed(seed, "evaluation/probes", first), *inputs).numpy()
         for first, inputs in batches_with_index(finished, split, limit)
     ]
-    bits = np.concatenate(values).astype(np.float64)
+
+
+def _density(finished: Finished, bits: np.ndarray) -> dict[str, Any]:
     estimator = finished.experiment.model.eval_log_det  # type: ignore[union-attr]
     results = {
         "bits_per_dim": float(bits.mean()),
@@ -193,15 +257,13 @@ def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any
     return results
 
 
-def _error(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+def _mistakes(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]:
     logits = tf.function(
         lambda x: finished.model(x, training=False),
         input_signature=input_specs(finished),
         autograph=False,
     )
-    wrong = [
+    return [
         np.argmax(logits(x).numpy(), axis=-1) != y.numpy()
         for _, (x, y) in batches_with_index(finished, split, limit)
     ]
-    mistakes = np.concatenate(wrong)
-    return {"error_percent": 100 * float(mistakes.mean()), "images": len(mistakes)}
