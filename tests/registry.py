@@ -63,16 +63,12 @@ def _own(dtype):
     return InvertibleResidual(branch, dtype=dtype)
 
 
-def _densenet(event, **arguments):
-    def make(dtype):
-        branch = DenseNetBranch(coeff=0.9, dtype=dtype, **arguments)
-        return InvertibleResidual(branch, coeff=0.9, dtype=dtype)
-
-    return Case(make, event)
+def _densenet(dtype):
+    return InvertibleResidual(DenseNetBranch(growth=4, depth=2, dtype=dtype), dtype=dtype)
 
 
 def _conditioned(dtype):
-    layers = [ActNorm(dtype=dtype), _small(dtype, context_size=2), _small(dtype, context_size=2)]
+    layers = [ActNorm(dtype=dtype), _small(dtype, context_size=2)]
     return Conditioned(InvertibleSequential(layers, dtype=dtype), [0.7, -1.2])
 
 
@@ -112,9 +108,7 @@ CASES = {
     "conv 2-D recomputed": _residual((4, 3, 2), hidden=5, recompute=True),
     "dense recomputed elu": _residual((5,), hidden=7, activation="elu", recompute=True),
     "unconstrained": _residual((3,), hidden=3, coeff=None, kernel_sizes=(1, 1)),
-    "dense clipswish": _residual((5,), hidden=7, activation="clipswish"),
-    "densenet": _densenet((4,), growth=6, depth=2),
-    "densenet of images": _densenet((3, 3, 2), growth=3, depth=2, activation="lipswish"),
+    "densenet": Case(_densenet, (3, 3, 2)),
     "conditioned": Case(_conditioned, (3, 2, 2)),
     "actnorm": Case(lambda dtype: ActNorm(dtype=dtype), (3,), False),
     "actnorm of images": Case(lambda dtype: ActNorm(dtype=dtype), (2, 3, 2), False),

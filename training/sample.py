@@ -86,11 +86,12 @@ def write_samples(
         picture = pictures.image_grid(pixels) if rows is None else pictures.image_rows(rows)
         pictures.write_image(path, picture)
         return
-    heights, titles = [_density_of_plane(finished, seed)], ["density"]
     if finished.is_conditional:
         contexts = np.eye(finished.dataset.spec.classes, dtype=np.float32)
         heights = [_density_of_plane(finished, seed, context) for context in contexts]
         titles = [f"class {label}" for label in range(len(contexts))]
+    else:
+        heights, titles = [_density_of_plane(finished, seed)], ["density"]
     data = finished.dataset.arrays("test").x[:count]
     pictures.write_plane(path, [*titles, "samples", "data"], [*heights, samples, data])
 
