@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from tf_iresnet.layers import (
     ActNorm,
+    Conditioned,
+    DenseNetBranch,
     InvertibleLayer,
     InvertibleResidual,
     InvertibleSequential,
@@ -18,6 +20,7 @@ from tf_iresnet.layers import (
     SpectralLayer,
     Squeeze,
 )
+from tf_iresnet.layers.densenet import ConcatenatedLayer
 
 
 @keras.saving.register_keras_serializable("tf_iresnet_tests")
@@ -60,6 +63,15 @@ def _own(dtype):
     return InvertibleResidual(branch, dtype=dtype)
 
 
+def _densenet(dtype):
+    return InvertibleResidual(DenseNetBranch(growth=4, depth=2, dtype=dtype), dtype=dtype)
+
+
+def _conditioned(dtype):
+    layers = [ActNorm(dtype=dtype), _small(dtype, context_size=2)]
+    return Conditioned(InvertibleSequential(layers, dtype=dtype), [0.7, -1.2])
+
+
 def _sequential(dtype):
     layers = [Squeeze(dtype=dtype), ActNorm(dtype=dtype), _small(dtype), _small(dtype)]
     return InvertibleSequential(layers, dtype=dtype)
@@ -96,6 +108,8 @@ CASES = {
     "conv 2-D recomputed": _residual((4, 3, 2), hidden=5, recompute=True),
     "dense recomputed elu": _residual((5,), hidden=7, activation="elu", recompute=True),
     "unconstrained": _residual((3,), hidden=3, coeff=None, kernel_sizes=(1, 1)),
+    "densenet": Case(_densenet, (3, 3, 2)),
+    "conditioned": Case(_conditioned, (3, 2, 2)),
     "actnorm": Case(lambda dtype: ActNorm(dtype=dtype), (3,), False),
     "actnorm of images": Case(lambda dtype: ActNorm(dtype=dtype), (2, 3, 2), False),
     "squeeze 1-D": Case(lambda dtype: Squeeze(3, dtype=dtype), (6, 2), False),
@@ -117,6 +131,10 @@ def randomize(layer: InvertibleLayer, seed: int = 0) -> None:
             noise = rng.standard_normal(part.kernel.shape)
             part.kernel.assign(scale * noise / np.linalg.norm(noise))
             part.bias.assign(0.5 * rng.standard_normal(part.bias.shape))
+            if part.context_size is not None:
+                part.context_kernel.assign(rng.standard_normal(part.context_kernel.shape))
+        elif isinstance(part, ConcatenatedLayer):
+            part.raw_weights.assign(rng.uniform(-1.0, 1.0, 2))
         elif isinstance(part, ActNorm):
             part.log_scale.assign(0.5 * rng.standard_normal(part.log_scale.shape))
             part.bias.assign(rng.standard_normal(part.bias.shape))

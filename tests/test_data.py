@@ -339,7 +339,7 @@ def test_dequantisation_never_leaves_the_level(dtype):
 # --- training batches ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["density", "classification", "hybrid"])
+@pytest.mark.parametrize("task", ["density", "classification", "conditional"])
 @pytest.mark.parametrize("augment", [(), AUGMENTATIONS], ids=["plain", "augmented"])
 def test_a_restart_continues_the_same_stream(task, augment):
     def batches(start):
@@ -503,6 +503,24 @@ def test_evaluation_sees_every_example_once_and_in_order(split):
     assert [len(part) for part, _ in got[:-1]] == [64] * (len(got) - 1)
     np.testing.assert_array_equal(np.floor(np.concatenate([part for part, _ in got])), x)
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in got]), y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_contexts_are_the_classes_of_their_images(dtype):
+    dataset = load_dataset("digits")
+    x, context = eval_arrays(dataset, "test", seed=0, task="conditional", dtype=dtype)
+    labels = dataset.arrays("test").labels
+    plain = eval_arrays(dataset, "test", seed=0, task="density", dtype=dtype)
+    np.testing.assert_array_equal(x, plain)
+    assert context.dtype == dtype
+    np.testing.assert_array_equal(context, np.eye(10)[labels])
+    options = {"seed": 3, "augment": ("crop",), "dtype": dtype}
+    (got,) = take(train_batches(dataset, 40, task="conditional", **options), 1)
+    (same,) = take(train_batches(dataset, 40, task="hybrid", **options), 1)
+    np.testing.assert_array_equal(got[0], same[0])
+    np.testing.assert_array_equal(got[1], np.eye(10)[same[1]])
+    with pytest.raises(ValueError, match="task='conditional' needs labels"):
+        eval_arrays(load_dataset("toy_checkerboard"), "test", seed=0, task="conditional")
 
 
 def test_evaluation_noise_belongs_to_the_example():

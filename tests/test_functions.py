@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from reference import difference, jacobians
 
+from tf_iresnet.concatenation import CLipSwish, Concatenation
 from tf_iresnet.functions import Affine, Chain, Elementwise, Elu, LipSwish, MaxMin, Taped
 from tf_iresnet.linear_maps import ConvMap, DenseMap
 
@@ -17,6 +18,21 @@ def normal(*shape):
 
 def lipswish(parameters, x):
     return x * tf.sigmoid(tf.math.softplus(parameters[0]) * x) / 1.1
+
+
+def clipswish(parameters, x):
+    both = [lipswish(parameters, x), lipswish(parameters, -x)]
+    return tf.concat(both, -1) / 1.004
+
+
+def concatenated(parameters, x):
+    weights, kernel, bias, beta = parameters
+    new = clipswish([beta], conv([kernel, bias], x))
+    return tf.concat([weights[0] * x, weights[1] * new], -1)
+
+
+def conv_by_example(parameters, x):
+    return tf.nn.conv2d(x, parameters[0], 1, "SAME") + parameters[1][:, None, None]
 
 
 def dense(parameters, x):
@@ -64,6 +80,43 @@ CASES = {
     "elu": (Elu(), elu, [], (4,)),
     "constant": (Elementwise(tf.ones_like), lambda p, x: tf.ones_like(x), [], (4,)),
     "lipswish": (LipSwish(), lipswish, [tf.constant(0.7, tf.float64)], (4,)),
+    "clipswish": (CLipSwish(), clipswish, [tf.constant(0.7, tf.float64)], IMAGE),
+    "concatenation": (
+        Concatenation(Chain([Affine(ConvMap((3, 2), (3, 3, 2, 3)), True), CLipSwish()])),
+        concatenated,
+        [normal(2), normal(3, 3, 2, 3), normal(3), tf.constant(-0.6, tf.float64)],
+        IMAGE,
+    ),
+    "concatenations": (
+        Chain(
+            [
+                Concatenation(Chain([Affine(DenseMap(4, 3), True), Elu()])),
+                Concatenation(LipSwish()),
+                Affine(DenseMap(14, 4), False),
+            ]
+        ),
+        lambda p, x: tf.matmul(
+            (lambda h: tf.concat([p[3][0] * h, p[3][1] * lipswish(p[4:], h)], -1))(
+                tf.concat([p[0][0] * x, p[0][1] * elu([], dense(p[1:3], x))], -1)
+            ),
+            p[5],
+        ),
+        [
+            normal(2),
+            normal(4, 3),
+            normal(3),
+            normal(2),
+            tf.constant(0.4, tf.float64),
+            normal(14, 4),
+        ],
+        (4,),
+    ),
+    "biases by example": (
+        Affine(ConvMap((3, 2), (3, 3, 2, 3)), True),
+        conv_by_example,
+        [normal(3, 3, 2, 3), normal(3, 3)],
+        IMAGE,
+    ),
     "maxmin": (MaxMin(), maxmin, [], IMAGE),
     "dense chain": (
         Chain(

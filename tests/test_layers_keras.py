@@ -10,6 +10,9 @@ from registry import SineBranch
 from tf_iresnet import layers as library
 from tf_iresnet.layers import (
     ActNorm,
+    CLipSwish,
+    Conditioned,
+    DenseNetBranch,
     InjectivePadding,
     InvertibleLayer,
     InvertibleResidual,
@@ -81,6 +84,7 @@ CASES = {
         2,
     ),
     "lipswish": (LipSwish, {}, (2, 3, 4), (2, 3, 4), 1, 0),
+    "clipswish": (CLipSwish, {}, (2, 3, 4), (2, 3, 8), 1, 0),
     "maxmin": (MaxMin, {}, (2, 3, 4), (2, 3, 4), 0, 0),
     "smooth": (SmoothActivation, {"function_name": "elu"}, (2, 4), (2, 4), 0, 0),
     "branch": (
@@ -90,6 +94,22 @@ CASES = {
         (2, 3, 3, 2),
         6,
         4,
+    ),
+    "densenet": (
+        DenseNetBranch,
+        {"growth": 4, "depth": 2},
+        (2, 3, 3, 2),
+        (2, 3, 3, 2),
+        10,
+        6,
+    ),
+    "conditioned": (
+        Conditioned,
+        {"layer": InvertibleResidual(kernel_sizes=(1,), context_size=2), "context": [1.0, 2.0]},
+        (2, 3),
+        (2, 3),
+        4,
+        2,
     ),
     "actnorm": (ActNorm, {}, (4, 3, 2), (4, 3, 2), 2, 1),
     "squeeze": (Squeeze, {"factor": 2}, (2, 4, 6, 1), (2, 2, 3, 4), 0, 0),

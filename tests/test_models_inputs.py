@@ -174,5 +174,5 @@ def test_float64_data_is_taken(flow):
 
 def test_an_unknown_keyword_is_keras_s_error():
     with pytest.raises(ValueError, match="Unrecognized keyword arguments"):
-        small.flow(depth=3)
+        small.flow(widths=3)
     assert isinstance(small.flow(name="mine", blocks=(1,)), keras.Model)

@@ -16,6 +16,8 @@ EXPERIMENTS = [
     "mnist_classifier_c09",
     "mnist_classifier_vanilla",
     "mnist_flow",
+    "mnist_flow_small",
+    "mnist_flow_small_conditional",
     "toy_moons_flow",
 ]
 
@@ -56,6 +58,16 @@ def test_an_experiment_differs_from_the_one_it_extends_by_its_own_lines():
     base["model"]["coeff"] = None
     changed = {key for key, value in twin.items() if base[key] != value}
     assert changed == {"name", "description", "steps"}
+
+
+def test_a_conditional_experiment_differs_from_its_twin_by_the_context():
+    base = load_experiment("mnist_flow_small").model_dump()
+    twin = load_experiment("mnist_flow_small_conditional")
+    changed = {key for key, value in twin.model_dump().items() if base[key] != value}
+    assert changed == {"name", "description", "context"}
+    assert (twin.context, twin.data_task) == ("class", "conditional")
+    assert load_experiment("mnist_flow_small").data_task == "density"
+    assert load_experiment("mnist_flow_small_conditional", ["context=none"]).context is None
 
 
 def test_another_kind_of_table_replaces_that_of_the_base(tmp_path, monkeypatch):
@@ -101,6 +113,8 @@ def test_another_kind_of_schedule_starts_from_its_own_defaults():
         ("model.hidden=[3, -1]", ["setting model.hidden.1=-1"]),
         ("model.blocks=[]", ["model.blocks"]),
         ("model.coeff=1.0", ["model.coeff=1.0", "less than 1"]),
+        ("model.branch=dense", ["model.branch='dense'", "'densenet'"]),
+        ("context=label", ["context='label'", "'class'"]),
         ("model.log_det.terms=3", ["model.log_det.terms"]),
         ("model.x.y=3", ["model.x"]),
         ("optimizer.learning_rate=nan", ["optimizer.learning_rate=nan"]),

@@ -309,12 +309,22 @@ def _rescaled(layer: Any, block: Block, below: float) -> list[Scaled]:
             f"{block.name} has {reason}, so its bound {block.bound:.6g} cannot be rescaled; build "
             "the branch of spectral layers with a coeff in (0, 1)."
         )
-    # A little more than needed, for the roundings of kernels in their own dtype.
-    factor = (below * (1 - 1e-4) / block.bound) ** (1 / len(kernels))
-    for kernel in kernels:
-        # Normalised once and for all: the estimate of the norm is below coeff from now on.
-        kernel.kernel.assign(factor * kernel.normalized_kernel())
-    return [Scaled(f"{block.name}/{kernel.name}", factor) for kernel in kernels]
+    total, bound, power = 1.0, block.bound, float(len(kernels))
+    while bound >= below:
+        # A chain's bound goes with this power of the factor, that of concatenations with less:
+        # then the power is measured. A little more than needed, for the kernels' roundings.
+        factor = (below * (1 - 1e-4) / bound) ** (1 / power)
+        for kernel in kernels:
+            # Normalised once and for all: the estimate of the norm is below coeff from now on.
+            kernel.kernel.assign(factor * kernel.normalized_kernel())
+        total, before, bound = total * factor, bound, _block(layer, block.name).bound
+        power = math.log(bound / before) / math.log(factor)
+        if not power > 0:
+            raise ValueError(
+                f"the bound {bound:.6g} of {block.name} does not fall with its kernels; the "
+                "branch's lipschitz_bound() must be computed from them."
+            )
+    return [Scaled(f"{block.name}/{kernel.name}", total) for kernel in kernels]
 
 
 def _up(value: float) -> str:

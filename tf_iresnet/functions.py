@@ -64,7 +64,8 @@ class Function(abc.ABC):
           pairs: constants: the trace of a tangent, and a cotangent of the shape of g(x).
 
         Returns:
-          The gradients with respect to x and to each parameter (summed over the batch).
+          The gradients with respect to x and to each parameter (summed over the batch, but for
+          parameters that have a batch of their own, see `Affine`).
         """
 
 
@@ -79,8 +80,26 @@ class Primitive(Function):
         return self.pushforward(parameters, point, tangent), tangent
 
 
+def per_example(values: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Returns values [batch, ...] for every example of x, which may hold the batch many times."""
+    copies = tf.shape(x)[0] // tf.maximum(tf.shape(values)[0], 1)
+    tiled = tf.tile(values, [copies] + [1] * (values.shape.rank - 1))
+    return tf.ensure_shape(tiled, [x.shape[0], *values.shape[1:]])
+
+
+def _sum_of_copies(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """The transpose of `per_example`: adds up what belongs to the same example."""
+    copies = tf.shape(values)[0] // tf.maximum(tf.shape(like)[0], 1)
+    stacked = tf.reshape(values, tf.concat([[copies], tf.shape(like)], axis=0))
+    return tf.ensure_shape(tf.reduce_sum(stacked, axis=0), like.shape)
+
+
 class Affine(Primitive):
-    """A linear map with kernel and, optionally, bias: parameters (kernel[, bias])."""
+    """A linear map with kernel and, optionally, bias: parameters (kernel[, bias]).
+
+    The bias is [channels], or [batch, channels] where it differs between examples. In that case
+    x may hold several copies of the batch, one after the other, as for a dense Jacobian.
+    """
 
     def __init__(self, linear_map: LinearMap, use_bias: bool) -> None:
         self.linear_map = linear_map
@@ -89,7 +108,12 @@ class Affine(Primitive):
     def linearize(self, parameters, x):
         y = self.linear_map.apply(parameters[0], x)
         if self.num_parameters == 2:
-            y = tf.nn.bias_add(y, parameters[1])
+            bias = parameters[1]
+            if bias.shape.rank == 1:
+                y = tf.nn.bias_add(y, bias)
+            else:
+                pixels = [1] * (y.shape.rank - 2)
+                y += tf.reshape(per_example(bias, y), [-1, *pixels, y.shape[-1]])
         return y, x
 
     def pushforward(self, parameters, point, tangent):
@@ -104,7 +128,10 @@ class Affine(Primitive):
             kernel += self.linear_map.kernel_gradient(tangent, cotangent)
         gradients = [kernel]
         if self.num_parameters == 2:
-            gradients.append(tf.reduce_sum(upstream, axis=list(range(upstream.shape.rank - 1))))
+            bias = parameters[1]
+            first = 0 if bias.shape.rank == 1 else 1
+            total = tf.reduce_sum(upstream, axis=list(range(first, upstream.shape.rank - 1)))
+            gradients.append(_sum_of_copies(total, bias) if first else total)
         return self.linear_map.adjoint(parameters[0], upstream), gradients
 
 

@@ -87,13 +87,10 @@ def estimated_lipschitz(model: keras.Model) -> float:
         model: the model.
 
     Returns:
-        The largest product of the norms that the branches' spectral layers believe in.
+        The largest of what the branches believe in.
     """
     blocks = [b for b in model.flow._flatten_layers() if isinstance(b, InvertibleResidual)]
-    return max(
-        math.prod(float(part.norm_estimate()) for part in block.spectral_layers())
-        for block in blocks
-    )
+    return max(block.branch.lipschitz_estimate() for block in blocks)
 
 
 def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:

@@ -73,11 +73,21 @@ def train(
 @_data
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
 @click.option("--limit", type=int, help="Use only the first so many examples.")
-def evaluate(folder: str, data_dir: str | None, split: str, limit: int | None) -> None:
+@click.option(
+    "--against",
+    metavar="OTHER",
+    type=click.Path(),
+    help="Compare example by example with another run, evaluated before.",
+)
+def evaluate(
+    folder: str, data_dir: str | None, split: str, limit: int | None, against: str | None
+) -> None:
     finished = _open(folder, data_dir)
     from training.evaluate import evaluate as measure
+    from training.run import Run
 
-    _show(measure(finished, split=split, limit=limit))
+    other = None if against is None else Run(against)
+    _show(measure(finished, split=split, limit=limit, against=other))
 
 
 @main.command(help="Draw samples of the flow in DIR as a picture.")

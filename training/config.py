@@ -68,8 +68,11 @@ class FlowModel(Settings):
     preprocessing: Annotated[Literal["auto", "logit", "shift", "marginal"] | None, _none] = "auto"
     alpha: Share = 1e-6
     blocks: Counts = (8, 8)
+    branch: Literal["resnet", "densenet"] = "resnet"
     hidden: Count | Counts = 96
     kernel_sizes: Counts = (3, 1, 3)
+    growth: Count = 64
+    depth: Count = 3
     coeff: OptionalShare = 0.98
     activation: str = "lipswish"
     factor_out: bool = False
@@ -169,15 +172,16 @@ class _Experiment(Settings):
 
 
 class FlowExperiment(_Experiment):
-    """A density model."""
+    """A density model, of x alone or of x given its class."""
 
     task: Literal["flow"] = "flow"
+    context: Annotated[Literal["class"] | None, _none] = None
     model: FlowModel = FlowModel()
 
     @property
     def data_task(self) -> str:
         """What the batches of `training.data` are for."""
-        return "density"
+        return "density" if self.context is None else "conditional"
 
 
 class ClassifierExperiment(_Experiment):

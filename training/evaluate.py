@@ -11,17 +11,23 @@ from tf_iresnet.log_det import LogDetEstimator
 from training.config import Roulette
 from training.data import DataError, eval_batches
 from training.data.randomness import stream_key
+from training.errors import RunError
 from training.finished import Finished
 from training.machine import cores, cpu_seconds, versions
 from training.models import parameter_count
+from training.run import Run
+
+_IMAGES = "per_image.npz"  # the file of the single values
 
 
 def evaluate(
-    finished: Finished, *, split: str = "test", limit: int | None = None
+    finished: Finished, *, split: str = "test", limit: int | None = None, against: Run | None = None
 ) -> dict[str, Any]:
     """Measures bits/dim or the error rate, and writes `metrics.json`.
 
-    A result on the whole test set is not replaced there by one on fewer examples.
+    A result on the whole test set is not replaced there by one on fewer examples. The values of
+    the single examples stay in the run's folder, so that two runs can be compared example by
+    example.
 
     One dequantisation per image and one set of probes per image, both functions of the run's
     seed and the image's index. The number of terms that a roulette draws is shared by all images.
@@ -30,15 +36,22 @@ def evaluate(
         finished: the run.
         split: "train", "validation" or "test".
         limit: how many examples to use, from the first on; None for all.
+        against: another run, evaluated on the same examples: their mean difference, of this run
+            minus the other, goes to "against", with the standard error of paired differences.
 
     Returns:
         The results, with the others in `metrics.json`.
 
     Raises:
         DataError: there is no such split, or it has fewer examples.
+        RunError: the other run was not evaluated on these examples.
     """
     experiment, before = finished.experiment, cpu_seconds()
-    results = measure(finished, split, limit)
+    other = None if against is None else _single_values(against, finished, split)
+    singles = _single(finished, split, limit)
+    results = _summary(finished, singles)
+    if against is not None and other is not None:
+        results["against"] = _paired(against, singles, other)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
     values = {
@@ -57,7 +70,44 @@ def evaluate(
     held, whole = finished.metrics(), finished.dataset.spec.split_sizes["test"]
     if _is_of(held, "test", whole) and not _is_of(values, "test", whole):
         return {**held, **values}
+    np.savez(finished.run.folder / _IMAGES, values=singles, split=split)
     return finished.add_metrics(values)
+
+
+def _single_values(run: Run, finished: Finished, split: str) -> np.ndarray:
+    """The values that another run's evaluation on the same examples left."""
+    ours, theirs = finished.experiment, run.experiment()
+    for key in ("task", "dataset", "seed"):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise RunError(
+                f"{str(run.folder)!r} cannot be compared: its {key} is {getattr(theirs, key)!r}, "
+                f"here it is {getattr(ours, key)!r}"
+            )
+    try:
+        with np.load(run.folder / _IMAGES) as held:
+            if str(held["split"]) == split:
+                return held["values"]
+    except OSError:
+        pass
+    raise RunError(
+        f"{str(run.folder)!r} holds no values of single examples of split {split!r}; run "
+        "`python -m training evaluate` on it first"
+    )
+
+
+def _paired(run: Run, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    if len(ours) < 2 or len(ours) != len(theirs):
+        raise RunError(
+            f"{str(run.folder)!r} was evaluated on {len(theirs)} examples, this run on "
+            f"{len(ours)}; evaluate both with the same --limit, of at least 2"
+        )
+    difference = ours - theirs
+    return {
+        "experiment": run.experiment().name,
+        "difference": float(difference.mean()),
+        "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+        "images": len(difference),
+    }
 
 
 def _is_of(results: dict[str, Any], split: str, images: int) -> bool:
@@ -78,12 +128,24 @@ def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]
     Raises:
         DataError: there is no such split, or it has fewer examples.
     """
-    return _density(finished, split, limit) if finished.is_flow else _error(finished, split, limit)
+    return _summary(finished, _single(finished, split, limit))
+
+
+def _single(finished: Finished, split: str, limit: int | None) -> np.ndarray:
+    """Bits/dim, or whether the label is wrong, of each example in float64."""
+    find = _bits if finished.is_flow else _mistakes
+    return np.concatenate(find(finished, split, limit)).astype(np.float64)
+
+
+def _summary(finished: Finished, values: np.ndarray) -> dict[str, Any]:
+    if finished.is_flow:
+        return _density(finished, values)
+    return {"error_percent": 100 * float(values.mean()), "images": len(values)}
 
 
 def batches_with_index(
     finished: Finished, split: str, limit: int | None, batch_size: int | None = None
-) -> Iterator[tuple[int, Any]]:
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Goes through a split in order.
 
     Args:
@@ -93,7 +155,8 @@ def batches_with_index(
         batch_size: the size of a batch; None takes the experiment's.
 
     Yields:
-        The index of a batch's first example, and the batch as `eval_batches` gives it.
+        The index of a batch's first example, and a tuple of what `eval_batches` gives: x, and
+        where there are any, labels or contexts.
 
     Raises:
         DataError: there is no such split, or it has fewer examples.
@@ -112,8 +175,9 @@ def batches_with_index(
         raise DataError(str(error)) from error
     first = 0
     for batch in batches:
-        yield first, batch
-        first += int((batch if finished.is_flow else batch[0]).shape[0])
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        yield first, parts
+        first += int(parts[0].shape[0])
 
 
 def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
@@ -132,7 +196,7 @@ def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
 
 
 def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) -> Any:
-    """Compiles bits/dim per example as a function of a batch and a seed.
+    """Compiles bits/dim per example as a function of a seed, x and the context, if there is one.
 
     Args:
         finished: the run.
@@ -141,13 +205,26 @@ def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) ->
     Returns:
         The compiled function.
     """
-    shape = (None, *finished.dataset.spec.event_shape)
-    signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec([3], tf.int32)]
     return tf.function(
-        lambda x, seed: finished.model.bits_per_dim(x, seed=seed, log_det=log_det),
-        input_signature=signature,
+        lambda seed, x, *context: finished.model.bits_per_dim(x, seed, log_det, *context),
+        input_signature=[tf.TensorSpec([3], tf.int32), *input_specs(finished)],
         autograph=False,
     )
+
+
+def input_specs(finished: Finished) -> list[tf.TensorSpec]:
+    """Describes what the model reads.
+
+    Args:
+        finished: the run.
+
+    Returns:
+        The specifications of x and, for a conditional flow, of the context.
+    """
+    shapes = [finished.dataset.spec.event_shape]
+    if finished.is_conditional:
+        shapes.append((finished.dataset.spec.classes,))
+    return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
 
 
 def _certified(finished: Finished) -> float | None:
@@ -158,13 +235,15 @@ def _certified(finished: Finished) -> float | None:
         return None
 
 
-def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+def _bits(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]:
     bits_per_dim, seed = bits_function(finished), finished.experiment.seed
-    values = [
-        bits_per_dim(x, probe_seed(seed, "evaluation/probes", first)).numpy()
-        for first, x in batches_with_index(finished, split, limit)
+    return [
+        bits_per_dim(probe_seed(seed, "evaluation/probes", first), *inputs).numpy()
+        for first, inputs in batches_with_index(finished, split, limit)
     ]
-    bits = np.concatenate(values).astype(np.float64)
+
+
+def _density(finished: Finished, bits: np.ndarray) -> dict[str, Any]:
     estimator = finished.experiment.model.eval_log_det  # type: ignore[union-attr]
     results = {
         "bits_per_dim": float(bits.mean()),
@@ -178,16 +257,13 @@ def _density(finished: Finished, split: str, limit: int | None) -> dict[str, Any
     return results
 
 
-def _error(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
-    shape = (None, *finished.dataset.spec.event_shape)
+def _mistakes(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]:
     logits = tf.function(
         lambda x: finished.model(x, training=False),
-        input_signature=[tf.TensorSpec(shape, tf.float32)],
+        input_signature=input_specs(finished),
         autograph=False,
     )
-    wrong = [
+    return [
         np.argmax(logits(x).numpy(), axis=-1) != y.numpy()
         for _, (x, y) in batches_with_index(finished, split, limit)
     ]
-    mistakes = np.concatenate(wrong)
-    return {"error_percent": 100 * float(mistakes.mean()), "images": len(mistakes)}

@@ -43,8 +43,8 @@ def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> di
     exactly = bits_function(finished, Exact())
     exact = np.concatenate(
         [
-            exactly(x, probe_seed(seed, "exact", first)).numpy().astype(np.float64)
-            for first, x in batches_with_index(finished, "test", images, few)
+            exactly(probe_seed(seed, "exact", first), *inputs).numpy().astype(np.float64)
+            for first, inputs in batches_with_index(finished, "test", images, few)
         ]
     )
     say(f"exact: {exact.mean():.5f} bits/dim on {images} images; {draws} estimates follow")
@@ -52,7 +52,10 @@ def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> di
     estimates = np.array(
         [
             np.concatenate(
-                [estimate(x, probe_seed(seed, f"draw {n}", first)).numpy() for first, x in batches]
+                [
+                    estimate(probe_seed(seed, f"draw {n}", first), *inputs).numpy()
+                    for first, inputs in batches
+                ]
             )
             for n in range(draws)
         ],

@@ -38,6 +38,11 @@ class Finished:
         """Whether the model has a density."""
         return isinstance(self.experiment, FlowExperiment)
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the model has a density for each class."""
+        return isinstance(self.experiment, FlowExperiment) and self.experiment.context is not None
+
     def metrics(self) -> dict[str, Any]:
         """Returns what `metrics.json` says of these weights; results of others are left out."""
         held = self.run.metrics()

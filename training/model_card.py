@@ -16,6 +16,10 @@ _FLOW = """\
 `log_prob` is an estimate, which the seed fixes. Where `converged` is false, `x` is
 NaN.
 """
+_CONTEXT = """
+Each signature takes one more input, `context` [batch, {classes}] (for `sample` of n rows): the
+class as a one-hot vector, float32.
+"""
 _CLASSIFIER = """\
 | signature | inputs | outputs |
 |---|---|---|
@@ -42,6 +46,8 @@ def model_card(finished: Finished, certificate: Certificate, rescaled: bool = Fa
     sizes = ", ".join(map(str, spec.event_shape))
     if finished.is_flow:
         signatures = _FLOW.format(event=sizes, dims=spec.dims)
+        if finished.is_conditional:
+            signatures += _CONTEXT.format(classes=spec.num_classes)
     else:
         signatures = _CLASSIFIER.format(event=sizes, classes=spec.num_classes)
     results = _results(metrics) or ["Not evaluated when it was exported."]

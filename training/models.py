@@ -95,6 +95,10 @@ def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
     arguments = dict(experiment.model)
     for name in ("log_det", "eval_log_det"):
         arguments[name] = _estimator(arguments[name])
+    if experiment.context is not None:
+        if spec.num_classes is None:
+            raise ValueError('it has no classes for context="class"; leave that out')
+        arguments["context_size"] = spec.num_classes
     return models.IResNetFlow(
         spec.event_shape, levels=spec.levels, seed=experiment.seed, **arguments
     )

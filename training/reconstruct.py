@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from training import pictures
 from training.errors import RunError
-from training.evaluate import batches_with_index
+from training.evaluate import batches_with_index, input_specs
 from training.finished import Finished, new_file
 
 _SHOWN = 16
@@ -36,17 +36,17 @@ def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> di
         raise RunError(f"{spec.name!r} holds no images to show; use `python -m training sample`")
     path = new_file(out)
     span = float(spec.levels or 1) if finished.is_flow else 1.0
+    model = finished.model
     round_trip = tf.function(
-        lambda x: finished.model.decode(finished.model.encode(x), return_result=True),
-        input_signature=[tf.TensorSpec((None, *spec.event_shape), tf.float32)],
+        lambda x, *context: model.decode(model.encode(x, *context), True, *context),
+        input_signature=input_specs(finished),
         autograph=False,
     )
     errors, steps, converged = [], [], []
     shown: list[np.ndarray] = []
     limit = min(_CHECKED, spec.split_sizes["test"])
-    for _, batch in batches_with_index(finished, "test", limit):
-        x = batch if finished.is_flow else batch[0]
-        result = round_trip(x)
+    for _, (x, *other) in batches_with_index(finished, "test", limit):
+        result = round_trip(x, *(other if finished.is_conditional else []))
         x, back = x.numpy() / span, result.x.numpy().astype(np.float64) / span
         errors.append(np.abs(back - x).max(axis=(1, 2, 3)))
         steps.append(result.steps.numpy())

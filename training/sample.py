@@ -18,6 +18,8 @@ def draw_samples(
 ) -> np.ndarray:
     """Draws samples; the first ones do not depend on how many are drawn.
 
+    Those of a conditional flow are of the first class, the second and so on, in turn.
+
     Args:
         finished: the run of a flow.
         count: the number of samples.
@@ -39,14 +41,17 @@ def draw_samples(
     if not (temperature > 0 and math.isfinite(temperature)):
         raise RunError(f"--temperature {temperature} cannot be used; give a number above 0")
     size = finished.experiment.eval_batch_size
-    parts = [
-        finished.model.sample(
-            min(size, count - first),
-            seed=tf.constant(probe_seed(seed, "samples", first)),
-            temperature=temperature,
-        ).numpy()
-        for first in range(0, count, size)
-    ]
+    parts = []
+    for first in range(0, count, size):
+        number = min(size, count - first)
+        conditions: dict[str, tf.Tensor] = {}
+        if finished.is_conditional:
+            classes = finished.dataset.spec.classes
+            conditions["context"] = tf.one_hot((first + np.arange(number)) % classes, classes)
+        drawn = finished.model.sample(
+            number, tf.constant(probe_seed(seed, "samples", first)), temperature, **conditions
+        )
+        parts.append(drawn.numpy())
     return np.concatenate(parts)
 
 
@@ -59,6 +64,8 @@ def write_samples(
     temperature: float = 1.0,
 ) -> None:
     """Writes a picture of samples: a grid of images, or a density beside points.
+
+    A conditional flow's picture has a row of images, or a density, for each class.
 
     Args:
         finished: the run of a flow.
@@ -75,14 +82,34 @@ def write_samples(
     samples = draw_samples(finished, count, seed=seed, temperature=temperature)
     if levels is not None:
         pixels = np.clip(np.floor(samples), 0, levels - 1) / (levels - 1)
-        pictures.write_image(path, pictures.image_grid(pixels))
+        rows = _rows_by_class(finished, pixels) if finished.is_conditional else None
+        picture = pictures.image_grid(pixels) if rows is None else pictures.image_rows(rows)
+        pictures.write_image(path, picture)
         return
-    density, points = bits_function(finished, Exact()), pictures.plane_points()
-    bits = [
-        density(points[first : first + 4_000], probe_seed(seed, "picture", first)).numpy()
-        for first in range(0, len(points), 4_000)
-    ]
-    side = math.isqrt(len(points))
-    height = np.exp2(-np.concatenate(bits) * points.shape[1]).reshape(side, side)
+    if finished.is_conditional:
+        contexts = np.eye(finished.dataset.spec.classes, dtype=np.float32)
+        heights = [_density_of_plane(finished, seed, context) for context in contexts]
+        titles = [f"class {label}" for label in range(len(contexts))]
+    else:
+        heights, titles = [_density_of_plane(finished, seed)], ["density"]
     data = finished.dataset.arrays("test").x[:count]
-    pictures.write_plane(path, ["density", "samples", "data"], [height, samples, data])
+    pictures.write_plane(path, [*titles, "samples", "data"], [*heights, samples, data])
+
+
+def _rows_by_class(finished: Finished, images: np.ndarray) -> list[np.ndarray]:
+    classes = finished.dataset.spec.classes
+    blank = np.ones((-len(images) % classes, *images.shape[1:]))
+    cells = np.concatenate([images, blank])
+    return [cells[label::classes] for label in range(classes)]
+
+
+def _density_of_plane(
+    finished: Finished, seed: int, context: np.ndarray | None = None
+) -> np.ndarray:
+    density, points, bits = bits_function(finished, Exact()), pictures.plane_points(), []
+    for first in range(0, len(points), 4_000):
+        x = points[first : first + 4_000]
+        rows = [] if context is None else [np.tile(context, (len(x), 1))]
+        bits.append(density(probe_seed(seed, "picture", first), x, *rows).numpy())
+    side = math.isqrt(len(points))
+    return np.exp2(-np.concatenate(bits) * points.shape[1]).reshape(side, side)

@@ -49,7 +49,9 @@ class KerasBijector(tfb.Bijector):
 
     All methods take a keyword ``seed`` (an integer, or int32 [2] or [3]) that makes the
     log-determinant reproducible; through a distribution it is
-    ``log_prob(x, bijector_kwargs={"seed": 0})``, through a chain ``{NAME: {"seed": 0}}``.
+    ``log_prob(x, bijector_kwargs={"seed": 0})``, through a chain ``{NAME: {"seed": 0}}``. If the
+    layer is conditional, they need a keyword ``context`` [..., context_size] as well, whose leading
+    axes are broadcast to those of x or y; `tf_iresnet.layers.Conditioned` fixes one context.
 
     Args:
       layer: the invertible layer. Its spectral state is left alone: see `update`.
@@ -180,23 +182,25 @@ class KerasBijector(tfb.Bijector):
 
     # --- TFP's hooks ---
 
-    def _forward(self, x, seed=None):
+    def _forward(self, x, seed=None, context=None):
         _drop_dead_entries()
         flat, lead = _flatten(x, self._input_event)
-        y = _restore(self.layer.forward(flat), lead, self._output_event)
-        self._latest = Preimage(x, y, self._tf_variables)
+        conditions = self._conditions(context, flat, lead)
+        y = _restore(self.layer.forward(flat, **conditions), lead, self._output_event)
+        self._latest = Preimage(x, y, self._tf_variables, context)
         return y
 
-    def _inverse(self, y, seed=None):
+    def _inverse(self, y, seed=None, context=None):
         _drop_dead_entries()
-        x = None if self._latest is None else self._latest.of(y)
+        x = None if self._latest is None else self._latest.of(y, context)
         if x is None:
             flat, lead = _flatten(y, self._output_event)
-            x = _restore(self.layer.inverse(flat), lead, self._input_event)
-            self._latest = Preimage(x, y, self._tf_variables)
+            conditions = self._conditions(context, flat, lead)
+            x = _restore(self.layer.inverse(flat, **conditions), lead, self._input_event)
+            self._latest = Preimage(x, y, self._tf_variables, context)
         return x
 
-    def _forward_log_det_jacobian(self, x, seed=None):
+    def _forward_log_det_jacobian(self, x, seed=None, context=None):
         if seed is None and self.is_stochastic and in_transition_kernel():
             raise ValueError(
                 f"the log-determinant of {self.name} is a random estimate, with which Markov chain "
@@ -204,8 +208,22 @@ class KerasBijector(tfb.Bijector):
                 "KerasBijector."
             )
         flat, lead = _flatten(x, self._input_event)
-        _, value = self.layer.forward_and_log_det(flat, seed=seed, log_det=self._log_det)
+        _, value = self.layer.forward_and_log_det(
+            flat, seed=seed, log_det=self._log_det, **self._conditions(context, flat, lead)
+        )
         return _restore(value, lead, tf.TensorShape([]))
+
+    def _conditions(self, context: Any, flat: tf.Tensor, lead: Any) -> dict[str, Any]:
+        """The context with the batch axis of ``flat``, as the layer's keyword argument."""
+        size = self.layer.context_size
+        if context is not None and size is not None:
+            context = tf.cast(tf.convert_to_tensor(context), flat.dtype)
+            if context.shape.rank == 0 or context.shape[-1] != size:
+                raise ValueError(f"context must have the shape [..., {size}], got {context.shape}.")
+            lead = tf.shape(flat)[:1] if lead is None else tf.cast(lead, tf.int32)
+            context = tf.broadcast_to(context, tf.concat([lead, [size]], axis=0))
+            context = tf.reshape(context, [-1, size])
+        return self.layer._given(context, flat)
 
     def _forward_event_shape(self, input_shape):
         return _exchange(input_shape, self._input_event, self._output_event)

@@ -22,9 +22,13 @@ class Preimage:
       x: the preimage.
       y: the image.
       variables: the weights that y depends on.
+      context: what else it depends on: a tensor, or None. Anything else, as arrays, which may
+        change, is never taken to be the same again.
     """
 
-    def __init__(self, x: tf.Tensor, y: tf.Tensor, variables: Sequence[tf.Variable]) -> None:
+    def __init__(
+        self, x: tf.Tensor, y: tf.Tensor, variables: Sequence[tf.Variable], context: Any = None
+    ) -> None:
         self._variables = variables
         self._graph = _graph()
         self._y = weakref.ref(y, self._forget)
@@ -35,15 +39,18 @@ class Preimage:
         hold = _strongly if self._graph is None else weakref.ref
         self._x: Callable[[], Any] = hold(x)
         self._witness: Callable[[], Any] = hold(witness)
+        fixed = tf.is_tensor(context) and not hasattr(context, "assign")
+        other = None if context is None else self  # equal to no context
+        self._context: Callable[[], Any] = hold(context) if fixed else (lambda: other)
         self._state = self._weights()
 
     def _forget(self, _: Any) -> None:
         self._x = self._witness = lambda: None
         self._state = []
 
-    def of(self, y: tf.Tensor) -> tf.Tensor | None:
+    def of(self, y: tf.Tensor, context: Any = None) -> tf.Tensor | None:
         """Returns x if y is the remembered tensor and the inverse is x still, else None."""
-        if self._y() is not y or self._graph != _graph():
+        if self._y() is not y or self._graph != _graph() or self._context() is not context:
             return None
         x, witness = self._x(), self._witness()
         if x is None or witness is None or not self._weights_unchanged():
@@ -53,7 +60,8 @@ class Preimage:
         if max(self._tapes) > 1:  # a tape more would not show
             return None
         # Reading the weights made the tapes that watch them do so: no newer one may be among them.
-        if _tapes(*(v.handle for v in self._variables)) > self._tapes[1]:
+        others = [] if context is None else [context]
+        if _tapes(*(v.handle for v in self._variables), *others) > self._tapes[1]:
             return None
         return x
 

@@ -31,9 +31,11 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     - ``log_prob``: x, seed -> log_prob in nats, bits_per_dim;
     - ``sample``: n, seed, temperature -> x, converged;
 
-    a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and ``decode``
-    (features -> x, converged). ``serving_default`` is the first of these. The power iteration is
-    converged first; to export the averaged weights call `use_averaged_weights` before. What is
+    each with one more input ``context`` [batch, context_size] if it is conditional (for ``sample``,
+    of n rows); a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and
+    ``decode`` (features -> x, converged). ``serving_default`` is the first of these. The power
+    iteration is converged first; to export the averaged weights call `use_averaged_weights`
+    before. What is
     proven of the exported weights stands beside them in ``certificate.json``. Gradients are not
     written: differentiating a loaded signature raises LookupError.
 
@@ -110,8 +112,8 @@ def _events(model: InvertibleModel, name: str, shape: Any) -> tf.TensorSpec:
     return tf.TensorSpec((None, *shape), model.variable_dtype, name=name)
 
 
-def _decoded(model: InvertibleModel, latents: tf.Tensor) -> dict[str, tf.Tensor]:
-    result = model.decode(latents, return_result=True)
+def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) -> dict[str, Any]:
+    result = model.decode(latents, True, *context)
     return {"x": result.checked(), "converged": result.converged}
 
 
@@ -121,25 +123,30 @@ def _flow_signatures(model: IResNetFlow) -> dict[str, Signature]:
     number = tf.TensorSpec((), tf.int32, name="n")
     temperature = tf.TensorSpec((), model.variable_dtype, name="temperature")
 
-    def encode(x):
-        return {"z": model.encode(x)}
+    context = []
+    if model.context_size is not None:
+        context.append(_events(model, "context", (model.context_size,)))
 
-    def decode(z):
-        return _decoded(model, z)
+    def encode(x, *context):
+        return {"z": model.encode(x, *context)}
 
-    def log_prob(x, seed):
-        value = model.log_prob(x, seed)
+    def decode(z, *context):
+        return _decoded(model, z, *context)
+
+    def log_prob(x, seed, *context):
+        value = model.log_prob(x, seed, None, *context)
         return {"log_prob": value, "bits_per_dim": model.to_bits(value)}
 
-    def sample(n, seed, temperature):
-        drawn = _decoded(model, model.sample_latents(n, seed, temperature))
+    def sample(n, seed, temperature, *context):
+        latents = model.sample_latents(n, seed, temperature, *context)
+        drawn = _decoded(model, latents, *context)
         return {**drawn, "x": model.clipped(drawn["x"])}
 
     return {
-        "encode": (encode, [x]),
-        "decode": (decode, [z]),
-        "log_prob": (log_prob, [x, seed]),
-        "sample": (sample, [number, seed, temperature]),
+        "encode": (encode, [x, *context]),
+        "decode": (decode, [z, *context]),
+        "log_prob": (log_prob, [x, seed, *context]),
+        "sample": (sample, [number, seed, temperature, *context]),
     }
 
 

@@ -1,8 +1,10 @@
 """Keras layers: spectral normalisation, 1-Lipschitz activations and invertible layers."""
 
-from tf_iresnet.layers.activations import LipSwish, MaxMin, SmoothActivation
+from tf_iresnet.layers.activations import CLipSwish, LipSwish, MaxMin, SmoothActivation
 from tf_iresnet.layers.actnorm import ActNorm
 from tf_iresnet.layers.branch import SpectralBranch
+from tf_iresnet.layers.conditioned import Conditioned
+from tf_iresnet.layers.densenet import DenseNetBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.padding import InjectivePadding
@@ -15,6 +17,9 @@ from tf_iresnet.layers.squeeze import Squeeze
 
 __all__ = [
     "ActNorm",
+    "CLipSwish",
+    "Conditioned",
+    "DenseNetBranch",
     "InjectivePadding",
     "InvertibleLayer",
     "InvertibleResidual",

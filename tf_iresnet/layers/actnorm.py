@@ -77,16 +77,18 @@ class ActNorm(InvertibleLayer):
     def needs_data(self) -> bool:
         return float(tf.convert_to_tensor(self.initialized)) == 0.0
 
-    def initialize(self, x: Any) -> tf.Tensor:
+    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
+        self._given(context, x)
         bias, log_scale = self._initial(x)
         self.bias.assign(bias)
         self.log_scale.assign(log_scale)
         self.initialized.assign(1.0)
         return self.forward(x)
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
+        self._given(context, x)
         if training:
             bias, log_scale = self._initial(x)
             fresh = tf.convert_to_tensor(self.initialized) == 0

@@ -1,7 +1,8 @@
-"""The residual branch of the paper: activations and spectrally normalised layers in turn."""
+"""Residual branches: parts in turn, and that of the paper, activations and spectral layers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ import tensorflow as tf
 from tf_iresnet import functions
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.layers.activations import make_activation
-from tf_iresnet.layers.spectral import checked_normalization
+from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff, checked_normalization
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.tracking import track
@@ -19,8 +21,120 @@ from tf_iresnet.layers.tracking import track
 _CONVOLUTIONS = {3: SpectralConv1D, 4: SpectralConv2D, 5: SpectralConv3D}
 
 
+class Branch(keras.layers.Layer):
+    """A composition of ``parts``: layers that offer a function, its parameters and a bound.
+
+    A subclass builds itself and defines `parts`; those that take a context say so by a
+    ``context_size``.
+
+    Args:
+      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
+      activation: "elu", "lipswish", "clipswish", "softplus", "tanh" or "maxmin".
+      power_iterations: of each spectral layer.
+      normalization: "power_iteration" or "bound", of each spectral layer.
+      context_size: features of a context; None for none.
+      **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        coeff: float | None,
+        activation: str,
+        power_iterations: int,
+        normalization: str,
+        context_size: int | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.coeff = checked_coeff(coeff)
+        self.activation = activation
+        self.power_iterations = power_iterations
+        self.normalization = checked_normalization(normalization)
+        self.context_size = checked_context_size(context_size)
+
+    @property
+    def parts(self) -> list[Any]:
+        """The layers in the order of evaluation."""
+        raise NotImplementedError
+
+    def _make_linear(self, rank: int, units: int, taps: int, name: str) -> SpectralLayer:
+        """A dense layer for inputs of rank 2, a convolution for more axes."""
+        options: dict[str, Any] = {
+            "coeff": self.coeff,
+            "power_iterations": self.power_iterations,
+            "normalization": self.normalization,
+            "context_size": self.context_size,
+            "name": name,
+            "dtype": self.dtype_policy,
+        }
+        if rank == 2:
+            return SpectralDense(units, **options)
+        if rank not in _CONVOLUTIONS:
+            raise ValueError(f"{self.name} needs inputs of 2 to 5 axes, got {rank}.")
+        return _CONVOLUTIONS[rank](units, taps, **options)
+
+    def _build_parts(self, input_shape: Any) -> None:
+        shape = tuple(input_shape)
+        for part in self.parts:
+            part.build(shape)
+            shape = part.compute_output_shape(shape)
+        self.built = True
+
+    def function(self) -> functions.Chain:
+        """Returns the branch as a function of `function_parameters`.
+
+        Raises:
+          ValueError: if the branch is not built.
+        """
+        if not self.built:
+            raise ValueError(
+                f"{self.name} has no weights yet: call its layer on data, or build(input_shape) it."
+            )
+        return functions.Chain([part.function() for part in self.parts])
+
+    def function_parameters(self, context: tf.Tensor | None = None) -> list[tf.Tensor]:
+        """Returns the parts' parameters, kernels normalised, in the weights' dtype.
+
+        Args:
+          context: [batch, context_size], for a branch that takes one.
+        """
+        return [p for part in self.parts for p in part.function_parameters(**given(part, context))]
+
+    def lipschitz_bound(self) -> float:
+        """Returns a proven bound: the product of the parts' bounds, for every context."""
+        return product_up(part.lipschitz_bound() for part in self.parts)
+
+    def lipschitz_estimate(self) -> float:
+        """Returns what the parts believe in, no bound: the product of their estimates."""
+        return math.prod(part.lipschitz_estimate() for part in self.parts)
+
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+        if training:
+            for layer in self._flatten_layers():
+                if isinstance(layer, SpectralLayer):
+                    layer.update_spectral_state()
+        x = tf.cast(x, self.variable_dtype)
+        context = checked_context(self.name, context, self.context_size, x)
+        x = tf.cast(x, self.compute_dtype)
+        parameters = self.function_parameters(**given(self, context))
+        return self.function()([tf.cast(p, self.compute_dtype) for p in parameters], x)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "coeff": self.coeff,
+            "activation": self.activation,
+            "power_iterations": self.power_iterations,
+            "normalization": self.normalization,
+            "context_size": self.context_size,
+        }
+
+
 @keras.saving.register_keras_serializable("tf_iresnet")
-class SpectralBranch(keras.layers.Layer):
+class SpectralBranch(Branch):
     r"""g = W_n . phi . ... . phi . W_1 [. phi], of Lipschitz constant at most coeff^n.
 
     A rank-2 input gives dense layers, more axes convolutions that keep the size.
@@ -29,10 +143,13 @@ class SpectralBranch(keras.layers.Layer):
       hidden: channels between the linear layers.
       kernel_sizes: taps of each convolution; only their number counts for dense layers.
       coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
-      activation: "elu", "lipswish", "softplus", "tanh" or "maxmin".
+      activation: "elu", "lipswish", "clipswish" (doubles the channels that the next linear layer
+        reads), "softplus", "tanh" or "maxmin".
       input_activation: whether an activation comes before the first linear layer.
       power_iterations: of each spectral layer.
       normalization: "power_iteration" or "bound", of each spectral layer.
+      context_size: features of a context, of which every bias is a linear function; None for no
+        context.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -54,9 +171,10 @@ class SpectralBranch(keras.layers.Layer):
         input_activation: bool = True,
         power_iterations: int = 1,
         normalization: str = "power_iteration",
+        context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(coeff, activation, power_iterations, normalization, context_size, **kwargs)
         if isinstance(hidden, bool) or int(hidden) != hidden or hidden < 1:
             raise ValueError(f"hidden must be an integer of at least 1, got {hidden!r}.")
         if not kernel_sizes or any(int(k) != k or k < 1 for k in kernel_sizes):
@@ -65,51 +183,27 @@ class SpectralBranch(keras.layers.Layer):
             )
         self.hidden = int(hidden)
         self.kernel_sizes = tuple(int(k) for k in kernel_sizes)
-        self.coeff = coeff
-        self.activation = activation
         self.input_activation = bool(input_activation)
-        self.power_iterations = power_iterations
-        self.normalization = checked_normalization(normalization)
         # Made now, so that wrong arguments are refused before any input is seen.
         self._activations = [
             make_activation(activation, name=f"activation_{index}", dtype=self.dtype_policy)
             for index in range(0 if self.input_activation else 1, len(self.kernel_sizes))
         ]
-        self._linear: list[keras.layers.Layer] = []
+        self._linear: list[SpectralLayer] = []
         track(self, "activations", self._activations)
 
     def build(self, input_shape: Any) -> None:
-        channels = input_shape[-1]
-        outputs = [self.hidden] * (len(self.kernel_sizes) - 1) + [channels]
-        for index, (units, taps) in enumerate(zip(outputs, self.kernel_sizes, strict=True)):
-            options: dict[str, Any] = {
-                "coeff": self.coeff,
-                "power_iterations": self.power_iterations,
-                "normalization": self.normalization,
-                "name": f"linear_{index}",
-                "dtype": self.dtype_policy,
-            }
-            layer: keras.layers.Layer
-            if len(input_shape) == 2:
-                layer = SpectralDense(units, **options)
-            elif len(input_shape) in _CONVOLUTIONS:
-                layer = _CONVOLUTIONS[len(input_shape)](units, taps, **options)
-            else:
-                raise ValueError(
-                    f"{self.name} needs inputs of 2 to 5 axes, got shape {tuple(input_shape)}."
-                )
-            self._linear.append(layer)
+        outputs = [self.hidden] * (len(self.kernel_sizes) - 1) + [input_shape[-1]]
+        self._linear = [
+            self._make_linear(len(input_shape), units, taps, f"linear_{index}")
+            for index, (units, taps) in enumerate(zip(outputs, self.kernel_sizes, strict=True))
+        ]
         track(self, "linear", self._linear)
-        shape = tuple(input_shape)
-        for layer in self.parts:
-            layer.build(shape)
-            shape = layer.compute_output_shape(shape)
-        self.built = True
+        self._build_parts(input_shape)
 
     @property
-    def parts(self) -> list[keras.layers.Layer]:
-        """The layers in the order of evaluation."""
-        parts: list[keras.layers.Layer] = []
+    def parts(self) -> list[Any]:
+        parts: list[Any] = []
         activations = list(self._activations)
         for index, layer in enumerate(self._linear):
             if index or self.input_activation:
@@ -117,45 +211,10 @@ class SpectralBranch(keras.layers.Layer):
             parts.append(layer)
         return parts
 
-    def function(self) -> functions.Chain:
-        """Returns the branch as a function of `function_parameters`.
-
-        Raises:
-          ValueError: if the branch is not built.
-        """
-        if not self.built:
-            raise ValueError(
-                f"{self.name} has no weights yet: call its layer on data, or build(input_shape) it."
-            )
-        return functions.Chain([part.function() for part in self.parts])
-
-    def function_parameters(self) -> list[tf.Tensor]:
-        """Returns the parts' parameters, kernels normalised, in the weights' dtype."""
-        return [p for part in self.parts for p in part.function_parameters()]
-
-    def lipschitz_bound(self) -> float:
-        """Returns a proven bound: the product of the parts' bounds."""
-        return product_up(part.lipschitz_bound() for part in self.parts)
-
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
-        for part in self._linear:
-            if training:
-                part.update_spectral_state()
-        x = tf.cast(x, self.compute_dtype)
-        parameters = [tf.cast(p, self.compute_dtype) for p in self.function_parameters()]
-        return self.function()(parameters, x)
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        return tuple(input_shape)
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "hidden": self.hidden,
             "kernel_sizes": self.kernel_sizes,
-            "coeff": self.coeff,
-            "activation": self.activation,
             "input_activation": self.input_activation,
-            "power_iterations": self.power_iterations,
-            "normalization": self.normalization,
         }

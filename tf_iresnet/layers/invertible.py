@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers.context import checked_context, given
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.log_det import LogDetEstimator
 
@@ -22,7 +23,9 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
     iteration); `forward`, `forward_and_log_det` and `inverse` never do. The state that flows
     through keeps the dtype of the weights, whatever the mixed-precision policy.
 
-    Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods.
+    Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods. A layer whose
+    `context_size` is not None is a bijection for each context [batch, context_size]: it takes one
+    as the keyword ``context`` in each of its methods; others are never handed any.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -59,6 +62,11 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
         """Whether `initialize` should see a batch before training."""
         return False
 
+    @property
+    def context_size(self) -> int | None:
+        """How many features the layer's context has; None for a layer without one."""
+        return None
+
     def sublayers(self) -> Sequence[InvertibleLayer]:
         """Returns the invertible layers that this one is composed of, if any."""
         return ()
@@ -80,24 +88,27 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
             "method inverse_lipschitz_bound()."
         )
 
-    def initialize(self, x: Any) -> tf.Tensor:
+    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
         """Sets what is initialised from data (ActNorm) from one batch, and returns y.
 
         Args:
           x: a batch of data, [batch, ...].
+          context: [batch, context_size], for a conditional layer.
 
         Returns:
           The layer's output for that batch after the initialisation.
         """
-        return self.forward(self._prepared(x))
+        x = self._prepared(x)
+        return self.forward(x, **self._given(context, x))
 
     # --- what users call ---
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
+        conditions = self._given(context, x)
         if training:
             self.update_spectral_state()
-        return self.forward(x, training=bool(training))
+        return self.forward(x, training=bool(training), **conditions)
 
     def forward_and_log_det(
         self,
@@ -105,6 +116,7 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
         seed: Any = None,
         log_det: LogDetEstimator | None = None,
         training: bool = False,
+        context: Any = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the output and the log-determinant of its Jacobian.
 
@@ -114,19 +126,22 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
             fresh one. The same seed gives the same value.
           log_det: an estimator that replaces that of every residual block for this call.
           training: whether the branches may compute in the policy's compute dtype.
+          context: [batch, context_size], for a conditional layer; differentiable, too.
 
         Returns:
           y, and ln|det dy/dx| in nats, [batch], float32 or wider; differentiable once.
         """
         x = self._prepared(x)
-        return self._log_det(x, randomness.as_seed(seed), log_det, training)
+        conditions = self._given(context, x)
+        return self._log_det(x, randomness.as_seed(seed), log_det, training, **conditions)
 
-    def inverse(self, y: Any, return_result: bool = False) -> Any:
+    def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
         """Returns the x that the layer maps to y, a pure function of y.
 
         Args:
           y: [batch, ...]; array-likes are accepted.
           return_result: whether to return the solver's `FixedPointResult` instead of x.
+          context: [batch, context_size], for a conditional layer.
 
         Returns:
           x, or the result with x, steps, residual and converged per example.
@@ -138,7 +153,7 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
         y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
         if not self.built:
             self.build(self.compute_input_shape(tuple(y.shape)))
-        result = self._inverse(y)
+        result = self._inverse(y, **self._given(context, y))
         return result if return_result else result.checked(self._hint)
 
     def spectral_layers(self) -> Iterator[SpectralLayer]:
@@ -176,6 +191,10 @@ class InvertibleLayer(keras.layers.Layer, abc.ABC):
             f"The branch of {worst} has a Lipschitz constant bounded by {bound:.4g} only, so that "
             "nothing says that it is invertible. "
         )
+
+    def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
+        """Checks a context; returns it as the keyword argument of a conditional layer's hooks."""
+        return given(self, checked_context(self.name, context, self.context_size, x))
 
     def _prepared(self, x: Any) -> tf.Tensor:
         """Converts, casts and checks an input; builds the layer on first use."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.tracking import track
 
@@ -57,6 +58,7 @@ class MultiScale(InvertibleLayer):
                     f"scales must be invertible layers of tf_iresnet, got {type(scale).__name__}."
                 )
         track(self, "scales", self.scales)
+        self._context_size = common_context_size(self.name, self.scales)
         self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch
 
     def build(self, input_shape: Any) -> None:
@@ -86,38 +88,44 @@ class MultiScale(InvertibleLayer):
         half = x.shape[-1] // 2
         return x[..., :half], [tf.reshape(x[..., half:], [-1, size // 2])]
 
-    def initialize(self, x: Any) -> tf.Tensor:
+    @property
+    def context_size(self) -> int | None:
+        return self._context_size
+
+    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
         x, latents = self._prepared(x), []
         for index, scale in enumerate(self.scales):
-            x, left = self._split(scale.initialize(x), index)
+            x, left = self._split(scale.initialize(x, **given(scale, context)), index)
             latents += left
         return tf.concat(latents, axis=1)
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x, latents = self._prepared(x), []
         for index, scale in enumerate(self.scales):
-            x, left = self._split(scale(x, training=training), index)
+            x, left = self._split(scale(x, training=training, **given(scale, context)), index)
             latents += left
         return tf.concat(latents, axis=1)
 
-    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
         latents = []
         for index, scale in enumerate(self.scales):
-            x, left = self._split(scale.forward(x, training=training), index)
+            x, left = self._split(
+                scale.forward(x, training=training, **given(scale, context)), index
+            )
             latents += left
         return tf.concat(latents, axis=1)
 
-    def _log_det(self, x, seed, log_det, training):
+    def _log_det(self, x, seed, log_det, training, context=None):
         total, latents = no_log_det(x), []
         for index, scale in enumerate(self.scales):
             own = randomness.fold_in(seed, index)
-            x, value = scale.forward_and_log_det(x, own, log_det, training)
+            x, value = scale.forward_and_log_det(x, own, log_det, training, **given(scale, context))
             total += tf.cast(value, total.dtype)
             x, left = self._split(x, index)
             latents += left
         return tf.concat(latents, axis=1), total
 
-    def _inverse(self, y):
+    def _inverse(self, y, context=None):
         # Latents in the order of the scales; the last one's tail is where the inverse starts.
         latents, start = [], 0
         for index, shape in enumerate(self._shapes):
@@ -130,7 +138,9 @@ class MultiScale(InvertibleLayer):
             start = stop
         result = FixedPointResult.exact(latents.pop())
         for index, scale in reversed(list(enumerate(self.scales))):
-            result = result.then(scale.inverse(result.x, return_result=True))
+            result = result.then(
+                scale.inverse(result.x, return_result=True, **given(scale, context))
+            )
             if index and self.factor_out:
                 result = result._replace(x=tf.concat([result.x, latents.pop()], axis=-1))
         return result

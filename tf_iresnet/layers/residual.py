@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.fixed_point import Picard, Solver, invert
-from tf_iresnet.functions import Function, Taped
+from tf_iresnet.functions import Function, Taped, per_example
 from tf_iresnet.layers.branch import SpectralBranch
+from tf_iresnet.layers.context import given
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import bound_of, inverse_bound
 from tf_iresnet.layers.spectral import checked_coeff
@@ -29,12 +30,13 @@ class InvertibleResidual(InvertibleLayer):
       branch: a Keras layer g of the shape of its input that offers ``lipschitz_bound()``
         (needed unless ``coeff=None``); None builds the paper's branch from the arguments below.
         A given branch computes in its own dtype policy, in inference too: give it one of full
-        precision.
+        precision. One with a ``context_size`` is called with a ``context`` as well, and its bound
+        holds for every context.
       hidden: channels between the branch's linear layers.
       kernel_sizes: taps of the convolutions; for rank-2 inputs their number alone counts.
       coeff: bound of each linear layer's norm, in (0, 1); None for no constraint, and then
         nothing says that the block is invertible.
-      activation: "lipswish", "elu", "softplus", "tanh" or "maxmin".
+      activation: "lipswish", "clipswish", "elu", "softplus", "tanh" or "maxmin".
       input_activation: whether the branch starts with an activation.
       power_iterations: steps per training call of each spectral layer.
       normalization: "power_iteration", or "bound" for a block that is proven to be invertible at
@@ -43,6 +45,8 @@ class InvertibleResidual(InvertibleLayer):
       solver: of the inverse; by default `Picard()`.
       recompute: whether training keeps x alone for the backward pass and computes the branch a
         second time there: less memory, more time.
+      context_size: features of a context, of which every bias of the branch is a linear function,
+        so that Lip(g) is the same for every context; None for no context.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -74,6 +78,7 @@ class InvertibleResidual(InvertibleLayer):
         log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
         recompute: bool = False,
+        context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -88,6 +93,7 @@ class InvertibleResidual(InvertibleLayer):
                 input_activation=input_activation,
                 power_iterations=power_iterations,
                 normalization=normalization,
+                context_size=context_size,
                 name="branch",
                 dtype=self.dtype_policy,
             )
@@ -101,6 +107,10 @@ class InvertibleResidual(InvertibleLayer):
         self.solver = Picard() if solver is None else solver
         self.recompute = bool(recompute)
 
+    @property
+    def context_size(self) -> int | None:
+        return getattr(self.branch, "context_size", None)
+
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         if not self.branch.built:
@@ -112,27 +122,35 @@ class InvertibleResidual(InvertibleLayer):
                 "the same shape."
             )
 
-    def _differentiated(self, dtype: str) -> tuple[Function, list[tf.Tensor]]:
+    def _differentiated(
+        self, dtype: str, context: tf.Tensor | None
+    ) -> tuple[Function, list[tf.Tensor]]:
         """`_function` where a backward pass may follow."""
-        function, parameters = self._function(dtype)
+        function, parameters = self._function(dtype, context)
         return (Recomputed(function) if self.recompute else function), parameters
 
-    def _function(self, dtype: str) -> tuple[Function, list[tf.Tensor]]:
+    def _function(self, dtype: str, context: tf.Tensor | None) -> tuple[Function, list[tf.Tensor]]:
         """The branch and its parameters, computing in ``dtype``."""
         branch = self.branch
+        conditions = given(branch, context)
         if hasattr(branch, "function_parameters"):
-            return branch.function(), [tf.cast(p, dtype) for p in branch.function_parameters()]
+            parameters = branch.function_parameters(**conditions)
+            return branch.function(), [tf.cast(p, dtype) for p in parameters]
         variables = [*branch.trainable_variables, *branch.non_trainable_variables]
         frozen = [tf.convert_to_tensor(v) for v in branch.non_trainable_variables]
         options = {"training": False} if branch._call_has_training_arg else {}
 
         def call(parameters, x):
+            if conditions:
+                *parameters, rows = parameters
+                options["context"] = per_example(rows, x)
             # A call, not stateless_call: it alone applies the branch's own dtype policy.
             mapping = list(zip(variables, [*parameters, *frozen], strict=True))
             with keras.StatelessScope(state_mapping=mapping):
                 return tf.cast(branch(x, **options), x.dtype)
 
         parameters = [tf.convert_to_tensor(v) for v in branch.trainable_variables]
+        parameters += conditions.values()
         return Taped(call, len(parameters)), parameters
 
     def _dtype(self, training: bool) -> str:
@@ -141,20 +159,20 @@ class InvertibleResidual(InvertibleLayer):
         known = hasattr(self.branch, "function_parameters")
         return self.compute_dtype if training and known else self.variable_dtype
 
-    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
         dtype = self._dtype(training)
-        function, parameters = self._differentiated(dtype)
+        function, parameters = self._differentiated(dtype, context)
         return x + tf.cast(function(parameters, tf.cast(x, dtype)), x.dtype)
 
-    def _log_det(self, x, seed, log_det, training):
+    def _log_det(self, x, seed, log_det, training, context=None):
         dtype = self._dtype(training)
-        function, parameters = self._differentiated(dtype)
+        function, parameters = self._differentiated(dtype, context)
         estimator = self.log_det if log_det is None else log_det
         g, value = estimator(function, parameters, tf.cast(x, dtype), seed)
         return x + tf.cast(g, x.dtype), value
 
-    def _inverse(self, y):
-        function, parameters = self._function(self.variable_dtype)
+    def _inverse(self, y, context=None):
+        function, parameters = self._function(self.variable_dtype, context)
         return invert(function, parameters, y, self.solver)
 
     def lipschitz_bound(self) -> float:
@@ -186,6 +204,7 @@ class InvertibleResidual(InvertibleLayer):
             "input_activation": branch.input_activation,
             "power_iterations": branch.power_iterations,
             "normalization": branch.normalization,
+            "context_size": branch.context_size,
         }
 
     @classmethod

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.tracking import track
 
@@ -47,6 +48,7 @@ class InvertibleSequential(InvertibleLayer):
                     f"layers must be invertible layers of tf_iresnet, got {type(layer).__name__}."
                 )
         track(self, "layers", self.layers)
+        self._context_size = common_context_size(self.name, self.layers)
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
@@ -56,35 +58,41 @@ class InvertibleSequential(InvertibleLayer):
                 layer.build(shape)
             shape = layer.compute_output_shape(shape)
 
-    def initialize(self, x: Any) -> tf.Tensor:
+    @property
+    def context_size(self) -> int | None:
+        return self._context_size
+
+    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
         for layer in self.layers:
-            x = layer.initialize(x)
+            x = layer.initialize(x, **given(layer, context))
         return x
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
         for layer in self.layers:
-            x = layer(x, training=training)
+            x = layer(x, training=training, **given(layer, context))
         return x
 
-    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
         for layer in self.layers:
-            x = layer.forward(x, training=training)
+            x = layer.forward(x, training=training, **given(layer, context))
         return x
 
-    def _log_det(self, x, seed, log_det, training):
+    def _log_det(self, x, seed, log_det, training, context=None):
         total = no_log_det(x)
         for index, layer in enumerate(self.layers):
             own = randomness.fold_in(seed, index)
-            x, value = layer.forward_and_log_det(x, own, log_det, training)
+            x, value = layer.forward_and_log_det(x, own, log_det, training, **given(layer, context))
             total += tf.cast(value, total.dtype)
         return x, total
 
-    def _inverse(self, y):
+    def _inverse(self, y, context=None):
         result = FixedPointResult.exact(y)
         for layer in reversed(self.layers):
-            result = result.then(layer.inverse(result.x, return_result=True))
+            result = result.then(
+                layer.inverse(result.x, return_result=True, **given(layer, context))
+            )
         return result
 
     def sublayers(self) -> Sequence[InvertibleLayer]:

@@ -13,6 +13,7 @@ from tf_iresnet.bounds import gram
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
 from tf_iresnet.layers.activations import activation_bound
+from tf_iresnet.layers.context import checked_context, checked_context_size, given
 from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 
 NORMALIZATIONS = ("power_iteration", "bound")
@@ -51,6 +52,9 @@ class SpectralLayer(keras.layers.Layer):
     constant for the gradient and frozen in inference. With ``normalization="bound"`` sigma is a
     proven upper bound of the norm, roundings included (`tf_iresnet.bounds.gram`), so that the
     norm is at most c at every step; there is no state. Only kernels above c are scaled.
+
+    With a ``context_size`` the layer is called with a context [batch, context_size] too, of which
+    a linear map is added to the bias; the Lipschitz constant in x is the same for every context.
     """
 
     linear_map: LinearMap  # the operator at the input's shape, once built
@@ -67,9 +71,11 @@ class SpectralLayer(keras.layers.Layer):
         bias_initializer: Any,
         kernel_regularizer: Any,
         bias_regularizer: Any,
+        context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
+        self.context_size = checked_context_size(context_size)
         self.coeff = checked_coeff(coeff)
         if isinstance(power_iterations, bool) or int(power_iterations) != power_iterations:
             raise ValueError(f"power_iterations must be an integer, got {power_iterations!r}.")
@@ -112,6 +118,14 @@ class SpectralLayer(keras.layers.Layer):
                 shape=(kernel_shape[-1],),
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
+                autocast=False,
+            )
+        if self.context_size is not None:
+            # Zero: a conditional model starts as an unconditional one.
+            self.context_kernel = self.add_weight(
+                name="context_kernel",
+                shape=(self.context_size, kernel_shape[-1]),
+                initializer="zeros",
                 autocast=False,
             )
         if self._iterates:
@@ -245,22 +259,35 @@ class SpectralLayer(keras.layers.Layer):
         """
         return product_up([self.norm_bound(), activation_bound(self.activation)])
 
+    def lipschitz_estimate(self) -> float:
+        """Returns `norm_estimate` times the activation's constant: no bound."""
+        return float(self.norm_estimate()) * activation_bound(self.activation)
+
     # --- as a part of a differentiable chain ---
 
     def function(self) -> Affine:
         """Returns the layer, without its activation, as a function of `function_parameters`."""
-        return Affine(self.linear_map, self.use_bias)
+        return Affine(self.linear_map, self.use_bias or self.context_size is not None)
 
-    def function_parameters(self) -> list[tf.Tensor]:
-        """Returns the normalised kernel and the bias, in the weights' dtype."""
+    def function_parameters(self, context: tf.Tensor | None = None) -> list[tf.Tensor]:
+        """Returns the normalised kernel and the bias, in the weights' dtype.
+
+        Args:
+          context: [batch, context_size], for a layer that takes one; the bias is [batch, units].
+        """
         bias = [tf.convert_to_tensor(self.bias)] if self.use_bias else []
-        return [self.normalized_kernel(), *bias]
+        if context is not None:
+            bias.append(tf.matmul(context, tf.convert_to_tensor(self.context_kernel)))
+        return [self.normalized_kernel(), *([sum(bias[1:], bias[0])] if bias else [])]
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         if training:
             self.update_spectral_state()
+        x = tf.convert_to_tensor(x)
+        context = checked_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
-        parameters = [tf.cast(p, self.compute_dtype) for p in self.function_parameters()]
+        parameters = self.function_parameters(**given(self, context))
+        parameters = [tf.cast(p, self.compute_dtype) for p in parameters]
         return self.activation(self.function()(parameters, x))
 
     def get_config(self) -> dict[str, Any]:
@@ -275,4 +302,5 @@ class SpectralLayer(keras.layers.Layer):
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "context_size": self.context_size,
         }

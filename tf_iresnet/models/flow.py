@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.layers.actnorm import ActNorm
-from tf_iresnet.layers.invertible import InvertibleLayer
-from tf_iresnet.layers.multi_scale import MultiScale
-from tf_iresnet.layers.residual import InvertibleResidual
+from tf_iresnet.layers.context import checked_context_size
 from tf_iresnet.layers.sequential import InvertibleSequential
-from tf_iresnet.layers.squeeze import Squeeze
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
+from tf_iresnet.models.architecture import BRANCHES, flow_layers
 from tf_iresnet.models.arguments import (
     checked_instance,
     checked_integer,
     checked_integers,
     checked_widths,
-    widths_of_scales,
 )
-from tf_iresnet.models.gaussianization import MarginalGaussianization
-from tf_iresnet.models.model import InvertibleModel
-from tf_iresnet.models.preprocessing import ImagePreprocessing
+from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.prior import DiagonalNormal
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class IResNetFlow(InvertibleModel):
+class IResNetFlow(DensityModel):
     r"""A density p(x) = N(f(x)) \|det df/dx\| with f a stack of invertible residual blocks.
 
     Images x are dequantised pixels on [0, levels): the density is one on that cube, all
     Jacobians of the preprocessing included, and bits/dim = -log2 p(x) / d. Each scale is a
     squeeze (images only) followed by ActNorm and a residual block in turn; the latent is one
     flat vector. The cheap direction is data to latent: `log_prob` is fast, `sample` iterates.
+
+    With a ``context_size`` it is a density p(x | c) for each context c, such as a class as a
+    one-hot vector: linear functions of c shift every bias of the branches, which leaves their
+    Lipschitz constants alone, and the prior's mean and log-scale. Every method then takes the
+    keyword ``context`` [batch, context_size], and Keras' loops take pairs: ``fit(x, context)``, or
+    a data set of (x, context).
 
     Args:
       event_shape: shape of one example, (height, width, channels) or (d,).
@@ -49,8 +46,11 @@ class IResNetFlow(InvertibleModel):
         images, None for data taken as it is; by default "logit" where there are levels.
       alpha: how far "logit" and "marginal" keep from the ends of the range.
       blocks: residual blocks of each scale.
-      hidden: channels inside the branches, one number or one for each scale.
-      kernel_sizes: of the branches' convolutions.
+      branch: "resnet" (`SpectralBranch`) or "densenet" (`DenseNetBranch`).
+      hidden: channels inside the branches of "resnet", one number or one for each scale.
+      kernel_sizes: of the branches' convolutions, for "resnet".
+      growth: channels that each dense layer of "densenet" appends.
+      depth: dense layers of a branch, for "densenet".
       coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
       activation: of the branches.
       factor_out: whether half of the channels leave after each scale but the last.
@@ -66,6 +66,7 @@ class IResNetFlow(InvertibleModel):
       recompute: whether blocks keep their input alone for the backward pass: less memory, more
         time.
       ema_momentum: of the weights' moving average for evaluation; None for none.
+      context_size: features of the context; None for an unconditional density.
       seed: of the noise in training and evaluation.
       **kwargs: of `keras.Model`.
 
@@ -90,8 +91,11 @@ class IResNetFlow(InvertibleModel):
         preprocessing: str | None = "auto",
         alpha: float = 1e-6,
         blocks: Sequence[int] = (8, 8),
+        branch: str = "resnet",
         hidden: int | Sequence[int] = 96,
         kernel_sizes: Sequence[int] = (3, 1, 3),
+        growth: int = 64,
+        depth: int = 3,
         coeff: float | None = 0.98,
         activation: str = "lipswish",
         factor_out: bool = False,
@@ -104,6 +108,7 @@ class IResNetFlow(InvertibleModel):
         solver: Solver | None = None,
         recompute: bool = False,
         ema_momentum: float | None = 0.999,
+        context_size: int | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -122,6 +127,8 @@ class IResNetFlow(InvertibleModel):
             )
         if prior not in ("learned", "standard"):
             raise ValueError(f'prior must be "learned" or "standard", got {prior!r}.')
+        if branch not in BRANCHES:
+            raise ValueError(f"branch must be one of {BRANCHES}, got {branch!r}.")
         self.event_shape = checked_integers("event_shape", event_shape, "axis of one example")
         if len(self.event_shape) > 4:
             raise ValueError(
@@ -132,8 +139,11 @@ class IResNetFlow(InvertibleModel):
         self.preprocessing = preprocessing
         self.alpha = alpha
         self.blocks = checked_integers("blocks", blocks, "scale")
+        self.branch = branch
         self.hidden = checked_widths(hidden, len(self.blocks))
         self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "linear layer")
+        self.growth = checked_integer("growth", growth, 1)
+        self.depth = checked_integer("depth", depth, 1)
         self.coeff = coeff
         self.activation = activation
         self.factor_out = bool(factor_out)
@@ -150,189 +160,21 @@ class IResNetFlow(InvertibleModel):
         self.solver = Picard() if solver is None else solver
         self.recompute = bool(recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
+        self.context_size = checked_context_size(context_size)
         self.seed = checked_integer("seed", seed)
 
-        self.flow = InvertibleSequential(self._make_layers(), name="flow", dtype=self.dtype_policy)
-        self.prior = DiagonalNormal(prior == "learned", name="prior", dtype=self.dtype_policy)
+        self.flow = InvertibleSequential(flow_layers(self), name="flow", dtype=self.dtype_policy)
+        learned = prior == "learned"
+        self.prior = DiagonalNormal(
+            learned,
+            self.context_size if learned else None,
+            name="prior",
+            dtype=self.dtype_policy,
+        )
         self.flow.build((None, *self.event_shape))
         self.prior.build(self.flow.compute_output_shape((None, *self.event_shape)))
         self._bits_metric = keras.metrics.Mean(name="bits_per_dim")
         self._finish_build()
-
-    def _make_layers(self) -> list[InvertibleLayer]:
-        widths = widths_of_scales(self.hidden, len(self.blocks))
-        policy = self.dtype_policy
-        scales = []
-        for index, (count, width) in enumerate(zip(self.blocks, widths, strict=True)):
-            layers: list[InvertibleLayer] = []
-            if len(self.event_shape) > 1:
-                layers.append(Squeeze(dtype=policy, name="squeeze"))
-            for block in range(count):
-                if self.actnorm:
-                    layers.append(ActNorm(dtype=policy, name=f"actnorm_{block}"))
-                layers.append(
-                    InvertibleResidual(
-                        hidden=width,
-                        kernel_sizes=self.kernel_sizes,
-                        coeff=self.coeff,
-                        activation=self.activation,
-                        power_iterations=self.power_iterations,
-                        normalization=self.normalization,
-                        log_det=self.log_det,
-                        solver=self.solver,
-                        recompute=self.recompute,
-                        dtype=policy,
-                        name=f"block_{block}",
-                    )
-                )
-            scales.append(InvertibleSequential(layers, dtype=policy, name=f"scale_{index}"))
-        layers = [MultiScale(scales, self.factor_out, dtype=policy, name="scales")]
-        if self.preprocessing == "marginal" and self.levels is not None:
-            layers.insert(0, MarginalGaussianization(self.levels, self.alpha, dtype=policy))
-        elif self.preprocessing is not None and self.levels is not None:
-            layers.insert(
-                0,
-                ImagePreprocessing(
-                    self.levels, self.preprocessing, self.alpha, dtype=policy, name="preprocessing"
-                ),
-            )
-        return layers
-
-    @property
-    def dims(self) -> int:
-        """The number of dimensions d of one example."""
-        return math.prod(self.event_shape)
-
-    # --- densities ---
-
-    def log_prob(
-        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
-    ) -> tf.Tensor:
-        """Returns an estimate of ln p(x).
-
-        Args:
-          x: [batch, *event_shape]; dequantised pixels in [0, levels) where there are levels.
-          seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`): the value of
-            example i depends on the key and on its global index alone. None draws anew.
-          log_det: an estimator; by default the model's ``eval_log_det``.
-
-        Returns:
-          Nats, [batch]; unbiased unless a truncated series is asked for.
-
-        Raises:
-          ValueError: in eager code, if x has another shape, is not finite or leaves its range.
-        """
-        x = self._checked(x)
-        estimator = self.eval_log_det if log_det is None else log_det
-        checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        return self._log_prob(x, randomness.as_seed(seed), estimator, training=False)
-
-    def _log_prob(self, x, seed, estimator, training):
-        z, log_det = self.flow.forward_and_log_det(x, seed, estimator, training)
-        return self.prior.log_prob(z) + tf.cast(log_det, z.dtype)
-
-    def bits_per_dim(
-        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
-    ) -> tf.Tensor:
-        """Returns -log2 p(x) / d, [batch]; arguments as in `log_prob`."""
-        return self.to_bits(self.log_prob(x, seed, log_det))
-
-    def to_bits(self, log_prob: tf.Tensor) -> tf.Tensor:
-        """Turns ln p(x) in nats into bits/dim."""
-        return log_prob * (-1.0 / (math.log(2.0) * self.dims))
-
-    def _checked(self, x: Any) -> tf.Tensor:
-        x = super()._checked(x)
-        levels = None if self.preprocessing is None else self.levels
-        if levels is not None and tf.executing_eagerly() and len(x):
-            low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-            if low < 0.0 or high > levels:
-                raise ValueError(
-                    f"x must lie in [0, {levels}), pixels plus dequantisation noise, got "
-                    f"values from {low:g} to {high:g}."
-                )
-        return x
-
-    # --- both directions ---
-
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
-        return self.flow.forward(self._checked(x))
-
-    def encode(self, x: Any) -> tf.Tensor:
-        """Returns the latents z [batch, d] of x."""
-        return self.flow.forward(self._checked(x))
-
-    def decode(self, z: Any, return_result: bool = False) -> Any:
-        """Returns the x of latents z [batch, d].
-
-        Args:
-          z: latents, [batch, d].
-          return_result: whether to return the solver's `FixedPointResult` instead.
-
-        Returns:
-          x [batch, *event_shape], or the result. Pixels leave [0, levels) where z is far out.
-
-        Raises:
-          ValueError: if z has another shape.
-          ConvergenceError: in eager code, if an example did not converge.
-        """
-        z = self._checked_shape("z", z, (self.dims,))
-        return self.flow.inverse(z, return_result=return_result)
-
-    def sample(self, n: int, seed: Any = None, temperature: float = 1.0) -> tf.Tensor:
-        """Draws examples from the density.
-
-        Args:
-          n: how many, at least 1.
-          seed: as in `log_prob`.
-          temperature: factor of the latents' standard deviation, at least 0.
-
-        Returns:
-          [n, *event_shape]; pixels are clipped to [0, levels), which a preprocessing's inverse may
-          leave.
-
-        Raises:
-          ValueError: if an argument is out of range.
-          ConvergenceError: in eager code, if the inverse did not converge.
-        """
-        return self.clipped(self.decode(self.sample_latents(n, seed, temperature)))
-
-    def sample_latents(self, n: int, seed: Any = None, temperature: float = 1.0) -> tf.Tensor:
-        """Draws the latents z [n, d] that `sample` decodes."""
-        if not tf.is_tensor(n):
-            n = checked_integer("n", n, 1)
-        if not tf.is_tensor(temperature):
-            number = isinstance(temperature, numbers.Real)
-            if not number or not 0.0 <= temperature < math.inf:
-                raise ValueError(
-                    f"temperature must be a finite number of at least 0, got {temperature!r}."
-                )
-        return self.prior.sample(n, randomness.as_seed(seed), temperature)
-
-    def clipped(self, x: tf.Tensor) -> tf.Tensor:
-        """Moves pixels into [0, levels), on which the density is defined; points stay."""
-        if self.preprocessing is None:
-            return x
-        dtype = x.dtype.as_numpy_dtype
-        return tf.clip_by_value(x, dtype(0), np.nextafter(dtype(self.levels), dtype(0)))
-
-    def as_distribution(self) -> Any:
-        """Returns the density as a TensorFlow Probability distribution that shares the weights.
-
-        Its `log_prob` is cheap and uses ``eval_log_det``, its `sample` iterates.
-
-        Returns:
-          A `tfd.TransformedDistribution` with event shape ``event_shape``.
-        """
-        import tensorflow_probability as tfp
-
-        from tf_iresnet.bijectors import KerasBijector
-
-        tfd = tfp.distributions
-        scale = tfp.util.DeferredTensor(self.prior.log_scale._value, tf.exp)
-        base = tfd.Independent(tfd.Normal(self.prior.loc._value, scale), 1)
-        bijector = KerasBijector(self.flow, log_det=self.eval_log_det)
-        return tfd.TransformedDistribution(base, tfp.bijectors.Invert(bijector), name=self.name)
 
     # --- Keras' loops ---
 
@@ -340,8 +182,25 @@ class IResNetFlow(InvertibleModel):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self._bits_metric]
 
-    def _examples(self, data: Any) -> tf.Tensor:
-        return data[0] if isinstance(data, (tuple, list)) else data
+    def _inputs(self, data: Any) -> dict[str, Any]:
+        if self.context_size is None:
+            return super()._inputs(data)
+        pair = isinstance(data, (tuple, list)) and len(data) > 1 and data[1] is not None
+        if not pair:
+            raise ValueError(
+                f"the flow {self.name} is conditional: give context beside x, as in fit(x, "
+                "context), or a data set of pairs (x, context)."
+            )
+        return {"x": data[0], "context": data[1]}
+
+    def _examples(self, data: Any) -> tuple[tf.Tensor, dict[str, Any]]:
+        """Returns x and the context as a keyword argument, checked."""
+        inputs = self._inputs(data)
+        x = self._checked(inputs["x"])
+        return x, self._given(inputs.get("context"), x)
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        return self(**self._inputs(data))
 
     def _step_seed(self, step: Any, first: Any, batch: Any) -> tf.Tensor:
         """The seed of a step: its key, and the global index of this replica's first example."""
@@ -352,7 +211,7 @@ class IResNetFlow(InvertibleModel):
         return tf.concat([key, [first]], axis=0)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x = self._examples(data)
+        x, conditions = self._examples(data)
         batch = tf.shape(x)[0]
         seed = self._step_seed(tf.convert_to_tensor(self.optimizer.iterations), 0, batch)
         self.update_spectral_state()
@@ -361,7 +220,7 @@ class IResNetFlow(InvertibleModel):
         if context is not None and context.num_replicas_in_sync > 1:
             count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
         with tf.GradientTape() as tape:
-            log_prob = self._log_prob(self._checked(x), seed, None, training=True)
+            log_prob = self._log_prob(x, seed, None, True, **conditions)
             # Optimizers sum over replicas: this makes the mean over the global batch.
             loss = tf.reduce_sum(self.to_bits(log_prob)) / count
             loss = self.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
@@ -371,11 +230,11 @@ class IResNetFlow(InvertibleModel):
         return self._log(log_prob)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        x = self._examples(data)
+        x, conditions = self._examples(data)
         # The examples counted so far are this batch's place in the evaluation.
         first = tf.cast(tf.convert_to_tensor(self._bits_metric.count), tf.int32)
         seed = self._step_seed(-1, first, tf.shape(x)[0])
-        return self._log(self._log_prob(self._checked(x), seed, self.eval_log_det, training=False))
+        return self._log(self._log_prob(x, seed, self.eval_log_det, False, **conditions))
 
     def _log(self, log_prob: tf.Tensor) -> dict[str, Any]:
         self._bits_metric.update_state(self.to_bits(log_prob))
@@ -389,8 +248,11 @@ class IResNetFlow(InvertibleModel):
             "preprocessing": self.preprocessing,
             "alpha": self.alpha,
             "blocks": self.blocks,
+            "branch": self.branch,
             "hidden": self.hidden,
             "kernel_sizes": self.kernel_sizes,
+            "growth": self.growth,
+            "depth": self.depth,
             "coeff": self.coeff,
             "activation": self.activation,
             "factor_out": self.factor_out,
@@ -403,6 +265,7 @@ class IResNetFlow(InvertibleModel):
             "solver": keras.saving.serialize_keras_object(self.solver),
             "recompute": self.recompute,
             "ema_momentum": self.ema_momentum,
+            "context_size": self.context_size,
             "seed": self.seed,
         }
 

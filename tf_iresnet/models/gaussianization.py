@@ -60,8 +60,9 @@ class MarginalGaussianization(InvertibleLayer):
         # The logarithms of a histogram are never all zero.
         return not bool(tf.reduce_any(tf.convert_to_tensor(self.logits) != 0.0))
 
-    def initialize(self, x: Any) -> tf.Tensor:
+    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
+        self._given(context, x)
         counts = tf.math.bincount(self._level(tf.reshape(x, [-1])), minlength=self.levels)
         # A hundredth of the mass is spread evenly: no level gets the weight zero.
         counts = tf.cast(counts, x.dtype)

@@ -70,7 +70,10 @@ class InvertibleModel(keras.Model):
         Raises:
           ValueError: in eager code, if x is no data for this model.
         """
-        self.flow.initialize(self._checked(x))
+        self._initialize(self._checked(x))
+
+    def _initialize(self, x: tf.Tensor, **conditions: Any) -> None:
+        self.flow.initialize(x, **conditions)
         for shadow, variable in self._shadowed():
             shadow.assign(variable)
 
@@ -128,8 +131,8 @@ class InvertibleModel(keras.Model):
         of the last step too.
         """
         if not self.initialized:
-            x, batch = _first_batch(x, batch_size or 32)
-            self.initialize(batch)
+            x, batch = _first_batch(x, y, batch_size or 32)
+            self.initialize(**self._inputs(batch))
         history = super().fit(x, y, batch_size=batch_size, **kwargs)
         self.converge_spectral_state()
         return history
@@ -138,6 +141,10 @@ class InvertibleModel(keras.Model):
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
         with self.averaged_weights():
             return super().evaluate(*args, **kwargs)
+
+    def _inputs(self, data: Any) -> dict[str, Any]:
+        """Returns what of a batch of `fit` the model reads, as keyword arguments."""
+        return {"x": data[0] if isinstance(data, (tuple, list)) else data}
 
     def _after_step(self) -> None:
         if self.average is not None:
@@ -148,16 +155,13 @@ class InvertibleModel(keras.Model):
         return {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
 
 
-def _first_batch(x: Any, batch_size: int) -> tuple[Any, Any]:
-    """Takes the first batch of inputs from what `fit` accepts, and gives back all of it."""
+def _first_batch(x: Any, y: Any, batch_size: int) -> tuple[Any, Any]:
+    """Takes the first batch from what `fit` accepts, and gives back all of x."""
     if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
-        batch = next(iter(x))
-    elif isinstance(x, keras.utils.PyDataset):
-        batch = x[0]
-    elif hasattr(x, "__next__"):
-        batch = next(x)
-        first, rest = batch, x
-        x = (item for source in ([first], rest) for item in source)
-    else:
-        return x, x[:batch_size]
-    return x, batch[0] if isinstance(batch, (tuple, list)) else batch
+        return x, next(iter(x))
+    if isinstance(x, keras.utils.PyDataset):
+        return x, x[0]
+    if hasattr(x, "__next__"):
+        first, rest = next(x), x
+        return (item for source in ([first], rest) for item in source), first
+    return x, x[:batch_size] if y is None else (x[:batch_size], y[:batch_size])

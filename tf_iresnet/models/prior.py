@@ -9,13 +9,17 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.layers.context import checked_context_size
 
 
 class DiagonalNormal(keras.layers.Layer):
     r"""A normal with independent coordinates, N(loc, exp(log_scale)^2), learned or fixed.
 
+    With a context c, loc and log_scale are linear functions of c, which start constant.
+
     Args:
       learned: whether loc and log_scale are trained; otherwise they stay 0.
+      context_size: features of the context; None for none.
       **kwargs: of `keras.layers.Layer`.
 
     Example:
@@ -27,42 +31,57 @@ class DiagonalNormal(keras.layers.Layer):
     Source: Invertible Residual Networks, section 5.3.
     """
 
-    def __init__(self, learned: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, learned: bool = True, context_size: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.learned = bool(learned)
+        self.context_size = checked_context_size(context_size)
 
     def build(self, input_shape: Any) -> None:
         self.size = input_shape[-1]
-        self.loc, self.log_scale = (
-            self.add_weight(
-                name=name,
-                shape=(self.size,),
-                initializer="zeros",
-                trainable=self.learned,
-                autocast=False,
+        self.loc, self.log_scale = self._make(("loc", "log_scale"), (self.size,))
+        if self.context_size is not None:
+            shape = (self.context_size, self.size)
+            self.loc_kernel, self.log_scale_kernel = self._make(
+                ("loc_kernel", "log_scale_kernel"), shape
             )
-            for name in ("loc", "log_scale")
-        )
         self.built = True
 
-    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
+    def _make(self, names: tuple[str, ...], shape: tuple[int, ...]) -> list[keras.Variable]:
+        options = {"initializer": "zeros", "trainable": self.learned, "autocast": False}
+        return [self.add_weight(name=name, shape=shape, **options) for name in names]
+
+    def parameters(self, context: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns loc and log_scale, [d], or [batch, d] for a context [batch, context_size]."""
+        loc, log_scale = tf.convert_to_tensor(self.loc), tf.convert_to_tensor(self.log_scale)
+        if context is None:
+            return loc, log_scale
+        kernels = (tf.convert_to_tensor(k) for k in (self.loc_kernel, self.log_scale_kernel))
+        by_loc, by_log_scale = (tf.linalg.matmul(context, kernel) for kernel in kernels)
+        return loc + by_loc, log_scale + by_log_scale
+
+    def log_prob(self, z: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the log-density of z [batch, d] in nats, [batch]."""
-        log_scale = tf.convert_to_tensor(self.log_scale)
-        standard = (z - tf.convert_to_tensor(self.loc)) * tf.exp(-log_scale)
-        constant = 0.5 * self.size * math.log(2 * math.pi) + tf.reduce_sum(log_scale)
+        loc, log_scale = self.parameters(context)
+        standard = (z - loc) * tf.exp(-log_scale)
+        constant = 0.5 * self.size * math.log(2 * math.pi) + tf.reduce_sum(log_scale, axis=-1)
         return -0.5 * tf.reduce_sum(tf.square(standard), axis=1) - constant
 
-    def sample(self, n: Any, seed: tf.Tensor, temperature: Any = 1.0) -> tf.Tensor:
+    def sample(
+        self, n: Any, seed: tf.Tensor, temperature: Any = 1.0, context: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Draws z [n, d], deviations scaled by the temperature.
 
         Args:
           n: how many.
           seed: int32 [3], see `tf_iresnet.randomness`.
           temperature: 1 for the distribution itself.
+          context: [n, context_size], for a conditional prior.
         """
         noise = randomness.normal(seed, tf.zeros((n, self.size), self.variable_dtype))
-        scale = tf.cast(temperature, noise.dtype) * tf.exp(tf.convert_to_tensor(self.log_scale))
-        return tf.convert_to_tensor(self.loc) + scale * noise
+        loc, log_scale = self.parameters(context)
+        return loc + tf.cast(temperature, noise.dtype) * tf.exp(log_scale) * noise
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "learned": self.learned}
+        return {**super().get_config(), "learned": self.learned, "context_size": self.context_size}

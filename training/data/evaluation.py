@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.data.checks import check_common, check_limit
-from training.data.preprocess import needs_labels, prepare
+from training.data.preprocess import needs_labels, prepare, target
 from training.data.randomness import stream_key
 from training.data.spec import Dataset
 
@@ -31,13 +31,14 @@ def eval_batches(
         split: "train", "validation" or "test".
         batch_size: the number of examples in every batch but the last.
         seed: the seed of the dequantisation.
-        task: "density" for dequantised x, "classification" for scaled (x, y), or "hybrid" for
-            dequantised (x, y).
+        task: "density" for dequantised x, "classification" for scaled (x, y), "hybrid" for
+            dequantised (x, y), or "conditional" for dequantised (x, one-hot y).
         limit: how many examples to use, from the first on; None for all.
         dtype: the type of x, "float32" or "float64".
 
     Returns:
-        Batches of x [batch, *event_shape], or of such x with y [batch] in int32.
+        Batches of x [batch, *event_shape], or of such x with y [batch] in int32, which is
+        [batch, num_classes] in the type of x for "conditional".
 
     Raises:
         ValueError: an argument cannot be used; the message names it.
@@ -56,7 +57,7 @@ def eval_batches(
         rows = slice(first, first + batch_size)
         x = prepare(spec, task, images[rows], noise, first, dtype)
         x = tf.ensure_shape(x, (None, *spec.event_shape))
-        return x if labels is None else (x, labels[rows])
+        return x if labels is None else (x, target(spec, task, labels[rows], dtype))
 
     options = tf.data.Options()
     options.deterministic = True

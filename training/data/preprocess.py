@@ -8,7 +8,7 @@ import tensorflow as tf
 from training.data.randomness import example_words
 from training.data.spec import DataSpec
 
-TASKS = ("density", "classification", "hybrid")
+TASKS = ("density", "classification", "hybrid", "conditional")
 
 
 def needs_labels(task: str) -> bool:
@@ -18,7 +18,7 @@ def needs_labels(task: str) -> bool:
         task: one of `TASKS`.
 
     Returns:
-        True for classification and the hybrid.
+        True for all but plain densities.
     """
     return task != "density"
 
@@ -43,6 +43,21 @@ def prepare(spec: DataSpec, task: str, x: tf.Tensor, key: int, first: Any, dtype
     if task == "classification":
         return tf.cast(x, dtype) / (spec.levels - 1)
     return dequantise(x, key, first, dtype)
+
+
+def target(spec: DataSpec, task: str, labels: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Turns labels into what a model reads beside x.
+
+    Args:
+        spec: the data set's description.
+        task: one of `TASKS` that needs labels.
+        labels: int32 [n].
+        dtype: float32 or float64.
+
+    Returns:
+        The labels, or for conditional densities one-hot vectors [n, num_classes] of `dtype`.
+    """
+    return tf.one_hot(labels, spec.classes, dtype=dtype) if task == "conditional" else labels
 
 
 def dequantise(images: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor:

@@ -65,6 +65,12 @@ class DataSpec:
         return math.prod(self.event_shape)
 
     @property
+    def classes(self) -> int:
+        """The number of labels of a data set that has them."""
+        assert self.num_classes is not None, "the task was not checked against the data set"
+        return self.num_classes
+
+    @property
     def is_image(self) -> bool:
         """Whether examples are images of pixels with a finite number of levels."""
         return self.levels is not None

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from training.data.augment import AUGMENT_WORDS, augment_images
 from training.data.checks import check_augment, check_common, check_count
-from training.data.preprocess import needs_labels, prepare
+from training.data.preprocess import needs_labels, prepare, target
 from training.data.randomness import example_words, shuffled_indices, stream_key
 from training.data.spec import Dataset
 
@@ -31,14 +31,15 @@ def train_batches(
         dataset: the data set, of which the split "train" is used.
         batch_size: the number of examples in every batch, over all replicas.
         seed: the run's seed.
-        task: "density" for dequantised x, "classification" for scaled (x, y), or "hybrid" for
-            dequantised (x, y).
+        task: "density" for dequantised x, "classification" for scaled (x, y), "hybrid" for
+            dequantised (x, y), or "conditional" for dequantised (x, one-hot y).
         augment: names from `AUGMENTATIONS`; their order does not matter.
         start_step: the number of the first batch; nothing before it is computed.
         dtype: the type of x, "float32" or "float64".
 
     Returns:
-        Batches of x [batch_size, *event_shape], or of such x with y [batch_size] in int32.
+        Batches of x [batch_size, *event_shape], or of such x with y [batch_size] in int32, which
+        is [batch_size, num_classes] in the type of x for "conditional".
 
     Raises:
         ValueError: an argument cannot be used; the message names it.
@@ -65,7 +66,7 @@ def train_batches(
             x = augment_images(x, words, tuple(augment))
         x = prepare(spec, task, x, noise, first, dtype)
         x = tf.ensure_shape(x, (batch_size, *spec.event_shape))
-        return x if labels is None else (x, tf.gather(labels, index))
+        return x if labels is None else (x, target(spec, task, tf.gather(labels, index), dtype))
 
     options = tf.data.Options()
     options.deterministic = True

@@ -1,0 +1,400 @@
+"""Contexts: a conditional layer at c is the unconditional one whose biases c has shifted."""
+
+import keras
+import numpy as np
+import pytest
+import small_models as small
+import tensorflow as tf
+from reference import difference, jacobians
+from registry import randomize
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from tf_iresnet import certify
+from tf_iresnet.bijectors import KerasBijector
+from tf_iresnet.export import export_saved_model
+from tf_iresnet.layers import (
+    ActNorm,
+    Conditioned,
+    DenseNetBranch,
+    InvertibleResidual,
+    InvertibleSequential,
+    MultiScale,
+    SpectralConv2D,
+    Squeeze,
+)
+from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
+
+RNG = np.random.default_rng(0)
+EVENT, SIZE, BATCH = (2, 2, 2), 3, 3
+X = RNG.standard_normal((BATCH, *EVENT))
+C = RNG.standard_normal((BATCH, SIZE))
+
+
+@keras.saving.register_keras_serializable("tf_iresnet_tests")
+class ShiftedSine(keras.layers.Layer):
+    """g(x; c) = sin(x + c V) / 2: a user's own conditional branch."""
+
+    context_size = SIZE
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(name="kernel", shape=(SIZE, input_shape[-1]))
+        self.built = True
+
+    def call(self, x, context):
+        return 0.5 * tf.sin(tf.roll(x, 1, -1) + tf.matmul(context, self.kernel)[:, None, None])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def lipschitz_bound(self):
+        return 0.5
+
+
+BLOCKS = {
+    "residual": lambda d, c: InvertibleResidual(hidden=4, kernel_sizes=(3, 1), **d, **c),
+    "recomputed": lambda d, c: InvertibleResidual(
+        hidden=4, kernel_sizes=(3, 1), recompute=True, **d, **c
+    ),
+    "densenet": lambda d, c: InvertibleResidual(DenseNetBranch(4, 1, **d, **c), **d),
+}
+
+
+def made(make, dtype="float64", context_size=SIZE, seed=0):
+    keras.utils.set_random_seed(seed)
+    layer = make({"dtype": dtype}, {} if context_size is None else {"context_size": context_size})
+    layer.build((None, *EVENT))
+    randomize(layer, seed)
+    return layer
+
+
+def shifted(make, layer, row):
+    """The unconditional twin at one context, its biases set by hand."""
+    twin = made(make, context_size=None)
+    for mine, theirs in zip(layer.spectral_layers(), twin.spectral_layers(), strict=True):
+        bias = mine.bias.numpy() + row @ mine.context_kernel.numpy()
+        for variable, value in ((theirs.kernel, mine.kernel), (theirs.bias, bias)):
+            variable.assign(value)
+        for mine_vector, vector in zip(mine.spectral_state, theirs.spectral_state, strict=True):
+            vector.assign(mine_vector)
+    others = [
+        [v for v in block.trainable_variables if v.name in ("beta", "raw_weights")]
+        for block in (layer, twin)
+    ]
+    for variable, theirs in zip(*others, strict=True):
+        theirs.assign(variable)
+    return twin
+
+
+@pytest.mark.parametrize("make", BLOCKS.values(), ids=BLOCKS)
+def test_each_example_is_mapped_by_its_own_unconditional_twin(make):
+    layer = made(make)
+    estimators = [Exact(rows=5), PowerSeries(terms=4), RussianRoulette()]
+    y = layer(X, context=C)
+    values = [layer.forward_and_log_det(X, [1, 2, 5], e, context=C)[1] for e in estimators]
+    x = layer.inverse(y, context=C)
+    for index, row in enumerate(C):
+        twin, one = shifted(make, layer, row), slice(index, index + 1)
+        np.testing.assert_allclose(y[one], twin(X[one]), atol=1e-13)
+        np.testing.assert_allclose(x[one], twin.inverse(y[one]), atol=1e-12)
+        for estimator, value in zip(estimators, values, strict=True):
+            _, truth = twin.forward_and_log_det(X[one], [1, 2, 5 + index], estimator)
+            np.testing.assert_allclose(value[one], truth, atol=1e-12)
+    np.testing.assert_allclose(x, X, atol=1e-13)
+    assert np.abs(layer(X, context=C[::-1]) - y).max() > 0.01
+
+
+BLOCKS_AND_OWN = {**BLOCKS, "own": lambda d, c: InvertibleResidual(ShiftedSine(**d), **d)}
+
+
+@pytest.mark.parametrize("make", BLOCKS_AND_OWN.values(), ids=BLOCKS_AND_OWN)
+def test_gradients_in_the_context(make):
+    """Of the map, of the log-determinant by copies of the batch, and of the inverse."""
+    layer, weights = made(make), np.arange(1.0, BATCH + 1)
+
+    def forward(c):
+        y, value = layer.forward_and_log_det(X, log_det=Exact(rows=3), context=c)
+        return [tf.reduce_sum(tf.sin(y)) + tf.reduce_sum(weights * value)]
+
+    def inverse(c):
+        return [tf.reduce_sum(tf.sin(layer.inverse(X, context=c)))]
+
+    for function in (forward, inverse):
+        c = tf.constant(C)
+        with tf.GradientTape() as tape:
+            tape.watch(c)
+            total = function(c)[0]
+        gradient = tape.gradient(total, c).numpy()
+        for row in range(BATCH):
+            direction = np.zeros_like(C)
+            direction[row] = RNG.standard_normal(SIZE)
+            along = lambda t, d=direction, f=function: f(C + float(t) * d)  # noqa: E731
+            truth = difference(along, 0.0, 1e-5)[0]
+            assert abs(truth) > 1e-3
+            np.testing.assert_allclose(np.sum(gradient * direction), truth, rtol=1e-6)
+
+
+def test_the_exact_log_det_of_an_own_conditional_branch():
+    layer = made(BLOCKS_AND_OWN["own"])
+    _, value = layer.forward_and_log_det(X, log_det=Exact(rows=3), context=C)
+    c = tf.constant(C)
+    truth = np.linalg.slogdet(jacobians(lambda x: layer.forward(x, context=c), X))[1]
+    np.testing.assert_allclose(value, truth, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["residual", "densenet"])
+def test_no_context_moves_the_branch_above_its_bound(name):
+    layer = made(BLOCKS[name])
+    bound, norms = layer.lipschitz_bound(), []
+    for spread in (0.0, 1.0, 30.0):
+        c = spread * C
+        jacobian = jacobians(lambda x, c=c: layer.forward(x, context=c) - x, X)
+        norms.append(np.linalg.svd(jacobian, compute_uv=False)[:, 0])
+        assert certify(layer).contraction == bound
+    assert 0.05 < np.max(norms) <= bound * (1 + 1e-12)
+    assert np.abs(np.diff(norms, axis=0)).max() > 1e-3  # the context does act
+
+
+def test_compositions_hand_the_context_to_those_who_take_one():
+    options = {"hidden": 4, "kernel_sizes": (1, 1), "dtype": "float64"}
+    conditional = InvertibleResidual(context_size=SIZE, **options)
+    plain = InvertibleResidual(**options)
+    layers = [ActNorm(dtype="float64"), conditional, plain, Squeeze(dtype="float64")]
+    inner = InvertibleSequential(layers, dtype="float64")
+    flow = MultiScale([inner], dtype="float64")
+    flow.initialize(X, context=C)
+    randomize(flow)
+    z, value = flow.forward_and_log_det(X, log_det=Exact(), context=C)
+    h, total = X, 0.0
+    for layer in layers:
+        given = {"context": C} if layer is conditional else {}
+        h, part = layer.forward_and_log_det(h, log_det=Exact(), **given)
+        total += part
+    np.testing.assert_allclose(z, tf.reshape(h, [BATCH, -1]), atol=1e-14)
+    np.testing.assert_allclose(value, total, atol=1e-12)
+    np.testing.assert_allclose(flow.inverse(z, context=C), X, atol=1e-12)
+    np.testing.assert_array_equal(flow(X, training=False, context=C), z)
+    assert flow.context_size == inner.context_size == SIZE
+    assert plain.context_size is None
+    with pytest.raises(ValueError, match=r"contexts of different sizes \[2, 3\]"):
+        InvertibleSequential([conditional, InvertibleResidual(context_size=2)])
+
+
+def test_a_spectral_layer_alone():
+    layer = SpectralConv2D(4, 3, use_bias=False, context_size=SIZE, activation="relu")
+    x, c = X.astype("float32"), C.astype("float32")
+    assert np.array_equal(layer(x, context=c), layer(x, context=0 * c))  # starts unconditional
+    layer.context_kernel.assign(RNG.standard_normal((SIZE, 4)))
+    plain = tf.nn.conv2d(x, layer.normalized_kernel(), 1, "SAME")
+    wanted = tf.nn.relu(plain + tf.matmul(c, layer.context_kernel)[:, None, None])
+    np.testing.assert_allclose(layer(x, context=c), wanted, atol=1e-5)
+
+
+# --- flows -----------------------------------------------------------------------------------
+
+PIXELS = small.pixels(6)
+CLASSES = np.eye(3, dtype="float32")[np.arange(6) % 3]
+
+
+@pytest.fixture(scope="module")
+def flow():
+    model = small.flow(context_size=3, ema_momentum=0.9, blocks=(1,))
+    model.initialize(PIXELS, context=CLASSES)
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign_add(0.1 * rng.standard_normal(variable.shape))
+    model.converge_spectral_state()
+    return model
+
+
+def test_a_conditional_density_is_one(flow):
+    """By the change of variables, with a dense Jacobian and the prior's formula."""
+    value = flow.log_prob(PIXELS, log_det=Exact(), context=CLASSES)
+    z = flow.encode(PIXELS, context=CLASSES).numpy().astype("float64")
+    jacobian = jacobians(lambda x: flow.encode(x, context=CLASSES), PIXELS)
+    prior = flow.prior
+    loc = prior.loc.numpy() + CLASSES @ prior.loc_kernel.numpy()
+    log_scale = prior.log_scale.numpy() + CLASSES @ prior.log_scale_kernel.numpy()
+    normal = -0.5 * ((z - loc) / np.exp(log_scale)) ** 2 - log_scale - 0.5 * np.log(2 * np.pi)
+    truth = normal.sum(1) + np.linalg.slogdet(jacobian.astype("float64"))[1]
+    np.testing.assert_allclose(value, truth, atol=2e-3)
+    bits = flow.bits_per_dim(PIXELS, log_det=Exact(), context=CLASSES)
+    np.testing.assert_allclose(bits, -truth / (16 * np.log(2)), atol=1e-3)
+    assert np.abs(flow.log_prob(PIXELS, log_det=Exact(), context=CLASSES[::-1]) - truth).max() > 0.1
+
+
+def test_samples_are_of_their_context(flow):
+    samples = flow.sample(6, seed=4, context=CLASSES)
+    z = flow.sample_latents(6, seed=4, context=CLASSES)
+    np.testing.assert_array_equal(samples, flow.clipped(flow.decode(z, context=CLASSES)))
+    again = flow.sample(6, seed=4, temperature=0.0, context=CLASSES).numpy()
+    np.testing.assert_array_equal(again[:3], again[3:])  # the same three contexts
+    assert np.abs(again[0] - again[1]).max() > 0.01
+    back = flow.decode(flow.encode(PIXELS, context=CLASSES), context=CLASSES)
+    np.testing.assert_allclose(back, PIXELS, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (None, r"is conditional: give context, of shape \[batch, 3\]"),
+        (CLASSES[:, :2], r"context must have the shape \[batch, 3\], got \(6, 2\)"),
+        (CLASSES[0], r"context must have the shape \[batch, 3\], got \(3,\)"),
+        (CLASSES[:2], "context must have one row for each of the 6 examples, got 2"),
+        (CLASSES * np.nan, "context holds NaN or infinite values"),
+    ],
+)
+def test_wrong_contexts_are_refused_before_any_work(flow, context, message, monkeypatch):
+    monkeypatch.setattr(type(flow.flow), "_log_det", None)
+    monkeypatch.setattr(type(flow.flow), "_inverse", None)
+    z = np.zeros((6, 16), "float32")
+    for call in (
+        lambda: flow.log_prob(PIXELS, context=context),
+        lambda: flow.encode(PIXELS, context=context),
+        lambda: flow.initialize(PIXELS, context=context),
+        lambda: flow.decode(z, context=context),
+        lambda: flow.sample(6, context=context),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_an_unconditional_model_takes_no_context():
+    model = small.flow(blocks=(1,))
+    for call in (
+        lambda: model.log_prob(PIXELS, context=CLASSES),
+        lambda: model.sample(6, context=CLASSES),
+        lambda: model.as_distribution(context=CLASSES[0]),
+        lambda: model.flow.inverse(np.zeros((6, 16), "float32"), context=CLASSES),
+        lambda: ActNorm()(PIXELS, context=CLASSES),
+        lambda: Conditioned(model.flow, CLASSES[0]),
+    ):
+        with pytest.raises(ValueError, match="is unconditional but got a context"):
+            call()
+
+
+def test_a_context_of_another_length_is_noticed_in_graphs(flow):
+    spec = tf.TensorSpec([None, 4, 4, 1]), tf.TensorSpec([None, 3])
+    encode = tf.function(flow.encode, input_signature=spec, autograph=False)
+    np.testing.assert_allclose(
+        encode(PIXELS, CLASSES), flow.encode(PIXELS, context=CLASSES), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one row for each example"):
+        encode(PIXELS, CLASSES[:3])  # which fits twice
+
+
+def test_fit_takes_pairs_and_learns_what_the_class_tells():
+    rng = np.random.default_rng(0)
+    context = np.eye(2, dtype="float32")[rng.integers(2, size=64)]
+    x = (context @ [[3.0, 0.0], [-3.0, 1.0]] + rng.standard_normal((64, 2))).astype("float32")
+    bits = {}
+    for size in (None, 2):
+        estimators = {"log_det": PowerSeries(terms=2), "eval_log_det": Exact()}
+        arguments = {"levels": None, "blocks": (1,), "hidden": 4, "kernel_sizes": (1, 1)}
+        model = small.flow((2,), context_size=size, **estimators, **arguments)
+        model.compile(keras.optimizers.Adam(0.3), run_eagerly=True)
+        pairs = tf.data.Dataset.from_tensor_slices((x, context)).batch(32)
+        model.fit(pairs, epochs=2, verbose=0, shuffle=False)
+        model.fit(x, context, batch_size=32, epochs=2, verbose=0)
+        bits[size] = model.evaluate(pairs, verbose=0, return_dict=True)["bits_per_dim"]
+    assert bits[2] < bits[None] - 0.2
+    np.testing.assert_allclose(
+        model.predict(pairs, verbose=0), model(x, context=context), atol=1e-5
+    )
+    for data in (x, (x,), (x, None)):
+        with pytest.raises(ValueError, match=r"is conditional: give context beside x, as in fit"):
+            model.train_step(data)
+
+
+def test_files_keep_a_conditional_flow(flow, tmp_path):
+    value = flow.log_prob(PIXELS, 3, context=CLASSES)
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    np.testing.assert_array_equal(loaded.log_prob(PIXELS, 3, context=CLASSES), value)
+    export_saved_model(flow, tmp_path / "1")
+    signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
+    given = {"context": tf.constant(CLASSES)}
+    out = signatures["log_prob"](x=tf.constant(PIXELS), seed=tf.constant(3), **given)
+    np.testing.assert_allclose(out["log_prob"], value, atol=1e-3)
+    z = signatures["encode"](x=tf.constant(PIXELS), **given)["z"]
+    np.testing.assert_allclose(signatures["decode"](z=z, **given)["x"], PIXELS, atol=1e-4)
+    options = {"seed": tf.constant(7), "temperature": tf.constant(1.0), **given}
+    drawn = signatures["sample"](n=tf.constant(6), **options)["x"]
+    np.testing.assert_allclose(drawn, flow.sample(6, 7, context=CLASSES), atol=1e-4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one row for each example"):
+        signatures["sample"](n=tf.constant(12), **options)
+
+
+def test_the_distribution_at_a_context(flow):
+    density = flow.as_distribution(context=CLASSES[1])
+    rows = np.tile(CLASSES[1], (6, 1))
+    value = density.log_prob(PIXELS, bijector_kwargs={"seed": 5})
+    np.testing.assert_allclose(value, flow.log_prob(PIXELS, 5, context=rows), atol=1e-3)
+    assert density.sample(2).shape == (2, 4, 4, 1)
+    assert len(density.trainable_variables) == len(flow.trainable_variables)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(density.log_prob(PIXELS))
+    gradients = tape.gradient(total, density.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
+    with pytest.raises(ValueError, match=r"context must have the shape \[3\], got \(6, 3\)"):
+        flow.as_distribution(context=CLASSES)
+    with pytest.raises(ValueError, match="is conditional: give context"):
+        flow.as_distribution()
+
+
+# --- bijectors -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bijector():
+    return KerasBijector(made(BLOCKS["residual"]), log_det=Exact(), name="block")
+
+
+def test_a_bijector_takes_the_context_as_a_keyword(bijector):
+    layer, x = bijector.layer, tf.constant(np.stack([X, X + 1]))  # [2, 3, ...]
+    c = tf.constant(C)  # broadcast to both
+    y = bijector.forward(x, context=c)
+    np.testing.assert_allclose(y[1], layer(X + 1, context=C), atol=1e-14)
+    np.testing.assert_allclose(bijector.inverse(tf.identity(y), context=c), x, atol=1e-12)
+    value = bijector.forward_log_det_jacobian(x, context=c)
+    truth = layer.forward_and_log_det(X + 1, log_det=Exact(), context=C)[1]
+    np.testing.assert_allclose(value[1], truth, atol=1e-12)
+    np.testing.assert_allclose(bijector.inverse_log_det_jacobian(y, context=c), -value, atol=1e-11)
+    one = bijector.forward(x[0, 0], context=C[0])
+    np.testing.assert_allclose(one, y[0, 0], atol=1e-14)
+    chain = tfb.Chain([tfb.Shift(tf.ones(2, tf.float64)), bijector])
+    np.testing.assert_allclose(chain.forward(x, block={"context": c}), y + 1, atol=1e-14)
+    base = tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 1.0), EVENT)
+    density = tfd.TransformedDistribution(base, tfb.Invert(bijector))
+    wanted = base.log_prob(y) + value
+    np.testing.assert_allclose(
+        density.log_prob(x, bijector_kwargs={"context": c}), wanted, atol=1e-11
+    )
+    for context, message in ((None, "is conditional"), (C[:, :2], r"shape \[\.\.\., 3\]")):
+        with pytest.raises(ValueError, match=message):
+            bijector.forward(x, context=context)
+
+
+def test_a_remembered_preimage_is_of_its_context(bijector, monkeypatch):
+    calls, solve = [], bijector.layer.inverse
+    monkeypatch.setattr(
+        bijector.layer, "inverse", lambda *a, **k: calls.append(1) or solve(*a, **k)
+    )
+    c, other = tf.constant(C), tf.constant(C[::-1].copy())
+    y = bijector.forward(tf.constant(X), context=c)
+    assert bijector.inverse(y, context=c) is not None
+    assert not calls  # remembered
+    assert np.abs(bijector.inverse(y, context=other) - X).max() > 1e-3
+    assert len(calls) == 1
+    array = C.copy()
+    y = bijector.forward(tf.constant(X), context=array)
+    array[:] = C[::-1]
+    assert np.abs(bijector.inverse(y, context=array) - X).max() > 1e-3
+    y = bijector.forward(tf.constant(X), context=c)
+    with tf.GradientTape() as tape:  # newer than what is remembered
+        tape.watch(c)
+        total = tf.reduce_sum(bijector.inverse(y, context=c))
+    assert tape.gradient(total, c) is not None
+    y = bijector.forward(tf.constant(X), context=array)
+    with pytest.raises(ValueError, match="is conditional: give context"):
+        bijector.inverse(y)

@@ -1,0 +1,97 @@
+"""Contexts: what a conditional layer is told beside x, and how it is checked."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+
+
+def checked_context_size(size: Any) -> int | None:
+    """Returns the number of a context's features, or None for no context.
+
+    Raises:
+      ValueError: if it is neither None nor a positive integer.
+    """
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
+        raise ValueError(
+            f"context_size must be an integer of at least 1, or None for no context, got {size!r}."
+        )
+    return int(size)
+
+
+def checked_context(owner: str, context: Any, size: int | None, x: tf.Tensor) -> tf.Tensor | None:
+    """Returns a context as a tensor [batch, size] of the dtype of x, or None where none is due.
+
+    Args:
+      owner: what the context is for, in messages.
+      context: as given.
+      size: the number of its features; None if no context is taken.
+      x: [batch, ...], with as many examples.
+
+    Raises:
+      ValueError: if it is missing, not wanted, or of another shape.
+    """
+    if size is None:
+        if context is not None:
+            raise ValueError(
+                f"{owner} is unconditional but got a context; leave context out, or build it with "
+                "context_size."
+            )
+        return None
+    if context is None:
+        raise ValueError(f"{owner} is conditional: give context, of shape [batch, {size}].")
+    context = tf.cast(tf.convert_to_tensor(context), x.dtype)
+    if context.shape.rank != 2 or context.shape[1] != size:
+        raise ValueError(f"context must have the shape [batch, {size}], got {context.shape}.")
+    if not context.shape[:1].is_compatible_with(x.shape[:1]):
+        raise ValueError(
+            f"context must have one row for each of the {x.shape[0]} examples, got "
+            f"{context.shape[0]}."
+        )
+    if None in (context.shape[0], x.shape[0]):
+        same = tf.debugging.assert_equal(
+            tf.shape(context)[0], tf.shape(x)[0], "context must have one row for each example."
+        )
+        with tf.control_dependencies([same]):
+            context = tf.identity(context)
+    return context
+
+
+def checked_context_vector(
+    owner: str, context: Any, size: int | None, dtype: Any
+) -> tf.Tensor | None:
+    """Returns one context [size] as a tensor, or None where none is due.
+
+    Raises:
+      ValueError: if it is missing, not wanted, or of another shape.
+    """
+    row = None if context is None else tf.cast(tf.convert_to_tensor(context), dtype)[None]
+    if row is not None and size is not None and row.shape != (1, size):
+        raise ValueError(f"context must have the shape [{size}], got {row.shape[1:]}.")
+    row = checked_context(owner, row, size, tf.zeros([1], dtype))
+    return None if row is None else row[0]
+
+
+def given(layer: Any, context: tf.Tensor | None) -> dict[str, Any]:
+    """Returns the keyword argument ``context`` for a layer that takes one, else nothing."""
+    return {} if getattr(layer, "context_size", None) is None else {"context": context}
+
+
+def common_context_size(name: str, layers: Iterable[Any]) -> int | None:
+    """Returns the context size that layers agree on; None if none of them takes a context.
+
+    Raises:
+      ValueError: if they do not agree.
+    """
+    sizes: set[Any] = {getattr(layer, "context_size", None) for layer in layers} - {None}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the layers of {name} take contexts of different sizes {sorted(sizes)}; give all of "
+            "them the same context_size."
+        )
+    return sizes.pop() if sizes else None

@@ -1,0 +1,171 @@
+"""Branches of dense layers, each of which appends new channels to all the earlier ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import functions
+from tf_iresnet.bounds.dense import product_up, rounded_up
+from tf_iresnet.concatenation import Concatenation
+from tf_iresnet.layers.activations import make_activation
+from tf_iresnet.layers.branch import Branch
+from tf_iresnet.layers.context import given
+from tf_iresnet.layers.spectral import SpectralLayer
+from tf_iresnet.layers.tracking import track
+
+
+class ConcatenatedLayer(keras.layers.Layer):
+    r"""[w_1 x, w_2 phi(W x + b)] along the channels, with learned w_1^2 + w_2^2 = 1.
+
+    w_i = softplus(r_i) / sqrt(softplus(r_1)^2 + softplus(r_2)^2) with r trained from 0. The
+    Lipschitz constant is at most sqrt(w_1^2 + (w_2 L)^2), with L that of phi(W .).
+
+    Args:
+      linear: the spectral layer W.
+      activation: phi.
+      **kwargs: of `keras.layers.Layer`.
+
+    Source: Perugachi-Diaz, Tomczak, Bhulai 2021 (Invertible DenseNets with Concatenated
+    LipSwish), sections 3.1 and 3.2.
+    """
+
+    def __init__(self, linear: SpectralLayer, activation: Any, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.linear = linear
+        self.activation = activation
+        self.context_size = linear.context_size
+
+    def build(self, input_shape: Any) -> None:
+        self.raw_weights = self.add_weight(
+            name="raw_weights", shape=(2,), initializer="zeros", autocast=False
+        )
+        self.linear.build(input_shape)
+        self.activation.build(self.linear.compute_output_shape(input_shape))
+        self.built = True
+
+    def weights_of_parts(self) -> tf.Tensor:
+        """Returns w, [2], in the weights' dtype."""
+        return tf.math.l2_normalize(tf.math.softplus(tf.convert_to_tensor(self.raw_weights)))
+
+    def function(self) -> functions.Function:
+        """Returns the layer as a function of `function_parameters`."""
+        inner = functions.Chain([self.linear.function(), self.activation.function()])
+        return Concatenation(inner)
+
+    def function_parameters(self, context: tf.Tensor | None = None) -> list[tf.Tensor]:
+        """Returns w, the linear layer's parameters and the activation's."""
+        inner = self.linear.function_parameters(**given(self, context))
+        return [self.weights_of_parts(), *inner, *self.activation.function_parameters()]
+
+    def lipschitz_bound(self) -> float:
+        """Returns a proven bound, for w as stored and as cast for compute."""
+        inner = product_up([self.linear.lipschitz_bound(), self.activation.lipschitz_bound()])
+        bounds = []
+        for dtype in {self.variable_dtype, self.compute_dtype}:
+            kept, new = tf.cast(tf.cast(self.weights_of_parts(), dtype), tf.float64).numpy()
+            bounds.append(rounded_up(math.hypot(kept, float(new) * inner), 4))
+        return max(bounds)
+
+    def lipschitz_estimate(self) -> float:
+        """Returns the same of what the linear layer believes its norm to be: no bound."""
+        kept, new = self.weights_of_parts().numpy()
+        inner = self.linear.lipschitz_estimate() * self.activation.lipschitz_estimate()
+        return math.hypot(kept, float(new) * inner)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        inner = self.activation.compute_output_shape(self.linear.compute_output_shape(input_shape))
+        return (*input_shape[:-1], input_shape[-1] + inner[-1])
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class DenseNetBranch(Branch):
+    r"""g = W . h_n . ... . h_1 with dense layers h(x) = [w_1 x, w_2 phi(W_i x + b_i)].
+
+    Every layer sees the input and what all earlier ones found. The learned weights satisfy
+    w_1^2 + w_2^2 = 1, so that Lip(h) <= sqrt(w_1^2 + (w_2 coeff)^2) <= 1; the last W, of one tap,
+    goes back to the input's channels and has at most the norm coeff: Lip(g) <= coeff. A rank-2
+    input gives dense layers, more axes convolutions that keep the size.
+
+    Args:
+      growth: channels that each dense layer appends; even for "clipswish", which makes two of
+        each.
+      depth: dense layers n.
+      kernel_size: taps of their convolutions along each axis.
+      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
+      activation: "clipswish", "lipswish", "elu", "softplus", "tanh" or "maxmin".
+      power_iterations: of each spectral layer.
+      normalization: "power_iteration" or "bound", of each spectral layer.
+      context_size: features of a context, of which every bias is a linear function; None for no
+        context.
+      **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Example:
+    >>> from tf_iresnet.layers import InvertibleResidual
+    >>> block = InvertibleResidual(DenseNetBranch(growth=8, depth=2), coeff=0.9)
+    >>> x = np.linspace(-1.0, 1.0, 8, dtype="float32").reshape(4, 2)
+    >>> bool(np.allclose(block.inverse(block(x)), x, atol=1e-5)), block.lipschitz_bound() < 0.91
+    (True, True)
+
+    Source: Perugachi-Diaz, Tomczak, Bhulai 2021 (Invertible DenseNets with Concatenated
+    LipSwish), section 3.
+    """
+
+    def __init__(
+        self,
+        growth: int = 32,
+        depth: int = 3,
+        kernel_size: int = 3,
+        coeff: float | None = 0.9,
+        activation: str = "clipswish",
+        power_iterations: int = 1,
+        normalization: str = "power_iteration",
+        context_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(coeff, activation, power_iterations, normalization, context_size, **kwargs)
+        for name, value in (("growth", growth), ("depth", depth), ("kernel_size", kernel_size)):
+            if isinstance(value, bool) or int(value) != value or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        self.growth, self.depth, self.kernel_size = int(growth), int(depth), int(kernel_size)
+        doubling: Any = make_activation(activation).compute_output_shape((None, 1))[-1]
+        if self.growth % doubling:
+            raise ValueError(
+                f"growth must be even for activation={activation!r}, which doubles channels, got "
+                f"{growth!r}."
+            )
+        self._units = self.growth // doubling
+        self._parts: list[Any] = []
+
+    def build(self, input_shape: Any) -> None:
+        rank = len(input_shape)
+        self._parts = [
+            ConcatenatedLayer(
+                self._make_linear(rank, self._units, self.kernel_size, f"linear_{index}"),
+                make_activation(self.activation, name="activation", dtype=self.dtype_policy),
+                name=f"dense_{index}",
+                dtype=self.dtype_policy,
+            )
+            for index in range(self.depth)
+        ]
+        self._parts.append(self._make_linear(rank, input_shape[-1], 1, f"linear_{self.depth}"))
+        track(self, "parts", self._parts)
+        self._build_parts(input_shape)
+
+    @property
+    def parts(self) -> list[Any]:
+        return self._parts
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "growth": self.growth,
+            "depth": self.depth,
+            "kernel_size": self.kernel_size,
+        }

@@ -1,0 +1,220 @@
+"""What a density model offers: likelihoods, both directions and samples."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_iresnet import randomness
+from tf_iresnet.layers.conditioned import Conditioned
+from tf_iresnet.layers.context import checked_context, checked_context_vector, given
+from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.models.arguments import checked_instance, checked_integer
+from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.prior import DiagonalNormal
+
+
+class DensityModel(InvertibleModel):
+    r"""A density p(x) = prior(f(x)) \|det df/dx\|, or p(x | c) for each context c.
+
+    A subclass sets the attributes below and says how the model is trained.
+    """
+
+    prior: DiagonalNormal
+    levels: int | None
+    preprocessing: str | None
+    context_size: int | None
+    eval_log_det: LogDetEstimator
+
+    @property
+    def dims(self) -> int:
+        """The number of dimensions d of one example."""
+        return math.prod(self.event_shape)
+
+    # --- densities ---
+
+    def log_prob(
+        self,
+        x: Any,
+        seed: Any = None,
+        log_det: LogDetEstimator | None = None,
+        context: Any = None,
+    ) -> tf.Tensor:
+        """Returns an estimate of ln p(x), or of ln p(x | context).
+
+        Args:
+          x: [batch, *event_shape]; dequantised pixels in [0, levels) where there are levels.
+          seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`): the value of
+            example i depends on the key and on its global index alone. None draws anew.
+          log_det: an estimator; by default the model's ``eval_log_det``.
+          context: [batch, context_size], for a conditional flow.
+
+        Returns:
+          Nats, [batch]; unbiased unless a truncated series is asked for.
+
+        Raises:
+          ValueError: in eager code, if x has another shape, is not finite or leaves its range; if
+            the context is missing, not wanted or of another shape.
+        """
+        x = self._checked(x)
+        conditions = self._given(context, x)
+        estimator = self.eval_log_det if log_det is None else log_det
+        checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
+        return self._log_prob(x, randomness.as_seed(seed), estimator, False, **conditions)
+
+    def _log_prob(self, x, seed, estimator, training, context=None):
+        z, log_det = self.flow.forward_and_log_det(
+            x, seed, estimator, training, **given(self.flow, context)
+        )
+        return self.prior.log_prob(z, **given(self.prior, context)) + tf.cast(log_det, z.dtype)
+
+    def bits_per_dim(
+        self,
+        x: Any,
+        seed: Any = None,
+        log_det: LogDetEstimator | None = None,
+        context: Any = None,
+    ) -> tf.Tensor:
+        """Returns -log2 p(x) / d, [batch]; arguments as in `log_prob`."""
+        return self.to_bits(self.log_prob(x, seed, log_det, context))
+
+    def to_bits(self, log_prob: tf.Tensor) -> tf.Tensor:
+        """Turns ln p(x) in nats into bits/dim."""
+        return log_prob * (-1.0 / (math.log(2.0) * self.dims))
+
+    def _checked(self, x: Any) -> tf.Tensor:
+        x = super()._checked(x)
+        levels = None if self.preprocessing is None else self.levels
+        if levels is not None and tf.executing_eagerly() and len(x):
+            low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+            if low < 0.0 or high > levels:
+                raise ValueError(
+                    f"x must lie in [0, {levels}), pixels plus dequantisation noise, got "
+                    f"values from {low:g} to {high:g}."
+                )
+        return x
+
+    def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
+        """Checks a context; returns it as a keyword argument, where one is due."""
+        context = checked_context(f"the flow {self.name}", context, self.context_size, x)
+        unknown = context is None or not tf.executing_eagerly()
+        if not (unknown or bool(tf.reduce_all(tf.math.is_finite(context)))):
+            raise ValueError("context holds NaN or infinite values; remove those examples.")
+        return given(self, context)
+
+    def initialize(self, x: Any, context: Any = None) -> None:
+        x = self._checked(x)
+        self._initialize(x, **self._given(context, x))
+
+    # --- both directions ---
+
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+        return self.encode(x, context)
+
+    def encode(self, x: Any, context: Any = None) -> tf.Tensor:
+        """Returns the latents z [batch, d] of x; context as in `log_prob`."""
+        x = self._checked(x)
+        return self.flow.forward(x, **self._given(context, x))
+
+    def decode(self, z: Any, return_result: bool = False, context: Any = None) -> Any:
+        """Returns the x of latents z [batch, d].
+
+        Args:
+          z: latents, [batch, d].
+          return_result: whether to return the solver's `FixedPointResult` instead.
+          context: [batch, context_size], for a conditional flow.
+
+        Returns:
+          x [batch, *event_shape], or the result. Pixels leave [0, levels) where z is far out.
+
+        Raises:
+          ValueError: if z or the context has another shape.
+          ConvergenceError: in eager code, if an example did not converge.
+        """
+        z = self._checked_shape("z", z, (self.dims,))
+        return self.flow.inverse(z, return_result, **self._given(context, z))
+
+    def sample(
+        self, n: int, seed: Any = None, temperature: float = 1.0, context: Any = None
+    ) -> tf.Tensor:
+        """Draws examples from the density.
+
+        Args:
+          n: how many, at least 1.
+          seed: as in `log_prob`.
+          temperature: factor of the latents' standard deviation, at least 0.
+          context: [n, context_size], for a conditional flow.
+
+        Returns:
+          [n, *event_shape]; pixels are clipped to [0, levels), which a preprocessing's inverse may
+          leave.
+
+        Raises:
+          ValueError: if an argument is out of range.
+          ConvergenceError: in eager code, if the inverse did not converge.
+        """
+        z = self.sample_latents(n, seed, temperature, context)
+        return self.clipped(self.decode(z, context=context))
+
+    def sample_latents(
+        self, n: int, seed: Any = None, temperature: float = 1.0, context: Any = None
+    ) -> tf.Tensor:
+        """Draws the latents z [n, d] that `sample` decodes."""
+        if not tf.is_tensor(n):
+            n = checked_integer("n", n, 1)
+        if not tf.is_tensor(temperature):
+            number = isinstance(temperature, numbers.Real)
+            if not number or not 0.0 <= temperature < math.inf:
+                raise ValueError(
+                    f"temperature must be a finite number of at least 0, got {temperature!r}."
+                )
+        conditions = self._given(context, tf.zeros([n, 0], self.variable_dtype))
+        key = randomness.as_seed(seed)
+        return self.prior.sample(
+            n, key, temperature, **given(self.prior, conditions.get("context"))
+        )
+
+    def clipped(self, x: tf.Tensor) -> tf.Tensor:
+        """Moves pixels into [0, levels), on which the density is defined; points stay."""
+        if self.preprocessing is None:
+            return x
+        dtype = x.dtype.as_numpy_dtype
+        return tf.clip_by_value(x, dtype(0), np.nextafter(dtype(self.levels), dtype(0)))
+
+    def as_distribution(self, context: Any = None) -> Any:
+        """Returns the density as a TensorFlow Probability distribution that shares the weights.
+
+        Its `log_prob` is cheap and uses ``eval_log_det``, its `sample` iterates.
+
+        Args:
+          context: [context_size], for a conditional flow: the distribution is p(x | context).
+
+        Returns:
+          A `tfd.TransformedDistribution` with event shape ``event_shape``.
+        """
+        import tensorflow_probability as tfp
+
+        from tf_iresnet.bijectors import KerasBijector
+
+        owner = f"the distribution of {self.name}"
+        row = checked_context_vector(owner, context, self.context_size, self.variable_dtype)
+        layer = self.flow if row is None else Conditioned(self.flow, row)
+        rows = given(self.prior, None if row is None else row[None])
+        variables = [variable._value for variable in self.prior.variables]
+
+        def deferred(index, transform):
+            """A parameter of the prior, computed anew from its weights at each use."""
+            return tfp.util.DeferredTensor(
+                self.prior.loc._value,
+                lambda _: transform(tf.reshape(self.prior.parameters(**rows)[index], [-1])),
+                also_track=variables,
+            )
+
+        tfd = tfp.distributions
+        base = tfd.Independent(tfd.Normal(deferred(0, tf.identity), deferred(1, tf.exp)), 1)
+        bijector = KerasBijector(layer, log_det=self.eval_log_det)
+        return tfd.TransformedDistribution(base, tfp.bijectors.Invert(bijector), name=self.name)
