@@ -41,6 +41,7 @@ class Roulette(Settings):
     rate: Positive = 2.0
     probes: Count = 1
     probe_distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    control_variate: bool = False
 
 
 class Series(Settings):
@@ -50,6 +51,7 @@ class Series(Settings):
     terms: Count = 10
     probes: Count = 1
     probe_distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    control_variate: bool = False
 
 
 class ExactLogDet(Settings):
@@ -82,7 +84,7 @@ class FlowModel(Settings):
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
     log_det: LogDet = Roulette()
-    eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1)
+    eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1, control_variate=True)
     ema_momentum: OptionalShare = 0.999
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import certify
+from tf_iresnet.certificate import Certificate
 from tf_iresnet.log_det import LogDetEstimator
 from training.config import Roulette
+from training.console import warn
 from training.data import DataError, eval_batches
 from training.data.randomness import stream_key
 from training.errors import RunError
@@ -18,6 +20,7 @@ from training.models import parameter_count
 from training.run import Run
 
 _IMAGES = "per_image.npz"  # the file of the single values
+_SPREAD = {"images": 64, "draws": 8}  # of the estimator's standard deviation
 
 
 def evaluate(
@@ -52,6 +55,9 @@ def evaluate(
     results = _summary(finished, singles)
     if against is not None and other is not None:
         results["against"] = _paired(against, singles, other)
+    certificate = _certificate(finished)
+    if finished.is_flow:
+        results["estimator"] = _spread(finished, split, len(singles), certificate)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
     values = {
@@ -61,7 +67,7 @@ def evaluate(
         "split": split,
         **results,
         "parameters": parameter_count(finished.model),
-        "certified_lipschitz": _certified(finished),
+        "certified_lipschitz": None if certificate is None else certificate.contraction,
         "cpu_seconds": spent[-1] if spent else None,
         "evaluation_cpu_seconds": round(cpu_seconds() - before, 1),
         "cores": cores(),
@@ -227,12 +233,35 @@ def input_specs(finished: Finished) -> list[tf.TensorSpec]:
     return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
 
 
-def _certified(finished: Finished) -> float | None:
-    """The proven bound of the worst block's branch, or None where there is none."""
+def _certificate(finished: Finished) -> Certificate | None:
+    """What is proven of the model, or None where a part has no known bound."""
     try:
-        return certify(finished.model).contraction
-    except ValueError:  # a part without a known bound
+        return certify(finished.model)
+    except ValueError:
         return None
+
+
+def _spread(
+    finished: Finished, split: str, images: int, certificate: Certificate | None
+) -> dict[str, Any]:
+    """The noise of one draw of the log-determinants in the values of single images."""
+    images, draws = min(images, _SPREAD["images"]), _SPREAD["draws"]
+    bits_per_dim, seed = bits_function(finished), finished.experiment.seed
+    _, inputs = next(batches_with_index(finished, split, images, images))
+    purposes = [f"evaluation/spread/{draw}" for draw in range(draws)]
+    values = [bits_per_dim(probe_seed(seed, purpose, 0), *inputs).numpy() for purpose in purposes]
+    variances = np.var(np.asarray(values, np.float64), axis=0, ddof=1)
+    proven = certificate is not None and all(
+        finished.model.eval_log_det.has_finite_variance(block.bound) for block in certificate.blocks
+    )
+    if not proven:
+        warn("nothing proves that the log-determinants' estimator has a finite variance")
+    return {
+        "standard_deviation": float(np.sqrt(variances.mean())),
+        "images": images,
+        "draws": draws,
+        "finite_variance": proven,
+    }
 
 
 def _bits(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]:

@@ -153,7 +153,7 @@ class IResNetFlow(DensityModel):
         self.normalization = normalization
         self.log_det = RussianRoulette() if log_det is None else log_det
         if eval_log_det is None:
-            eval_log_det = RussianRoulette(exact_terms=20, probability=0.1)
+            eval_log_det = RussianRoulette(exact_terms=20, probability=0.1, control_variate=True)
         self.eval_log_det = eval_log_det
         for name in ("log_det", "eval_log_det"):
             checked_instance(name, getattr(self, name), LogDetEstimator, "Exact()")
