@@ -58,6 +58,7 @@ def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
     else:
         loss = SmoothedCrossEntropy(experiment.label_smoothing)
         model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+        model.build_metrics(tf.zeros((1, *spec.event_shape)), tf.zeros((1,), tf.int32))
     return model
 
 

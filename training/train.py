@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from training.callbacks import Bounds, Record, StopAt
+from training.callbacks import Bounds, Record, Steps, Terminated
 from training.checkpoints import Checkpoints
 from training.config import Experiment
 from training.console import say
@@ -17,6 +17,7 @@ from training.errors import RunError
 from training.machine import cores, versions
 from training.models import build_model, parameter_count
 from training.run import Run
+from training.signals import Request, termination
 
 
 def train(
@@ -52,7 +53,7 @@ def train(
     batches_for = _batches(experiment, dataset)
     keras.utils.set_random_seed(experiment.seed)
     model = build_model(experiment, dataset.spec)
-    with run.locked():
+    with run.locked(), termination() as request:
         checkpoints = Checkpoints(run.checkpoints, model)
         start = (checkpoints.restore() or 0) if resuming else 0
         if start > experiment.steps:
@@ -61,9 +62,17 @@ def train(
             say(f"{experiment.name} in {str(out)!r} is finished: {start} steps are done")
             return run.metrics()
         run.begin(experiment, command)
+        checkpoints.clean()
         _introduce(experiment, model, start)
-        if start < experiment.steps:
-            _fit(experiment, model, run, checkpoints, start, batches_for(start), verbose)
+        try:
+            while start < experiment.steps:
+                _fit(
+                    experiment, model, run, checkpoints, start, batches_for(start), request, verbose
+                )
+                start = checkpoints.restore() or 0  # `fit` ends with changes to the model
+        except Terminated:
+            say(f"asked to end: step {checkpoints.step} is saved; the same command goes on")
+            return run.metrics()
         metrics = _summary(experiment, model, run)
         run.write_metrics(metrics)
     say(f"finished {experiment.steps} steps in {metrics['cpu_seconds']:.0f} CPU-seconds")
@@ -127,23 +136,26 @@ def _fit(
     checkpoints: Checkpoints,
     start: int,
     batches: Any,
+    request: Request,
     verbose: int,
 ) -> None:
+    """Trains to the end or, amid an interval, to the end of that."""
     records = run.history()
     spent = max((record["cpu_seconds"] for record in records), default=0.0)
     run.write_history([record for record in records if record["step"] <= start])
-    first = start // experiment.interval
+    first, done = divmod(start, experiment.interval)
+    left = 1 if done else math.ceil((experiment.steps - start) / experiment.interval)
     training, validation = batches
     model.fit(
         training,
         validation_data=validation,
         initial_epoch=first,
-        epochs=first + math.ceil((experiment.steps - start) / experiment.interval),
-        steps_per_epoch=experiment.interval,
+        epochs=first + left,
+        steps_per_epoch=experiment.interval - done,
         verbose=verbose,
         shuffle=False,  # the stream is shuffled
         callbacks=[
-            StopAt(experiment.steps, checkpoints),
+            Steps(experiment, checkpoints, request),
             Bounds(),  # before those that write what is in the logs
             Record(run, checkpoints, spent),
             keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
