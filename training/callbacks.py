@@ -68,9 +68,9 @@ class Steps(keras.callbacks.Callback):
 
 
 class Record(keras.callbacks.Callback):
-    """Notes losses and cost, then saves the state, at the end of each of Keras' epochs.
+    """Notes losses and cost at the end of each of Keras' epochs.
 
-    The notes are written first: after an interruption between the two they only reach too far,
+    It comes before `Save`: after an interruption between the two the notes only reach too far,
     which is mended on resuming.
 
     Args:
@@ -93,7 +93,17 @@ class Record(keras.callbacks.Callback):
         record["skipped_steps"] = int(tf.convert_to_tensor(self.model.step_counters)[0])
         record["cpu_seconds"] = round(self._spent + cpu_seconds(), 1)
         self._run.write_history([*self._run.history(), record])
-        self._checkpoints.save(step)
+
+
+class Save(keras.callbacks.Callback):
+    """Saves the state at the end of each of Keras' epochs, in all processes at once."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__()
+        self._checkpoints = checkpoints
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._checkpoints.save(steps_done(self.model))
 
 
 class Bounds(keras.callbacks.Callback):

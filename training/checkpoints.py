@@ -41,9 +41,7 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(**state, **progress)
         for checkpoint in (self._checkpoint, self._without_progress):
             _ = checkpoint.save_counter  # makes it, so that it is restored, too
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(folder), max_to_keep=_KEPT, checkpoint_name="step"
-        )
+        self._manager = self._listed()
         self.step: int | None = None
 
     def save(self, step: int) -> None:
@@ -81,6 +79,7 @@ class Checkpoints:
         Raises:
             RunError: none of them can be read, or their list cannot.
         """
+        self._manager = self._listed()  # another process may have written some
         paths = list(reversed(self._manager.checkpoints))
         if not paths and (self._folder / "checkpoint").exists():
             raise RunError(
@@ -114,6 +113,11 @@ class Checkpoints:
         for path in self._folder.glob("step-*"):
             if path.name.split(".")[0] not in listed:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _listed(self) -> tf.train.CheckpointManager:
+        return tf.train.CheckpointManager(
+            self._checkpoint, str(self._folder), max_to_keep=_KEPT, checkpoint_name="step"
+        )
 
     def _read(self, path: str) -> str | None:
         try:

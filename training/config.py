@@ -152,6 +152,7 @@ class _Experiment(Settings):
     interval: Count = 500  # steps between checkpoints, each with a look at the validation set
     validation_images: Annotated[Count | None, _none] = None  # none for all of them
     eval_batch_size: Count = 100
+    precision: Literal["float32", "float64", "mixed_bfloat16"] = "float32"
     bad_steps: Count = 10  # so many steps in a row without a finite loss end training
 
     @model_validator(mode="after")

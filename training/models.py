@@ -97,14 +97,20 @@ def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
     for name in ("log_det", "eval_log_det"):
         arguments[name] = _estimator(arguments[name])
     return models.IResNetFlow(
-        spec.event_shape, levels=spec.levels, seed=experiment.seed, **arguments
+        spec.event_shape,
+        levels=spec.levels,
+        seed=experiment.seed,
+        dtype=experiment.precision,
+        **arguments,
     )
 
 
 def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
     if spec.num_classes is None:
         raise ValueError("it has no labels; choose another data set")
-    return models.IResNetClassifier(spec.event_shape, spec.num_classes, **dict(experiment.model))
+    return models.IResNetClassifier(
+        spec.event_shape, spec.num_classes, dtype=experiment.precision, **dict(experiment.model)
+    )
 
 
 def _estimator(settings: LogDet) -> log_det.LogDetEstimator:
