@@ -143,6 +143,8 @@ class InvertibleModel(DistributedModel):
         """
         if not self.initialized:
             x, batch = _first_batch(x, batch_size or 32)
+            if isinstance(x, tf.distribute.DistributedDataset):  # each replica has a part
+                batch = self.distribute_strategy.gather(batch, axis=0)
             self.initialize(batch)
         history = super().fit(x, y, batch_size=batch_size, **kwargs)
         self.converge_spectral_state()
