@@ -113,6 +113,7 @@ class Optimizer(Settings):
     nesterov: bool = False
     weight_decay: NotNegative = 0.0
     clipnorm: Annotated[Positive | None, _none] = None
+    accumulate: Count = 1  # batches whose gradients' mean makes one update
 
 
 class Cosine(Settings):

@@ -128,6 +128,7 @@ def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
         "learning_rate": _schedule(experiment),
         "weight_decay": settings.weight_decay or None,
         "global_clipnorm": settings.clipnorm,
+        "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
     }
     if settings.name == "sgd":
         arguments |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
