@@ -1,8 +1,9 @@
 """The devices and processes that train one model together."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,14 @@ import tensorflow as tf
 
 from training.data import Share
 from training.errors import RunError
+
+# What TensorFlow raises when a worker has ended or does not answer.
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.UnavailableError,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,27 @@ class Devices:
             return make(Share(context.input_pipeline_id * local, local, self.replicas))
 
         return self.strategy.distribute_datasets_from_function(pipeline)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Says in one line that another worker is lost, where TensorFlow notices.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RunError: another worker has ended, or does not answer.
+        """
+        try:
+            yield
+        except _LOST as error:
+            if self.workers == 1:
+                raise
+            raise RunError(
+                f"worker {self.worker} has lost another worker ({type(error).__name__}), which "
+                "has ended, hangs or is out of reach; end all workers and give the same command "
+                "again"
+            ) from error
 
     def check_same(self, name: str, value: int) -> None:
         """Refuses a number that is not the same in all processes.

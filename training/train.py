@@ -68,7 +68,7 @@ def train(
     with devices.strategy.scope():
         model = build_model(experiment, dataset.spec)
     locked = run.locked() if devices.is_chief else contextlib.nullcontext()
-    with locked, termination() as request:
+    with locked, devices.watched(), termination() as request:
         checkpoints = Checkpoints(run.checkpoints, model, devices.is_chief)
         start = checkpoints.restore() or 0
         devices.check_same("a last checkpoint of step", start)
