@@ -195,6 +195,8 @@ def test_a_worker_that_hangs_is_noticed(tmp_path):
     with Command("worker", tmp_path / "run", "--hang-timeout", "20") as command:
         command.wait_for_step(tmp_path / "run", 8)
         command.workers()[1].send_signal(signal.SIGSTOP)
-        assert command.finish(120) == 75
-        assert "has waited 20 seconds for a step: another worker hangs" in command.text()
+        assert command.finish(120) != 0
+        # TensorFlow may notice first.
+        message = "has waited 20 seconds for a step|has lost another worker"
+        assert re.search(message, command.text()), command.text()
         command.assert_nothing_is_left()
