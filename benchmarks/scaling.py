@@ -108,6 +108,7 @@ def run(kind: str, cores: list[list[int]], arguments: list[str]) -> list[dict[st
         for index, own in enumerate(cores):
             task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(task)}
+            environment.pop("TF_NUM_INTEROP_THREADS", None)
             for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
                 environment[name] = str(len(own))
             words = ["--role", kind, "--cores", ",".join(map(str, own)), *arguments]
