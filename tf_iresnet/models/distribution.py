@@ -81,13 +81,8 @@ class DistributedModel(keras.Model):
     """A Keras model, built when it is made, whose loops run on several replicas.
 
     A subclass returns from `train_step` and `test_step` what `_logs` makes of its metrics, and
-    applies gradients summed by `tf_iresnet.replicas.summed`.
+    applies gradients summed by `tf_iresnet.replicas.summed` after `update_in_replicas`.
     """
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        super().compile(*args, **kwargs)
-        if self.optimizer is not None:
-            update_in_replicas(self.optimizer)
 
     @property
     def steps_taken(self) -> keras.Variable:

@@ -12,7 +12,12 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.models.averaging import WeightAverage
-from tf_iresnet.models.distribution import DistributedModel, all_finite, only_if
+from tf_iresnet.models.distribution import (
+    DistributedModel,
+    all_finite,
+    only_if,
+    update_in_replicas,
+)
 
 
 class InvertibleModel(DistributedModel):
@@ -195,6 +200,7 @@ class InvertibleModel(DistributedModel):
         finite = all_finite([*gradients, loss])
         nothing = tf.constant(float("nan"))
         gradients = [tf.where(finite, g, tf.cast(nothing, g.dtype)) for g in gradients]
+        update_in_replicas(self.optimizer)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         only_if(finite, lambda: self._after_step(update_metrics))
         for variable, value in zip(self._forward_state(), kept, strict=True):
