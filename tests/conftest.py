@@ -11,6 +11,10 @@ from absl import flags
 from tf_iresnet import log_det
 from tf_iresnet.log_det import series
 
+# Two devices, for what is trained on several; everything else runs on the first.
+_PROCESSOR = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(_PROCESSOR, [tf.config.LogicalDeviceConfiguration()] * 2)
+
 flags.FLAGS.mark_as_parsed()  # TFP's test utilities read flags
 
 

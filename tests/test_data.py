@@ -19,6 +19,7 @@ from training.data import (
     AUGMENTATIONS,
     KNOWN_DATASETS,
     DataError,
+    Share,
     eval_arrays,
     eval_batches,
     load_dataset,
@@ -554,3 +555,42 @@ def test_evaluation_of_real_images(name, prepared):
     np.testing.assert_array_equal(y, dataset.arrays("test").y)
     some = eval_batches(dataset, "test", 333, seed=0, task="density", limit=1_000)
     np.testing.assert_array_equal(np.concatenate(take(some, -1)), x[:1_000])
+
+
+# --- shares of batches ---
+
+
+def in_shares(make, pipelines, local):
+    """The elements of all pipelines, put together again into batches."""
+    total = pipelines * local
+    streams = [
+        list(make(Share(p * local, local, total)).as_numpy_iterator()) for p in range(pipelines)
+    ]
+    batches = []
+    for step in range(len(streams[0]) // local):
+        parts = [s[step * local + replica] for s in streams for replica in range(local)]
+        batches.append(tuple(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return batches
+
+
+@pytest.mark.parametrize(("pipelines", "local"), [(2, 1), (1, 2), (3, 2)])
+def test_shares_make_up_the_batches_without_loss_or_repetition(pipelines, local):
+    dataset = load_dataset("digits")
+
+    def train(share):
+        options = {"seed": 1, "task": "hybrid", "augment": ("affine", "crop", "flip", "cutout")}
+        return train_batches(dataset, 13, start_step=98, share=share, **options).take(
+            4 * share.replicas
+        )
+
+    def evaluation(share):  # the last batch has one example: some replicas get none
+        options = {"seed": 1, "task": "hybrid", "limit": 27}
+        return eval_batches(dataset, "validation", 13, share=share, **options)
+
+    for make in (train, evaluation):
+        whole = list(make(Share()).as_numpy_iterator())
+        shares = in_shares(make, pipelines, local)
+        assert len(whole) == len(shares)
+        for expected, got in zip(whole, shares, strict=True):
+            for a, b in zip(expected, got, strict=True):
+                np.testing.assert_array_equal(a, b)

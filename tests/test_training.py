@@ -400,3 +400,21 @@ def test_runs_of_a_folder_that_was_moved(copy, finished):
     moved = copy.rename(copy.parent / "moved")
     assert evaluate(open_finished(moved), limit=9)["images"] == 9
     assert Run(moved).experiment() == finished.experiment
+
+
+def test_accumulated_gradients_and_mixed_precision():
+    experiment = tiny("optimizer.accumulate=2", "precision=mixed_bfloat16")
+    model = build_model(experiment, load_dataset("digits").spec)
+    assert model.dtype_policy.name == "mixed_bfloat16"
+    images = tf.constant(np.random.default_rng(0).uniform(0, 17, (8, 8, 8, 1)), tf.float32)
+    model.initialize(images)
+    moved = []
+    for _ in range(4):
+        before = model.trainable_variables[0].numpy()
+        model.train_step(images)
+        moved.append(bool(np.any(model.trainable_variables[0].numpy() != before)))
+    assert moved == [False, True, False, True]
+    assert int(model.steps_taken) == 4
+    # Keras' schedules count steps, as ours do.
+    rate = experiment.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * 4 / 5))
+    assert float(model.optimizer.learning_rate) == pytest.approx(rate, rel=1e-5)

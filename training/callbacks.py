@@ -4,43 +4,73 @@ import math
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tf_iresnet import certify
 from tf_iresnet.layers import InvertibleResidual
+from tf_iresnet.models.model import InvertibleModel
 from training.checkpoints import Checkpoints
+from training.config import Experiment
 from training.errors import RunError
 from training.machine import cpu_seconds
 from training.run import Run
+from training.signals import Request
 
 
-class StopAt(keras.callbacks.Callback):
-    """Ends training after a given step, and at once when the loss is no number.
+class Terminated(Exception):
+    """Training was asked to end, and its state is saved."""
+
+
+class Steps(keras.callbacks.Callback):
+    """Looks after each step: whether it was the last one, was skipped, or is to be saved.
 
     Args:
-        steps: the number of steps in all.
+        experiment: how many steps there are, in which intervals, and how many may be skipped.
         checkpoints: where the last good state is.
+        request: asks for an early end.
     """
 
-    def __init__(self, steps: int, checkpoints: Checkpoints):
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, request: Request):
         super().__init__()
-        self._steps = steps
+        self._steps = experiment.steps
+        self._interval = experiment.interval
+        self._bad_steps = experiment.bad_steps
         self._checkpoints = checkpoints
+        self._request = request
         self._done = 0
+        self._amid = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._done = int(self.model.optimizer.iterations)
+        self._done = steps_done(self.model)
+        self._amid = self._done % self._interval > 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._amid:  # a part of them is done, and Keras has just forgotten it
+            self._checkpoints.restore_metrics()
+            self._amid = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._done += 1
-        check_finite(logs, self._done, self._checkpoints)
+        in_a_row = int(tf.convert_to_tensor(self.model.step_counters)[1])
+        if in_a_row >= self._bad_steps:
+            raise RunError(
+                f"the loss is not finite in {in_a_row} steps in a row, the last being step "
+                f"{self._done}; {self._checkpoints.kept()}: lower optimizer.learning_rate or "
+                "optimizer.clipnorm, in another folder"
+            )
         if self._done >= self._steps:
             self.model.stop_training = True
+        elif self.model.stop_is_agreed:
+            self._checkpoints.save(self._done)
+            raise Terminated
+        elif self._request.made:
+            self.model.vote_to_stop()
 
 
 class Record(keras.callbacks.Callback):
-    """Notes losses and cost, then saves the state, at the end of each of Keras' epochs.
+    """Notes losses and cost at the end of each of Keras' epochs.
 
-    The notes are written first: after an interruption between the two they only reach too far,
+    It comes before `Save`: after an interruption between the two the notes only reach too far,
     which is mended on resuming.
 
     Args:
@@ -56,13 +86,24 @@ class Record(keras.callbacks.Callback):
         self._spent = spent
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        step = int(self.model.optimizer.iterations)
+        step = steps_done(self.model)
         check_finite(logs, step, self._checkpoints)
         record = {"step": step, **{name: float(value) for name, value in (logs or {}).items()}}
-        record["learning_rate"] = float(self.model.optimizer.learning_rate)
+        record["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
+        record["skipped_steps"] = int(tf.convert_to_tensor(self.model.step_counters)[0])
         record["cpu_seconds"] = round(self._spent + cpu_seconds(), 1)
         self._run.write_history([*self._run.history(), record])
-        self._checkpoints.save(step)
+
+
+class Save(keras.callbacks.Callback):
+    """Saves the state at the end of each of Keras' epochs, in all processes at once."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__()
+        self._checkpoints = checkpoints
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._checkpoints.save(steps_done(self.model))
 
 
 class Bounds(keras.callbacks.Callback):
@@ -73,6 +114,8 @@ class Bounds(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not all(math.isfinite(value) for value in (logs or {}).values()):
+            return
         try:
             bound = certify(self.model).contraction
         except ValueError:  # a part without a known bound, or weights that are no numbers
@@ -106,9 +149,19 @@ def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:
     """
     for name, value in (logs or {}).items():
         if not math.isfinite(value):
-            last = checkpoints.step
-            kept = "nothing was saved yet" if last is None else f"step {last} is kept"
             raise RunError(
-                f"{name} is {float(value)} at step {step}; {kept}: lower "
+                f"{name} is {float(value)} at step {step}; {checkpoints.kept()}: lower "
                 "optimizer.learning_rate or optimizer.clipnorm, in another folder"
             )
+
+
+def steps_done(model: InvertibleModel) -> int:
+    """Counts the steps a model has been trained for.
+
+    Args:
+        model: the compiled model.
+
+    Returns:
+        Their number; skipped steps count, too.
+    """
+    return int(tf.convert_to_tensor(model.steps_taken))

@@ -1,11 +1,12 @@
-"""Checkpoints of model and optimizer, numbered by step, the last few of which are kept."""
+"""Checkpoints of all that training changes, numbered by step, the last few of which are kept."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
+from tf_iresnet.models.model import InvertibleModel
 from training.console import warn
 from training.errors import RunError
 
@@ -20,24 +21,31 @@ class Checkpoints:
 
     Args:
         folder: the folder.
-        model: the compiled model; its optimizer, already built, is saved with it.
+        model: the compiled model; its optimizer and its metrics, already built, are saved with it.
+        writes: whether this process writes; of several workers one does.
     """
 
-    def __init__(self, folder: Path, model: keras.Model):
+    def __init__(self, folder: Path, model: InvertibleModel, writes: bool = True):
         self._folder = folder
-        self._checkpoint = tf.train.Checkpoint(
+        self._writes = writes
+        self._metrics = model.metrics_variables
+        # Their sums over all replicas, since every process holds a part.
+        self._sums = [tf.Variable(tf.zeros(m.shape, m.dtype)) for m in self._metrics]
+        state = {
             # One by one: TensorFlow does not see what Keras' layers hold in lists.
-            model={f"{i}_{weight.name}": weight.value for i, weight in enumerate(model.weights)},
-            optimizer=[variable.value for variable in model.optimizer.variables],
-        )
-        _ = self._checkpoint.save_counter  # makes it, so that it is restored, too
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(folder), max_to_keep=_KEPT, checkpoint_name="step"
-        )
+            "model": {f"{i}_{weight.name}": weight.value for i, weight in enumerate(model.weights)},
+            "optimizer": [variable.value for variable in model.optimizer.variables],
+        }
+        progress = {"metrics": self._sums, "counters": model.step_counters}
+        self._without_progress = tf.train.Checkpoint(**state)  # as earlier versions wrote them
+        self._checkpoint = tf.train.Checkpoint(**state, **progress)
+        for checkpoint in (self._checkpoint, self._without_progress):
+            _ = checkpoint.save_counter  # makes it, so that it is restored, too
+        self._manager = self._listed()
         self.step: int | None = None
 
     def save(self, step: int) -> None:
-        """Saves the state after `step` steps.
+        """Saves the state after `step` steps; every worker has to call it.
 
         Args:
             step: the number of steps done.
@@ -45,14 +53,22 @@ class Checkpoints:
         Raises:
             RunError: the folder cannot be written to.
         """
-        try:
-            self._manager.save(checkpoint_number=step)
-        except (tf.errors.OpError, OSError) as error:
-            raise RunError(
-                f"no checkpoint can be written in {str(self._folder)!r} ({_first_line(error)}); "
-                "free the disk, then give the same command again"
-            ) from error
+        for total, metric in zip(self._sums, self._metrics, strict=True):
+            total.assign(tf.convert_to_tensor(metric))
+        if self._writes:
+            try:
+                self._manager.save(checkpoint_number=step)
+            except (tf.errors.OpError, OSError) as error:
+                raise RunError(
+                    f"no checkpoint can be written in {str(self._folder)!r} "
+                    f"({_first_line(error)}); {self.kept()}: free the disk, then give the same "
+                    "command again"
+                ) from error
         self.step = step
+
+    def kept(self) -> str:
+        """Says which state is safe."""
+        return "nothing was saved yet" if self.step is None else f"step {self.step} is kept"
 
     def restore(self) -> int | None:
         """Restores the last checkpoint, or the one before where that is damaged.
@@ -63,6 +79,7 @@ class Checkpoints:
         Raises:
             RunError: none of them can be read, or their list cannot.
         """
+        self._manager = self._listed()  # another process may have written some
         paths = list(reversed(self._manager.checkpoints))
         if not paths and (self._folder / "checkpoint").exists():
             raise RunError(
@@ -85,9 +102,29 @@ class Checkpoints:
             )
         return None
 
+    def restore_metrics(self) -> None:
+        """Sets the metrics to what they were when the restored state was saved."""
+        for metric, total in zip(self._metrics, self._sums, strict=True):
+            metric.assign(total)
+
+    def clean(self) -> None:
+        """Removes what a process that was killed while saving has left."""
+        listed = {Path(path).name for path in self._manager.checkpoints}
+        for path in self._folder.glob("step-*"):
+            if path.name.split(".")[0] not in listed:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _listed(self) -> tf.train.CheckpointManager:
+        return tf.train.CheckpointManager(
+            self._checkpoint, str(self._folder), max_to_keep=_KEPT, checkpoint_name="step"
+        )
+
     def _read(self, path: str) -> str | None:
         try:
-            self._checkpoint.restore(path).assert_consumed()
+            names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+            whole = any(name.startswith("counters/") for name in names)
+            checkpoint = self._checkpoint if whole else self._without_progress
+            checkpoint.restore(path).assert_consumed()
         except Exception as error:  # whatever a damaged file provokes
             return _first_line(error)
         return None

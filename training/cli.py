@@ -50,6 +50,26 @@ def list_experiments() -> None:
 @click.option("--seed", type=int, help="Replaces the experiment's seed.")
 @click.option("--steps", type=int, help="Replaces the experiment's number of steps.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Changes a setting.")
+@click.option(
+    "--precision",
+    type=click.Choice(("float32", "float64", "mixed_bfloat16")),
+    help="Replaces the experiment's precision.",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(("none", "mirrored", "multiworker")),
+    default="none",
+    show_default=True,
+    help="One device, all of this machine, or the workers of TF_CONFIG or Slurm.",
+)
+@click.option("--logical-devices", type=int, help="With mirrored: split the processor in so many.")
+@click.option(
+    "--hang-timeout",
+    type=click.FloatRange(min=1),
+    default=300,
+    show_default=True,
+    help="With multiworker: seconds after which a step that does not end is an error.",
+)
 def train(
     experiment: str,
     out: str,
@@ -57,15 +77,42 @@ def train(
     seed: int | None,
     steps: int | None,
     sets: tuple[str, ...],
+    precision: str | None,
+    strategy: str,
+    logical_devices: int | None,
+    hang_timeout: float,
 ) -> None:
-    settings = load_experiment(experiment, sets, steps=steps, seed=seed)
+    changes = [*sets, *([] if precision is None else [f"precision={precision}"])]
+    settings = load_experiment(experiment, changes, steps=steps, seed=seed)
     import_tensorflow()
+    from training.devices import make_devices
     from training.train import repeating_command
     from training.train import train as run_training
 
-    command = repeating_command(experiment, out, steps, seed, sets)
-    verbose = 1 if sys.stdout.isatty() else 2
-    run_training(settings, out, data_dir=data_dir, command=command, verbose=verbose)
+    run_training(
+        settings,
+        out,
+        data_dir=data_dir,
+        command=repeating_command(experiment, out, steps, seed, changes),
+        verbose=1 if sys.stdout.isatty() else 2,
+        devices=make_devices(strategy, logical_devices),
+        hang_timeout=hang_timeout,
+    )
+
+
+@main.command(
+    help="Train with several workers on this machine; ARGUMENTS are those of train.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.option("--workers", type=int, required=True, help="How many processes.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def launch(workers: int, arguments: tuple[str, ...]) -> None:
+    given = train.make_context("train", list(arguments)).params
+    if given["strategy"] != "none" or given["logical_devices"] is not None:
+        raise click.UsageError("launch chooses the strategy; leave out --strategy")
+    from training.launch import launch as run_workers
+
+    sys.exit(run_workers(workers, arguments))
 
 
 @main.command(help="Measure the run in DIR; writes metrics.json.")

@@ -118,6 +118,7 @@ class Optimizer(Settings):
     nesterov: bool = False
     weight_decay: NotNegative = 0.0
     clipnorm: Annotated[Positive | None, _none] = None
+    accumulate: Count = 1  # batches whose gradients' mean makes one update
 
 
 class Cosine(Settings):
@@ -157,6 +158,8 @@ class _Experiment(Settings):
     interval: Count = 500  # steps between checkpoints, each with a look at the validation set
     validation_images: Annotated[Count | None, _none] = None  # none for all of them
     eval_batch_size: Count = 100
+    precision: Literal["float32", "float64", "mixed_bfloat16"] = "float32"
+    bad_steps: Count = 10  # so many steps in a row without a finite loss end training
 
     @model_validator(mode="after")
     def _fits(self) -> "_Experiment":

@@ -58,6 +58,7 @@ def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
     else:
         loss = SmoothedCrossEntropy(experiment.label_smoothing)
         model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+        model.build_metrics(tf.zeros((1, *spec.event_shape)), tf.zeros((1,), tf.int32))
     return model
 
 
@@ -100,14 +101,20 @@ def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
             raise ValueError('it has no classes for context="class"; leave that out')
         arguments["context_size"] = spec.num_classes
     return models.IResNetFlow(
-        spec.event_shape, levels=spec.levels, seed=experiment.seed, **arguments
+        spec.event_shape,
+        levels=spec.levels,
+        seed=experiment.seed,
+        dtype=experiment.precision,
+        **arguments,
     )
 
 
 def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
     if spec.num_classes is None:
         raise ValueError("it has no labels; choose another data set")
-    return models.IResNetClassifier(spec.event_shape, spec.num_classes, **dict(experiment.model))
+    return models.IResNetClassifier(
+        spec.event_shape, spec.num_classes, dtype=experiment.precision, **dict(experiment.model)
+    )
 
 
 def _estimator(settings: LogDet) -> log_det.LogDetEstimator:
@@ -125,6 +132,7 @@ def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
         "learning_rate": _schedule(experiment),
         "weight_decay": settings.weight_decay or None,
         "global_clipnorm": settings.clipnorm,
+        "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
     }
     if settings.name == "sgd":
         arguments |= {"momentum": settings.momentum, "nesterov": settings.nesterov}

@@ -1,22 +1,29 @@
 """Training with Keras' own `fit`, in a folder from which the same command resumes."""
 
+import contextlib
 import math
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from training.callbacks import Bounds, Record, StopAt
+from tf_iresnet.models.model import InvertibleModel
+from training.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
 from training.checkpoints import Checkpoints
 from training.config import Experiment
 from training.console import say
-from training.data import DataError, Dataset, eval_batches, load_dataset, train_batches
+from training.data import DataError, Dataset, Share, eval_batches, load_dataset, train_batches
+from training.devices import Devices, make_devices
 from training.errors import RunError
 from training.machine import cores, versions
 from training.models import build_model, parameter_count
 from training.run import Run
+from training.signals import Request, termination
+from training.watchdog import Watchdog
 
 
 def train(
@@ -26,6 +33,8 @@ def train(
     data_dir: str | os.PathLike[str] | None = None,
     command: str = "",
     verbose: int = 2,
+    devices: Devices | None = None,
+    hang_timeout: float = 300,
 ) -> dict[str, Any]:
     """Trains an experiment, or continues it from its last checkpoint.
 
@@ -38,32 +47,55 @@ def train(
         data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
         command: the command that repeats the run, for the record.
         verbose: how Keras shows its progress: 1 for a bar, 2 for lines, 0 for nothing.
+        devices: where to train; None for one device. They change no result.
+        hang_timeout: seconds after which one of several workers gives up waiting for a step.
 
     Returns:
-        What was written to `metrics.json`.
+        What was written to `metrics.json`; nothing on workers that do not write.
 
     Raises:
         RunError: the folder cannot be used, or the loss is no number.
         DataError: the data set cannot be had.
     """
     run = Run(out)
+    devices = make_devices() if devices is None else devices
     dataset = load_dataset(experiment.dataset, data_dir)
-    resuming = run.check(experiment)
-    batches_for = _batches(experiment, dataset)
+    if devices.is_chief:
+        run.check(experiment)
+    batches_for = _batches(experiment, dataset, devices)
+    keras.config.set_floatx("float64" if experiment.precision == "float64" else "float32")
     keras.utils.set_random_seed(experiment.seed)
-    model = build_model(experiment, dataset.spec)
-    with run.locked():
-        checkpoints = Checkpoints(run.checkpoints, model)
-        start = (checkpoints.restore() or 0) if resuming else 0
+    with devices.strategy.scope():
+        model = build_model(experiment, dataset.spec)
+    locked = run.locked() if devices.is_chief else contextlib.nullcontext()
+    with locked, devices.watched(), termination() as request:
+        checkpoints = Checkpoints(run.checkpoints, model, devices.is_chief)
+        start = checkpoints.restore() or 0
+        devices.check_same("a last checkpoint of step", start)
         if start > experiment.steps:
             raise RunError(f"{str(out)!r} has done {start} steps; ask for at least as many")
-        if start == experiment.steps and run.metrics().get("steps") == start:
-            say(f"{experiment.name} in {str(out)!r} is finished: {start} steps are done")
+        session = Session(experiment, model, run, checkpoints, devices, request)
+        if devices.is_chief:
+            if start == experiment.steps and run.metrics().get("steps") == start:
+                say(f"{experiment.name} in {str(out)!r} is finished: {start} steps are done")
+                return run.metrics()
+            run.begin(experiment, command)
+            checkpoints.clean()
+            _introduce(session, start)
+        else:
+            verbose = 0
+        try:
+            while start < experiment.steps:
+                _fit(session, start, batches_for(start), verbose, hang_timeout)
+                start = steps_done(model)
+                if start < experiment.steps:  # `fit` has ended with changes to the model
+                    devices.check_same("done a number of steps of", start)  # waits for the writer
+                    checkpoints.restore()
+        except Terminated:
+            say(f"asked to end: step {checkpoints.step} is saved; the same command goes on")
             return run.metrics()
-        run.begin(experiment, command)
-        _introduce(experiment, model, start)
-        if start < experiment.steps:
-            _fit(experiment, model, run, checkpoints, start, batches_for(start), verbose)
+        if not devices.is_chief:
+            return {}
         metrics = _summary(experiment, model, run)
         run.write_metrics(metrics)
     say(f"finished {experiment.steps} steps in {metrics['cpu_seconds']:.0f} CPU-seconds")
@@ -94,61 +126,113 @@ def repeating_command(
     return shlex.join(words)
 
 
-def _batches(experiment: Experiment, dataset: Dataset) -> Any:
+def _batches(experiment: Experiment, dataset: Dataset, devices: Devices) -> Any:
     """Reads the data, so that what is wrong with it shows before any work."""
     common: dict[str, Any] = {"seed": experiment.seed, "task": experiment.data_task}
-    limit = experiment.validation_images
-    try:
-        validation = eval_batches(
-            dataset, "validation", experiment.eval_batch_size, limit=limit, **common
+    common["dtype"] = "float64" if experiment.precision == "float64" else "float32"
+    size, limit = experiment.batch_size, experiment.validation_images
+    if size < devices.replicas:
+        raise RunError(f"batch_size={size} is too small for {devices.replicas} devices")
+
+    def validation(share: Share) -> tf.data.Dataset:
+        return eval_batches(
+            dataset, "validation", experiment.eval_batch_size, limit=limit, share=share, **common
         )
-        common["augment"] = experiment.augment
-        train_batches(dataset, experiment.batch_size, **common)
+
+    def training(start: int, share: Share) -> tf.data.Dataset:
+        augment = experiment.augment
+        return train_batches(
+            dataset, size, start_step=start, augment=augment, share=share, **common
+        )
+
+    try:
+        count = len(validation(Share()))
+        training(0, Share())
     except ValueError as error:
         raise DataError(str(error)) from error
-    return lambda start: (
-        train_batches(dataset, experiment.batch_size, start_step=start, **common),
-        validation,
+    return lambda start: Batches(
+        devices.batches(lambda share: training(start, share)),
+        devices.batches(validation),
+        count,
+        training(start, Share()),
     )
 
 
-def _introduce(experiment: Experiment, model: keras.Model, start: int) -> None:
+@dataclass(frozen=True)
+class Batches:
+    """What `fit` reads: training and validation batches, and how many of the latter there are.
+
+    `whole` are the training batches that are not shared out.
+    """
+
+    training: Any
+    validation: Any
+    validation_steps: int
+    whole: tf.data.Dataset
+
+
+@dataclass(frozen=True)
+class Session:
+    """What belongs to one process' training."""
+
+    experiment: Experiment
+    model: InvertibleModel
+    run: Run
+    checkpoints: Checkpoints
+    devices: Devices
+    request: Request
+
+
+def _introduce(session: Session, start: int) -> None:
+    experiment, devices = session.experiment, session.devices
     place = f"continues after step {start}" if start else "starts"
+    where = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
     say(
-        f"{experiment.name} {place}: {experiment.steps} steps of {experiment.batch_size} examples, "
-        f"{parameter_count(model):,} parameters; an epoch below is {experiment.interval} steps"
+        f"{experiment.name} {place}{where}: {experiment.steps} steps of "
+        f"{experiment.batch_size} examples, {parameter_count(session.model):,} parameters; an "
+        f"epoch below is {experiment.interval} steps"
     )
 
 
-def _fit(
-    experiment: Experiment,
-    model: keras.Model,
-    run: Run,
-    checkpoints: Checkpoints,
-    start: int,
-    batches: Any,
-    verbose: int,
-) -> None:
+def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_timeout: float) -> None:
+    """Trains to the end or, amid an interval, to the end of that."""
+    experiment, model = session.experiment, session.model
+    first, done = divmod(start, experiment.interval)
+    left = 1 if done else math.ceil((experiment.steps - start) / experiment.interval)
+    if not model.initialized:
+        first_batch = next(iter(batches.whole))
+        model.initialize(tf.nest.flatten(first_batch)[0])
+    model.fit(
+        batches.training,
+        validation_data=batches.validation,
+        validation_steps=batches.validation_steps,
+        initial_epoch=first,
+        epochs=first + left,
+        steps_per_epoch=experiment.interval - done,
+        verbose=verbose,
+        shuffle=False,  # the stream is shuffled
+        callbacks=_callbacks(session, start, hang_timeout),
+    )
+
+
+def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
+    """Makes the callbacks; of several processes one notes what happens."""
+    run, checkpoints, devices = session.run, session.checkpoints, session.devices
+    steps: list[Any] = [Steps(session.experiment, checkpoints, session.request)]
+    if devices.workers > 1:
+        steps.append(Watchdog(hang_timeout, devices.worker))
+    if not devices.is_chief:
+        return [*steps, Save(checkpoints)]
     records = run.history()
     spent = max((record["cpu_seconds"] for record in records), default=0.0)
     run.write_history([record for record in records if record["step"] <= start])
-    first = start // experiment.interval
-    training, validation = batches
-    model.fit(
-        training,
-        validation_data=validation,
-        initial_epoch=first,
-        epochs=first + math.ceil((experiment.steps - start) / experiment.interval),
-        steps_per_epoch=experiment.interval,
-        verbose=verbose,
-        shuffle=False,  # the stream is shuffled
-        callbacks=[
-            StopAt(experiment.steps, checkpoints),
-            Bounds(),  # before those that write what is in the logs
-            Record(run, checkpoints, spent),
-            keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
-        ],
-    )
+    return [
+        *steps,
+        Bounds(),  # before those that write what is in the logs
+        Record(run, checkpoints, spent),
+        Save(checkpoints),
+        keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
+    ]
 
 
 def _summary(experiment: Experiment, model: keras.Model, run: Run) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet import replicas
 from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer
@@ -50,26 +51,10 @@ class ActNorm(InvertibleLayer):
             aggregation="only_first_replica",
         )
 
-    @staticmethod
-    def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and standard deviation of each channel over all replicas' examples."""
-        axes = list(range(x.shape.rank - 1))
-        count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
-        total = tf.reduce_sum(x, axes)
-        context = tf.distribute.get_replica_context()
-        parallel = context is not None and context.num_replicas_in_sync > 1
-        if parallel:
-            count, total = context.all_reduce(tf.distribute.ReduceOp.SUM, [count, total])
-        mean = total / count
-        # Two passes: the difference of large squares would cancel.
-        squares = tf.reduce_sum(tf.square(x - mean), axes)
-        if parallel:
-            squares = context.all_reduce(tf.distribute.ReduceOp.SUM, squares)
-        return mean, tf.sqrt(squares / count)
-
     def _initial(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Bias and log-scale that standardise the batch."""
-        mean, deviation = self._moments(x)
+        mean, variance = replicas.channel_moments(x)
+        deviation = tf.sqrt(variance)
         constant = deviation <= 1e-6 * (1 + tf.abs(mean))
         return -mean, -tf.math.log(tf.where(constant, tf.ones_like(deviation), deviation))
 

@@ -129,7 +129,9 @@ class InvertibleResidual(InvertibleLayer):
         function, parameters = self._function(dtype, context)
         return (Recomputed(function) if self.recompute else function), parameters
 
-    def _function(self, dtype: str, context: tf.Tensor | None) -> tuple[Function, list[tf.Tensor]]:
+    def _function(
+        self, dtype: str, context: tf.Tensor | None = None
+    ) -> tuple[Function, list[tf.Tensor]]:
         """The branch and its parameters, computing in ``dtype``."""
         branch = self.branch
         conditions = given(branch, context)

@@ -46,7 +46,6 @@ class WeightAverage(keras.layers.Layer):
             initializer="zeros",
             dtype="int64",
             trainable=False,
-            aggregation="only_first_replica",
         )
         self.shadows = [
             self.add_weight(
@@ -56,14 +55,13 @@ class WeightAverage(keras.layers.Layer):
                 initializer=lambda shape, dtype, value=variable: tf.convert_to_tensor(value),
                 trainable=False,
                 autocast=False,
-                aggregation="only_first_replica",
             )
             for index, variable in enumerate(variables)
         ]
         self.built = True
 
     def update(self, variables: Sequence[keras.Variable]) -> None:
-        """Moves every shadow towards its variable."""
+        """Moves every shadow towards its variable, on each replica its own copy."""
         self.count.assign_add(1)
         count = tf.cast(tf.convert_to_tensor(self.count), tf.float32)
         momentum = tf.minimum(self.momentum, (1 + count) / (10 + count))

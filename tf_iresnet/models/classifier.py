@@ -22,6 +22,7 @@ from tf_iresnet.models.arguments import (
     checked_widths,
     widths_of_scales,
 )
+from tf_iresnet.models.distribution import BatchNormalization
 from tf_iresnet.models.model import InvertibleModel
 
 
@@ -111,7 +112,7 @@ class IResNetClassifier(InvertibleModel):
         self.head = keras.Sequential(
             [
                 # As in the paper's code; Keras' own 0.99 lags behind for hundreds of steps.
-                keras.layers.BatchNormalization(momentum=0.9, dtype=policy),
+                BatchNormalization(momentum=0.9, dtype=policy),
                 keras.layers.ReLU(dtype=policy),
                 keras.layers.GlobalAveragePooling2D(dtype=policy),
                 # Logits in full precision: in bfloat16 the largest two are often equal.
@@ -119,6 +120,7 @@ class IResNetClassifier(InvertibleModel):
             ],
             name="head",
         )
+        self.head.autocast = False  # the layers cast; a Sequential would round to float32
         self.head.build(self.flow.compute_output_shape((None, *self.event_shape)))
         self._finish_build()
 
@@ -187,11 +189,24 @@ class IResNetClassifier(InvertibleModel):
         features = self._checked_shape("features", features, shape)
         return self.flow.inverse(features, return_result=return_result)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
-        self.update_spectral_state()
-        logs = super().train_step(data)
-        self._after_step()
-        return logs
+    def _forward_state(self) -> list[keras.Variable]:
+        return self.head.non_trainable_variables
+
+    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        logits = self(x, training=training)
+        mean = self.compute_loss(x, y, logits, sample_weight, training=training)
+        # Keras divides a replica's mean by the number of replicas.
+        mean = tf.cast(mean, self.variable_dtype)
+        mean *= tf.distribute.get_strategy().num_replicas_in_sync
+        count = tf.cast(tf.shape(logits)[0], mean.dtype)
+        total = tf.where(count > 0, mean * count, 0)  # the mean of no examples is no number
+
+        def update_metrics() -> None:
+            self._loss_tracker.update_state(total / tf.maximum(count, 1), sample_weight=count)
+            self.compute_metrics(x, y, logits, sample_weight=sample_weight)
+
+        return total, update_metrics
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -180,7 +180,8 @@ class IResNetFlow(DensityModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [self._bits_metric]
+        loss = [self._loss_tracker] if self.compiled else []
+        return [*loss, self._bits_metric]
 
     def _inputs(self, data: Any) -> dict[str, Any]:
         if self.context_size is None:
@@ -202,43 +203,22 @@ class IResNetFlow(DensityModel):
     def predict_step(self, data: Any) -> tf.Tensor:
         return self(**self._inputs(data))
 
-    def _step_seed(self, step: Any, first: Any, batch: Any) -> tf.Tensor:
+    def _step_seed(self, step: Any, first: tf.Tensor) -> tf.Tensor:
         """The seed of a step: its key, and the global index of this replica's first example."""
         key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            first += tf.cast(context.replica_id_in_sync_group, tf.int32) * batch
         return tf.concat([key, [first]], axis=0)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
-        x, conditions = self._examples(data)
-        batch = tf.shape(x)[0]
-        seed = self._step_seed(tf.convert_to_tensor(self.optimizer.iterations), 0, batch)
-        self.update_spectral_state()
-        count = tf.cast(batch, self.variable_dtype)
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
-        with tf.GradientTape() as tape:
-            log_prob = self._log_prob(x, seed, None, True, **conditions)
-            # Optimizers sum over replicas: this makes the mean over the global batch.
-            loss = tf.reduce_sum(self.to_bits(log_prob)) / count
-            loss = self.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
-        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        self._after_step()
-        return self._log(log_prob)
+    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+        step = tf.convert_to_tensor(self.steps_taken) if training else -1
+        estimator = None if training else self.eval_log_det
+        (x, conditions), seed = self._examples(data), self._step_seed(step, first)
+        bits = self.to_bits(self._log_prob(x, seed, estimator, training, **conditions))
 
-    def test_step(self, data: Any) -> dict[str, Any]:
-        x, conditions = self._examples(data)
-        # The examples counted so far are this batch's place in the evaluation.
-        first = tf.cast(tf.convert_to_tensor(self._bits_metric.count), tf.int32)
-        seed = self._step_seed(-1, first, tf.shape(x)[0])
-        return self._log(self._log_prob(x, seed, self.eval_log_det, False, **conditions))
+        def update_metrics() -> None:
+            for metric in self.metrics:
+                metric.update_state(bits)
 
-    def _log(self, log_prob: tf.Tensor) -> dict[str, Any]:
-        self._bits_metric.update_state(self.to_bits(log_prob))
-        return {"loss": self._bits_metric.result(), "bits_per_dim": self._bits_metric.result()}
+        return tf.reduce_sum(bits), update_metrics
 
     def get_config(self) -> dict[str, Any]:
         return {

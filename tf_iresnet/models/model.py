@@ -9,11 +9,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet import replicas
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.models.averaging import WeightAverage
+from tf_iresnet.models.distribution import (
+    DistributedModel,
+    all_finite,
+    only_if,
+    update_in_replicas,
+)
 
 
-class InvertibleModel(keras.Model):
+class InvertibleModel(DistributedModel):
     """Base of the models: a subclass sets ``flow``, an `InvertibleLayer`, and builds itself.
 
     The power iteration of all layers runs once, at the start of each training step; blocks then
@@ -40,6 +47,9 @@ class InvertibleModel(keras.Model):
         self.__dict__["_averaged_variables"] = lambda: averaged
         if self.average is not None:
             self.average.build_for(averaged)
+        # No weights: they tell what happens in training, and belong to its checkpoints.
+        self.__dict__["step_counters"] = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
+        self.__dict__["stop_votes"] = tf.Variable([0.0, 0.0], trainable=False)
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -85,7 +95,7 @@ class InvertibleModel(keras.Model):
     def use_averaged_weights(self) -> None:
         """Makes the moving average the weights, for good, and converges the power iteration."""
         average = self.average
-        if average is not None and int(average.count) > 0:
+        if average is not None and int(tf.convert_to_tensor(average.count)) > 0:
             for shadow, variable in self._shadowed():
                 variable.assign(shadow)
         self.converge_spectral_state()
@@ -122,6 +132,15 @@ class InvertibleModel(keras.Model):
 
     # --- Keras' loops ---
 
+    def vote_to_stop(self) -> None:
+        """Makes `stop_is_agreed` true on every worker after the same step."""
+        self.stop_votes.assign([1.0, 0.0])
+
+    @property
+    def stop_is_agreed(self) -> bool:
+        """Whether any worker had voted to stop before the last training step."""
+        return bool(tf.convert_to_tensor(self.stop_votes)[1] > 0)
+
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
     ) -> keras.callbacks.History:
@@ -132,7 +151,11 @@ class InvertibleModel(keras.Model):
         """
         if not self.initialized:
             x, batch = _first_batch(x, y, batch_size or 32)
-            self.initialize(**self._inputs(batch))
+            inputs = self._inputs(batch)
+            if isinstance(x, tf.distribute.DistributedDataset):  # each replica has a part
+                strategy = self.distribute_strategy
+                inputs = {name: strategy.gather(part, axis=0) for name, part in inputs.items()}
+            self.initialize(**inputs)
         history = super().fit(x, y, batch_size=batch_size, **kwargs)
         self.converge_spectral_state()
         return history
@@ -146,13 +169,75 @@ class InvertibleModel(keras.Model):
         """Returns what of a batch of `fit` the model reads, as keyword arguments."""
         return {"x": data[0] if isinstance(data, (tuple, list)) else data}
 
-    def _after_step(self) -> None:
+    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+        """Computes the sum of a batch's losses.
+
+        Args:
+          data: what the loop passes to a step.
+          first: the global index of the first example, an int32 scalar.
+          training: whether this is a training step.
+
+        Returns:
+          The sum over this replica's examples, and a function that adds to the metrics.
+        """
+        raise NotImplementedError
+
+    def _forward_state(self) -> list[keras.Variable]:
+        """Variables that the forward pass of a training step assigns."""
+        return []
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Makes one step on the mean loss of the global batch, if that is finite.
+
+        A step with a loss or a gradient that is not finite changes neither weights nor averages
+        nor the optimizer's moments. ``step_counters`` holds how many were skipped, in all and in
+        a row.
+        """
+        self.update_spectral_state()
+        total, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
+        kept = [tf.identity(tf.convert_to_tensor(v)) for v in self._forward_state()]
+        weights = [variable.value for variable in self.trainable_variables]
+        with tf.GradientTape() as tape:
+            loss, update_metrics = self._loss(data, first, training=True)
+            # Summed over the replicas, this makes the mean over the global batch.
+            loss /= tf.cast(total, loss.dtype)
+            scaled = self.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
+        gradients = tape.gradient(scaled, weights)
+        mine = tf.cast(tf.convert_to_tensor(self.stop_votes)[0], loss.dtype)
+        *gradients, loss, votes = replicas.summed([*gradients, loss, mine])
+        self.stop_votes.assign(tf.cast(tf.stack([mine, votes]), tf.float32))
+        finite = all_finite([*gradients, loss])
+        nothing = tf.constant(float("nan"))
+        gradients = [tf.where(finite, g, tf.cast(nothing, g.dtype)) for g in gradients]
+        update_in_replicas(self.optimizer)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        only_if(finite, lambda: self._after_step(update_metrics))
+        for variable, value in zip(self._forward_state(), kept, strict=True):
+            variable.assign(tf.where(finite, tf.convert_to_tensor(variable), value))
+        skipped = self.step_counters + 1
+        self.step_counters.assign(tf.where(finite, self.step_counters * [1, 0], skipped))
+        return self._logs()
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        # The examples counted so far are this batch's place in the evaluation.
+        before = tf.cast(tf.convert_to_tensor(self._loss_tracker.count), tf.int32)
+        _, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
+        _, update_metrics = self._loss(data, first + replicas.summed(before), training=False)
+        update_metrics()
+        return self._logs()
+
+    def _after_step(self, update_metrics: Any) -> None:
+        update_metrics()
         if self.average is not None:
             self.average.update(self._averaged_variables())
 
     def _base_config(self) -> dict[str, Any]:
         config = super().get_config()
         return {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
+
+
+def _batch_size(data: Any) -> tf.Tensor:
+    return tf.shape(tf.nest.flatten(data)[0])[0]
 
 
 def _first_batch(x: Any, y: Any, batch_size: int) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from training.data.augment import AUGMENTATIONS
 from training.data.evaluation import eval_arrays, eval_batches
 from training.data.preprocess import TASKS
 from training.data.registry import KNOWN_DATASETS, load_dataset
+from training.data.share import Share
 from training.data.spec import SPLITS, Arrays, DataError, Dataset, DataSpec, SplitRange
 from training.data.stream import train_batches
 
@@ -16,6 +17,7 @@ __all__ = [
     "DataError",
     "DataSpec",
     "Dataset",
+    "Share",
     "SplitRange",
     "eval_arrays",
     "eval_batches",

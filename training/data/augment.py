@@ -69,7 +69,8 @@ def _affine(images: tf.Tensor, random: tf.Tensor) -> tf.Tensor:
 
 
 def _shift(images: tf.Tensor, random: tf.Tensor, crop: bool, flip: bool) -> tf.Tensor:
-    batch, height, width, channels = images.shape
+    _, height, width, channels = images.shape
+    batch = tf.shape(images)[0]
     rows = tf.tile(tf.range(height)[None], [batch, 1])
     columns = tf.tile(tf.range(width)[None], [batch, 1])
     if crop:

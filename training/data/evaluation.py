@@ -6,6 +6,7 @@ import tensorflow as tf
 from training.data.checks import check_common, check_limit
 from training.data.preprocess import needs_labels, prepare, target
 from training.data.randomness import stream_key
+from training.data.share import WHOLE, Share
 from training.data.spec import Dataset
 
 _CHUNK = 1_000
@@ -20,6 +21,7 @@ def eval_batches(
     task: str,
     limit: int | None = None,
     dtype: str = "float32",
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Makes one ordered pass over a split, the last batch being as short as it comes.
 
@@ -35,10 +37,12 @@ def eval_batches(
             dequantised (x, y), or "conditional" for dequantised (x, one-hot y).
         limit: how many examples to use, from the first on; None for all.
         dtype: the type of x, "float32" or "float64".
+        share: which part of every batch to make; some of a short batch's parts may be empty.
 
     Returns:
         Batches of x [batch, *event_shape], or of such x with y [batch] in int32, which is
-        [batch, num_classes] in the type of x for "conditional".
+        [batch, num_classes] in the type of x for "conditional"; of a share, one element for each
+        of its replicas.
 
     Raises:
         ValueError: an argument cannot be used; the message names it.
@@ -53,8 +57,10 @@ def eval_batches(
         images = tf.constant(arrays.x[:count])
         labels = tf.constant(arrays.labels[:count]) if needs_labels(task) else None
 
-    def batch(first: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-        rows = slice(first, first + batch_size)
+    def batch(element: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
+        start = share.batch_of(element) * batch_size
+        begin, end = share.places(element, tf.minimum(count - start, batch_size))
+        first, rows = start + begin, slice(start + begin, start + end)
         x = prepare(spec, task, images[rows], noise, first, dtype)
         x = tf.ensure_shape(x, (None, *spec.event_shape))
         return x if labels is None else (x, target(spec, task, labels[rows], dtype))
@@ -62,8 +68,8 @@ def eval_batches(
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    starts = tf.data.Dataset.range(0, count, batch_size)
-    batches = starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    elements = tf.data.Dataset.range(-(-count // batch_size) * share.replicas)
+    batches = elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(2).with_options(options)
 
 

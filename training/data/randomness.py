@@ -65,7 +65,7 @@ def unit_interval(words: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(words, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
-def shuffled_indices(key: int, first: Any, count: int, size: int) -> tf.Tensor:
+def shuffled_indices(key: int, first: Any, count: Any, size: int) -> tf.Tensor:
     """Reads an endless row of shuffled epochs from any place on.
 
     Args:
@@ -83,10 +83,11 @@ def shuffled_indices(key: int, first: Any, count: int, size: int) -> tf.Tensor:
     # The cipher mixes its seed poorly: orders of seeds that differ in a few bits are related. So
     # every epoch gets a seed of random words. The public index_shuffle takes one seed for all
     # places, but a batch may span epochs, hence the raw operation.
-    seeds = example_words(key, epochs[0], count // size + 2, 3)
+    begin = tf.cast(first, tf.int64) // size
+    seeds = example_words(key, begin, count // size + 2, 3)
     return tf.raw_ops.RandomIndexShuffle(
         index=places % size,
-        seed=tf.gather(seeds, epochs - epochs[0]),
+        seed=tf.gather(seeds, epochs - begin),
         max_index=tf.constant(size - 1, tf.int64),
         rounds=_ROUNDS,
     )

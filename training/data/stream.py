@@ -8,6 +8,7 @@ from training.data.augment import AUGMENT_WORDS, augment_images
 from training.data.checks import check_augment, check_common, check_count
 from training.data.preprocess import needs_labels, prepare, target
 from training.data.randomness import example_words, shuffled_indices, stream_key
+from training.data.share import WHOLE, Share
 from training.data.spec import Dataset
 
 
@@ -20,6 +21,7 @@ def train_batches(
     augment: Sequence[str] = (),
     start_step: int = 0,
     dtype: str = "float32",
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Makes an endless stream of full training batches.
 
@@ -36,10 +38,12 @@ def train_batches(
         augment: names from `AUGMENTATIONS`; their order does not matter.
         start_step: the number of the first batch; nothing before it is computed.
         dtype: the type of x, "float32" or "float64".
+        share: which part of every batch to make; the examples are those of the whole batch.
 
     Returns:
         Batches of x [batch_size, *event_shape], or of such x with y [batch_size] in int32, which
-        is [batch_size, num_classes] in the type of x for "conditional".
+        is [batch_size, num_classes] in the type of x for "conditional"; of a share, one element
+        for each of its replicas.
 
     Raises:
         ValueError: an argument cannot be used; the message names it.
@@ -57,21 +61,23 @@ def train_batches(
         images = tf.constant(arrays.x)
         labels = tf.constant(arrays.labels) if needs_labels(task) else None
 
-    def batch(step: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-        first = step * batch_size
-        index = shuffled_indices(order, first, batch_size, len(arrays.x))
+    def batch(element: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
+        begin, end = share.places(element, batch_size)
+        first = (start_step + share.batch_of(element)) * batch_size + begin
+        count = share.even(batch_size) or end - begin
+        index = shuffled_indices(order, first, count, len(arrays.x))
         x = tf.gather(images, index)
         if augment:
-            words = example_words(changes, first, batch_size, AUGMENT_WORDS)
+            words = example_words(changes, first, count, AUGMENT_WORDS)
             x = augment_images(x, words, tuple(augment))
         x = prepare(spec, task, x, noise, first, dtype)
-        x = tf.ensure_shape(x, (batch_size, *spec.event_shape))
+        x = tf.ensure_shape(x, (share.even(batch_size), *spec.event_shape))
         return x if labels is None else (x, target(spec, task, tf.gather(labels, index), dtype))
 
     options = tf.data.Options()
     options.deterministic = True
     # Workers of a cluster share out each batch: there are no files to share out.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    steps = tf.data.Dataset.counter(start_step)
-    batches = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    elements = tf.data.Dataset.counter()
+    batches = elements.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(2).with_options(options)

@@ -1,0 +1,157 @@
+"""Training to compare on one device, two devices and two workers; a worker when run as a script."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests import small_models as small
+from training.data import Share, load_dataset, train_batches
+from training.devices import Devices, make_devices
+
+SIZES = [3, 8, 8, 7, 1, 8, 5, 2, 8, 8, 8, 1, 8, 6, 8, 8, 3, 8, 8, 4]  # of twenty batches
+
+
+def flow(devices: Devices, dtype: str):
+    """A flow on batches of all sizes, the first one small, in a plain `tf.data.Dataset`."""
+    with devices.strategy.scope():
+        model = small.flow(blocks=(1,), hidden=4, ema_momentum=0.9, dtype=dtype)
+        model.compile(keras.optimizers.Adam(0.02, global_clipnorm=0.3))
+    starts = np.cumsum([0, *SIZES])
+    x = small.pixels(sum(SIZES)).astype(dtype)
+    slices = tf.data.Dataset.from_tensor_slices((starts[:-1], starts[1:]))
+    data = slices.map(lambda a, b: tf.ensure_shape(tf.constant(x)[a:b], (None, 4, 4, 1)))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    data = data.with_options(options)
+    return model, {"x": data, "validation_data": data.take(7)}
+
+
+def classifier(devices: Devices, dtype: str, **optimizer):
+    """A classifier on augmented digits, an odd number of them in each batch."""
+    dataset = load_dataset("digits")
+
+    def batches(share: Share) -> tf.data.Dataset:
+        options = {"seed": 3, "task": "classification", "augment": ("affine", "crop")}
+        return train_batches(dataset, 9, dtype=dtype, share=share, **options)
+
+    with devices.strategy.scope():
+        model = small.classifier(
+            (8, 8, 1), 10, blocks=(1,), hidden=4, ema_momentum=0.9, dtype=dtype
+        )
+        model.compile(
+            keras.optimizers.SGD(0.05, momentum=0.9, **optimizer),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    return model, {"x": devices.batches(batches), "steps_per_epoch": 20}
+
+
+def trained(devices: Devices, kind: str) -> dict[str, np.ndarray]:
+    """All weights, optimizer states and results after twenty steps in float64."""
+    keras.config.set_floatx("float64")
+    try:
+        model, data = {"flow": flow, "classifier": classifier}[kind](devices, "float64")
+        history = model.fit(**data, epochs=1, verbose=0, shuffle=False).history
+    finally:
+        keras.config.set_floatx("float32")
+    state = {f"{i} {v.path}": v for i, v in enumerate([*model.weights, *model.optimizer.variables])}
+    assert_replicas_agree(state)
+    values = {name: np.asarray(tf.convert_to_tensor(v)) for name, v in state.items()}
+    return values | {f"history {name}": np.asarray(v) for name, v in history.items()}
+
+
+def gradients(devices: Devices) -> dict[str, np.ndarray]:
+    """The gradients of one step in float32."""
+    model, data = classifier(devices, "float32", global_clipnorm=0.1)
+    model.fit(**data | {"steps_per_epoch": 1}, epochs=1, verbose=0, shuffle=False)
+    # After one step the momentum is the gradient times the learning rate.
+    return {v.path: np.asarray(tf.convert_to_tensor(v)) for v in model.optimizer.variables[2:]}
+
+
+def assert_replicas_agree(state):
+    for name, variable in state.items():
+        copies = [np.asarray(copy) for copy in getattr(variable.value, "values", ())]
+        for copy in copies[1:]:
+            np.testing.assert_array_equal(copy, copies[0], err_msg=name)
+
+
+class Scalar(keras.Model):
+    """A stock Keras model whose steps return a scalar."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.dense.build((None, 2))
+        self.built = True
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        return {"loss": tf.constant(1.0)}
+
+
+def stock_keras_fails() -> str:
+    """What stock Keras says to a scalar loss of several workers; nothing where it works."""
+    model = Scalar()
+    model.compile(keras.optimizers.SGD())
+    data = tf.data.Dataset.from_tensors(np.ones((4, 2), np.float32))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    try:
+        model.fit(data.with_options(options), verbose=0)
+    except Exception as error:  # whatever it is
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def in_two_workers(folder: Path, seconds: float = 600) -> dict[str, dict[str, np.ndarray]]:
+    """Runs this file in two processes, and gives what the first one found."""
+    sockets = [socket.socket() for _ in range(2)]
+    for item in sockets:
+        item.bind(("127.0.0.1", 0))
+    cluster = {"worker": [f"127.0.0.1:{item.getsockname()[1]}" for item in sockets]}
+    for item in sockets:
+        item.close()
+    workers = []
+    try:
+        for index in range(2):
+            task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+            environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
+            command = [sys.executable, "-m", "tests.replicated", str(folder)]
+            root = Path(__file__).parents[1]
+            workers.append(subprocess.Popen(command, env=environment, cwd=root))
+        for worker in workers:
+            assert worker.wait(seconds) == 0
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path in folder.glob("*.npz"):
+        with np.load(path) as content:
+            found[path.stem] = dict(content)
+    return found
+
+
+def main(folder: str) -> None:
+    devices = make_devices("multiworker")
+    results = {kind: trained(devices, kind) for kind in ("flow", "classifier")}
+    results["gradients"] = gradients(devices)
+    with devices.strategy.scope():
+        results["stock"] = {"error": np.asarray(stock_keras_fails())}
+    if devices.is_chief:
+        for name, content in results.items():
+            content = {key.replace("/", "|"): value for key, value in content.items()}
+            np.savez(f"{folder}/{name}.npz", **content)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

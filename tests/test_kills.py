@@ -1,0 +1,202 @@
+"""Training that is killed at any moment, on one device, on several, and in several processes."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from test_training import history, weights
+
+from tests.tiny_runs import as_options
+
+STEPS = 60
+SMALL = as_options(
+    (
+        "schedule.warmup_steps=0",
+        "model.blocks=[1]",
+        "model.hidden=4",
+        "model.kernel_sizes=[1]",
+        "model.eval_log_det.exact_terms=2",
+        "model.eval_log_det.probability=0.5",
+        "batch_size=8",
+        "interval=4",
+        "validation_images=21",
+        "eval_batch_size=10",
+    )
+)
+HOW = {
+    "single": ("train",),
+    "mirrored": ("train",),
+    "worker": ("launch", "--workers", "2"),
+    "chief": ("launch", "--workers", "2"),
+}
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_DETERMINISTIC_OPS": "1"}
+
+
+class Command:
+    """A training in the background; it and its children are gone afterwards."""
+
+    def __init__(self, kind: str, folder: Path, *more: str):
+        words = [*HOW[kind], "toy_moons_flow", "--out", str(folder), "--steps", str(STEPS)]
+        if kind == "mirrored":
+            more = (*more, "--strategy", "mirrored", "--logical-devices", "2")
+        self.log = (folder.parent / f"{folder.name}.log").open("a+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "training", *words, *SMALL, *more],
+            cwd=Path(__file__).parents[1],
+            env=ENVIRONMENT,
+            stdout=self.log,
+            stderr=self.log,
+        )
+        self.seen: set[psutil.Process] = set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.workers()
+        for process in self.seen:
+            if process.is_running():
+                process.kill()
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that the launcher has started, in order."""
+        try:
+            children = psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            children = []
+        self.seen.update(children)
+        return sorted(children, key=lambda child: child.pid)
+
+    def text(self) -> str:
+        self.log.flush()
+        return Path(self.log.name).read_text()
+
+    def wait_for_step(self, folder: Path, step: int, seconds: float = 300) -> None:
+        """Waits until a checkpoint of that step or a later one is there."""
+        deadline = time.monotonic() + seconds
+        while not any(saved >= step for saved in saved_steps(folder)):
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            self.workers()
+            time.sleep(0.02)
+
+    def finish(self, seconds: float = 600) -> int:
+        self.workers()
+        return self.process.wait(seconds)
+
+    def assert_nothing_is_left(self) -> None:
+        """No process of the run, and so no port of it, outlives it."""
+        deadline = time.monotonic() + 30
+        while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.seen):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    return [
+        int(re.findall(r"\d+", path.stem)[-1])
+        for path in (folder / "checkpoints").glob("step-*.index")
+    ]
+
+
+def kill(command: Command, kind: str) -> None:
+    if kind in ("worker", "chief"):
+        command.workers()[kind == "worker"].kill()
+    else:
+        command.process.kill()
+
+
+def killed_and_finished(kind: str, folder: Path, kills: int, seed: int) -> None:
+    """Trains to the end, killed some times, each at a random moment after some step."""
+    draw = random.Random(seed)
+    for step in sorted(draw.sample(range(4, STEPS - 8), kills)):
+        with Command(kind, folder) as command:
+            command.wait_for_step(folder, step)
+            time.sleep(draw.uniform(0, 0.3))
+            kill(command, kind)
+            assert command.finish() != 0
+            command.assert_nothing_is_left()
+    with Command(kind, folder) as command:
+        assert command.finish() == 0, command.text()
+        command.assert_nothing_is_left()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run on one device."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with Command("single", folder) as command:
+        assert command.finish() == 0, command.text()
+    return folder
+
+
+def assert_same_end(ours, theirs, tolerance):
+    mine, other = weights(ours, STEPS), weights(theirs, STEPS)
+    assert mine.keys() == other.keys()
+    for name in mine:
+        np.testing.assert_allclose(mine[name], other[name], 0, tolerance, err_msg=name)
+    for a, b in zip(history(ours), history(theirs), strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(
+            list(a.values()), list(b.values()), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["single", "chief"])
+def test_a_killed_run_ends_as_one_left_alone(whole, tmp_path, kind):
+    killed_and_finished(kind, tmp_path / "run", 1, seed=os.getpid())
+    assert_same_end(tmp_path / "run", whole, 0 if kind == "single" else 1e-5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["single", "mirrored", "worker", "chief"])
+def test_runs_killed_five_times(whole, tmp_path, kind):
+    killed_and_finished(kind, tmp_path / "run", 5, seed=0)
+    assert_same_end(tmp_path / "run", whole, 0 if kind == "single" else 1e-5)
+
+
+@pytest.mark.soak
+def test_a_launcher_that_is_killed_takes_its_workers_along(tmp_path):
+    with Command("chief", tmp_path / "run") as command:
+        command.wait_for_step(tmp_path / "run", 4)
+        assert len(command.workers()) == 2
+        command.process.kill()
+        command.finish()
+        command.assert_nothing_is_left()
+
+
+@pytest.mark.soak
+def test_launched_workers_asked_to_end_save_and_go_on(whole, tmp_path):
+    with Command("chief", tmp_path / "run") as command:
+        command.wait_for_step(tmp_path / "run", 8)
+        command.process.send_signal(signal.SIGTERM)
+        assert command.finish() == 0, command.text()
+        command.assert_nothing_is_left()
+        assert "is saved; the same command goes on" in command.text()
+    with Command("chief", tmp_path / "run") as command:
+        assert command.finish() == 0, command.text()
+    assert_same_end(tmp_path / "run", whole, 1e-5)
+
+
+@pytest.mark.soak
+def test_a_worker_that_hangs_is_noticed(tmp_path):
+    with Command("worker", tmp_path / "run", "--hang-timeout", "20") as command:
+        command.wait_for_step(tmp_path / "run", 8)
+        command.workers()[1].send_signal(signal.SIGSTOP)
+        assert command.finish(120) != 0
+        # TensorFlow may notice first.
+        message = "has waited 20 seconds for a step|has lost another worker"
+        assert re.search(message, command.text()), command.text()
+        command.assert_nothing_is_left()

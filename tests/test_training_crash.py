@@ -1,0 +1,149 @@
+"""Training that is ended from outside, or by its own numbers, and goes on."""
+
+import json
+import os
+import resource
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training import history, tiny, weights
+
+from training import callbacks
+from training.checkpoints import Checkpoints
+from training.data import load_dataset
+from training.errors import RunError
+from training.finished import open_finished
+from training.models import build_model
+from training.signals import termination
+from training.train import train
+
+STEPS = {"steps": 7, "interval": "interval=3"}
+
+
+def experiment(*changes):
+    return tiny(STEPS["interval"], *changes, steps=STEPS["steps"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of seven steps, with checkpoints after three, six and seven."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    train(experiment(), folder, verbose=0)
+    return folder
+
+
+def assert_same_end(ours, theirs):
+    assert history(ours) == history(theirs)
+    mine, other = weights(ours, STEPS["steps"]), weights(theirs, STEPS["steps"])
+    assert mine.keys() == other.keys()
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], other[name], err_msg=name)
+
+
+def terminate_after(monkeypatch, step):
+    before = callbacks.Steps.on_train_batch_end
+
+    def look(self, batch, logs=None):
+        if self._done + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        before(self, batch, logs)
+
+    monkeypatch.setattr(callbacks.Steps, "on_train_batch_end", look)
+
+
+def test_a_run_asked_to_end_saves_and_goes_on_amid_its_interval(
+    whole, tmp_path, monkeypatch, capsys
+):
+    terminate_after(monkeypatch, 4)
+    train(experiment(), tmp_path, verbose=0)
+    monkeypatch.undo()
+    assert "step 5 is saved; the same command goes on" in capsys.readouterr().out
+    assert not (tmp_path / "metrics.json").exists()
+    assert [record["step"] for record in history(tmp_path)] == [3]
+    assert open_finished(tmp_path).step == 5
+    train(experiment(), tmp_path, verbose=0)
+    # The mean over steps 4 to 6 is one of two processes.
+    assert_same_end(tmp_path, whole)
+
+
+def test_signals_are_handled_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with termination() as request:
+        assert not request.made
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.made
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
+    save, limit = Checkpoints.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_full_disk(self, step):
+        if step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limit[1]))
+        try:
+            save(self, step)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    monkeypatch.setattr(Checkpoints, "save", on_a_full_disk)
+    with pytest.raises(RunError, match=r"no checkpoint can be written.*step 3 is kept: free"):
+        train(experiment(), tmp_path, verbose=0)
+    monkeypatch.undo()
+    assert open_finished(tmp_path).step == 3
+    (tmp_path / "checkpoints" / "step-5_temp").mkdir()  # of a process killed while it saved
+    train(experiment(), tmp_path, verbose=0)
+    assert_same_end(tmp_path, whole)
+    assert {p.name.split(".")[0] for p in (tmp_path / "checkpoints").iterdir()} == {
+        "checkpoint",
+        "step-3",
+        "step-6",
+        "step-7",
+    }
+
+
+def test_steps_without_a_finite_loss_end_training_after_some(tmp_path):
+    changes = ("optimizer.learning_rate=1e30", "optimizer.clipnorm=none", "bad_steps=3")
+    with pytest.raises(RunError, match=r"not finite in 3 steps in a row, .* step 4; nothing was"):
+        train(tiny(*changes, "interval=9", steps=9), tmp_path, verbose=0)
+    assert not list((tmp_path / "checkpoints").glob("*.index"))
+
+
+def test_checkpoints_of_earlier_versions_are_read(tmp_path):
+    spec = load_dataset("digits").spec
+    model = build_model(experiment(), spec)
+    state = {
+        "model": {f"{i}_{weight.name}": weight.value for i, weight in enumerate(model.weights)},
+        "optimizer": [variable.value for variable in model.optimizer.variables],
+    }
+    model.optimizer.iterations.assign(4)
+    checkpoint = tf.train.Checkpoint(**state)
+    tf.train.CheckpointManager(checkpoint, str(tmp_path), 3, checkpoint_name="step").save(4)
+    again = build_model(experiment("seed=5"), spec)
+    assert Checkpoints(tmp_path, again).restore() == 4
+    for ours, theirs in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert int(again.optimizer.iterations) == 4
+
+
+def test_skipped_steps_are_noted_and_saved(tmp_path, monkeypatch):
+    """A batch of a loss that is no number, in the middle of a run."""
+    begin = callbacks.Steps.on_train_batch_begin
+
+    def spoil(self, batch, logs=None):
+        begin(self, batch, logs)
+        loc = self.model.prior.loc
+        if self._done == 3:
+            self.kept = loc.numpy()
+            loc.assign(np.nan * loc)
+        elif self._done == 4:
+            assert np.isnan(loc).all()
+            loc.assign(self.kept)
+
+    monkeypatch.setattr(callbacks.Steps, "on_train_batch_begin", spoil)
+    train(experiment(), tmp_path, verbose=0)
+    assert [record["skipped_steps"] for record in history(tmp_path)] == [0, 1, 1]
+    assert all(np.isfinite(value).all() for value in weights(tmp_path, 7).values())
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 7

@@ -1,0 +1,84 @@
+"""Sums over the replicas of a distribution strategy, each of which sees a part of the batch.
+
+Outside of a strategy there is one replica, and nothing is communicated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def replica_context() -> Any:
+    """Returns the context of this replica where there are others, else None."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return None
+    return context
+
+
+def summed(values: Any) -> Any:
+    """Adds up tensors over all replicas.
+
+    Args:
+      values: a tensor, or a list of tensors, of the same shapes on every replica.
+
+    Returns:
+      The sums, the same on every replica; differentiable.
+
+    Example:
+    >>> float(summed(tf.constant(2.0)))
+    2.0
+    """
+    context = replica_context()
+    if context is None:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def count_and_first(batch: tf.Tensor) -> tf.Tensor:
+    """Counts the examples of the global batch, and those on the replicas before this one.
+
+    Replicas may hold different numbers of examples, and none.
+
+    Args:
+      batch: the number of examples on this replica, an integer scalar.
+
+    Returns:
+      Both numbers, int32 [2]: examples in all, and the global index of the first one here.
+
+    Example:
+    >>> count_and_first(tf.constant(7)).numpy().tolist()
+    [7, 0]
+    """
+    batch = tf.cast(batch, tf.int32)
+    context = replica_context()
+    if context is None:
+        return tf.stack([batch, 0])
+    replicas = tf.range(context.num_replicas_in_sync)
+    here = tf.cast(context.replica_id_in_sync_group, tf.int32)
+    counts = summed(tf.where(replicas == here, batch, 0))
+    return tf.stack([tf.reduce_sum(counts), tf.reduce_sum(tf.where(replicas < here, counts, 0))])
+
+
+def channel_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and variance of each channel over all other axes and over all replicas.
+
+    Args:
+      x: [batch, ..., channels], float32 or wider.
+
+    Returns:
+      Mean and (biased) variance, each [channels]; differentiable.
+
+    Example:
+    >>> mean, variance = channel_moments(tf.constant([[1.0], [3.0]]))
+    >>> mean.numpy().tolist(), variance.numpy().tolist()
+    ([2.0], [1.0])
+    """
+    axes = list(range(x.shape.rank - 1))
+    count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+    count, total = summed([count, tf.reduce_sum(x, axes)])
+    mean = total / count
+    # Two passes: the difference of large squares would cancel.
+    return mean, summed(tf.reduce_sum(tf.square(x - mean), axes)) / count

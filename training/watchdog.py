@@ -1,0 +1,61 @@
+"""Ends a process whose steps have stopped coming, since another worker hangs."""
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import keras
+
+HANGS = 75  # the exit status: "temporary failure, try again"
+
+
+class Watchdog(keras.callbacks.Callback):
+    """Ends the process when no step has ended for a while.
+
+    Workers wait for each other in every step, so that one that is stopped, or whose machine is
+    out of reach, stops them all. TensorFlow would wait for ever. The first step, which is
+    traced, is waited for.
+
+    Args:
+        seconds: how long to wait for a step.
+        worker: the number of this process, for the message.
+    """
+
+    def __init__(self, seconds: float, worker: int):
+        super().__init__()
+        self._seconds = seconds
+        self._worker = worker
+        self._last: float | None = None
+        self._ended = threading.Event()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._last = time.monotonic()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._last = time.monotonic()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._last = None  # its first step is traced
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._last = time.monotonic()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._seconds / 4)):
+            last = self._last
+            if last is not None and time.monotonic() - last > self._seconds:
+                sys.stderr.write(
+                    f"error: worker {self._worker} has waited {self._seconds:g} seconds for a "
+                    "step: another worker hangs or is out of reach; end all workers and give the "
+                    "same command again\n"
+                )
+                sys.stderr.flush()
+                os._exit(HANGS)  # the main thread is inside TensorFlow, waiting
