@@ -72,7 +72,7 @@ def trained(folder: str, dtype: str) -> Iterator[tuple[str, InvertibleResidual, 
 
 def measure(name: str, block: InvertibleResidual, y: tf.Tensor, dtype: str) -> dict[str, Any]:
     """Solve by both; the rate is Picard's mean fall of the residual per evaluation."""
-    function, parameters = block._function(dtype, None)
+    function, parameters = block._function(dtype)
 
     def g(x: tf.Tensor) -> tf.Tensor:
         return function(parameters, x)
