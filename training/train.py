@@ -201,7 +201,7 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
     left = 1 if done else math.ceil((experiment.steps - start) / experiment.interval)
     if not model.initialized:
         first_batch = next(iter(batches.whole))
-        model.initialize(tf.nest.flatten(first_batch)[0])
+        model.initialize(**model.inputs_of(first_batch))
     model.fit(
         batches.training,
         validation_data=batches.validation,

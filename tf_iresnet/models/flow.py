@@ -183,9 +183,9 @@ class IResNetFlow(DensityModel):
         loss = [self._loss_tracker] if self.compiled else []
         return [*loss, self._bits_metric]
 
-    def _inputs(self, data: Any) -> dict[str, Any]:
+    def inputs_of(self, data: Any) -> dict[str, Any]:
         if self.context_size is None:
-            return super()._inputs(data)
+            return super().inputs_of(data)
         pair = isinstance(data, (tuple, list)) and len(data) > 1 and data[1] is not None
         if not pair:
             raise ValueError(
@@ -196,12 +196,12 @@ class IResNetFlow(DensityModel):
 
     def _examples(self, data: Any) -> tuple[tf.Tensor, dict[str, Any]]:
         """Returns x and the context as a keyword argument, checked."""
-        inputs = self._inputs(data)
+        inputs = self.inputs_of(data)
         x = self._checked(inputs["x"])
         return x, self._given(inputs.get("context"), x)
 
     def predict_step(self, data: Any) -> tf.Tensor:
-        return self(**self._inputs(data))
+        return self(**self.inputs_of(data))
 
     def _step_seed(self, step: Any, first: tf.Tensor) -> tf.Tensor:
         """The seed of a step: its key, and the global index of this replica's first example."""

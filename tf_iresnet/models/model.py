@@ -151,7 +151,7 @@ class InvertibleModel(DistributedModel):
         """
         if not self.initialized:
             x, batch = _first_batch(x, y, batch_size or 32)
-            inputs = self._inputs(batch)
+            inputs = self.inputs_of(batch)
             if isinstance(x, tf.distribute.DistributedDataset):  # each replica has a part
                 strategy = self.distribute_strategy
                 inputs = {name: strategy.gather(part, axis=0) for name, part in inputs.items()}
@@ -165,7 +165,7 @@ class InvertibleModel(DistributedModel):
         with self.averaged_weights():
             return super().evaluate(*args, **kwargs)
 
-    def _inputs(self, data: Any) -> dict[str, Any]:
+    def inputs_of(self, data: Any) -> dict[str, Any]:
         """Returns what of a batch of `fit` the model reads, as keyword arguments."""
         return {"x": data[0] if isinstance(data, (tuple, list)) else data}
 
