@@ -38,8 +38,14 @@ def first_scale(folder: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Also the arguments of `Setting` that belong to them.
     """
     noted = trained_blocks(folder, 1)
-    shape = noted[0][1].shape[1:]
-    blocks = [block for block, y in noted if y.shape[1:] == shape]
+    shape = tuple(noted[0][1].shape[1:])
+    return weights_of([block for block, y in noted if tuple(y.shape[1:]) == shape], shape)
+
+
+def weights_of(
+    blocks: list[InvertibleResidual], shape: tuple[int, ...]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return blocks' weights as the workers take them, and their arguments of `Setting`."""
     weights: dict[str, np.ndarray] = {}
     for i, block in enumerate(blocks):
         for j, (activation, layer) in enumerate(
