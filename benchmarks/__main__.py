@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,12 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparisons import COMPARISONS, Setting
+from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
 
 HERE = Path(__file__).parent
-QUICK = Setting(blocks=1, batch=4, shape=(4, 4, 4), hidden=8, repeats=1, memory_terms=(5, 7))
+QUICK = Setting(
+    blocks=1,
+    batch=4,
+    shape=(4, 4, 4),
+    hidden=8,
+    repeats=1,
+    memory_terms=(5, 7),
+    memory_blocks=(1, 2),
+)
+# What needs no peer, each a process of its own that prints a line of JSON.
+OWN = {
+    "estimators": ("benchmarks.estimators",),
+    "certificates": ("benchmarks.certificates",),
+    "solvers": ("benchmarks.solvers", "--ratio"),
+}
 
 
 def missing_packages() -> list[str]:
@@ -55,11 +71,40 @@ def compare(
                 results["versions"][package] = said[package]
             for name, comparison in COMPARISONS.items():
                 if not only or name in only:
-                    print(f"{name} ...", file=sys.stderr, flush=True)
+                    _say(name)
                     results[name] = comparison(ours, peer, setting)
     if "training_step" in results:
-        results["roofline_fraction"] = results["training_step"].pop("roofline_fraction")
+        for key in ("roofline_fraction", "where_the_time_goes"):
+            results[key] = results["training_step"].pop(key)
     return results
+
+
+def without_peer(setting: Setting, threads: int) -> dict[str, Any]:
+    """Run what needs no peer: memory by depth, estimators, certificates, solvers."""
+
+    def start(**changes: Any) -> WorkerProcess:
+        return WorkerProcess("benchmarks.ours", threads, **{**setting.model(), **changes})
+
+    _say("memory_by_depth")
+    results: dict[str, Any] = {"memory_by_depth": memory_by_depth(start, setting)}
+    for name, arguments in OWN.items():
+        _say(name)
+        answer = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=HERE.parent,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        ).stdout
+        results[name] = json.loads(answer.splitlines()[-1])
+    results["estimator_std_ratio"] = results["estimators"]["ratio"]["control_variate"]
+    results["solver_evaluations_ratio"] = results["solvers"]["least"]
+    return results
+
+
+def _say(name: str) -> None:
+    print(f"{name} ...", file=sys.stderr, flush=True)
 
 
 def _positive(text: str) -> int:
@@ -86,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"error: {' and '.join(missing)} not installed; see `make bench`", file=sys.stderr)
         return 1
+    from benchmarks.exported import first_scale as exported_first_scale  # imports TensorFlow
+
     setting = QUICK if options.quick else Setting()
     if options.repeats:
         setting = dataclasses.replace(setting, repeats=options.repeats)
@@ -95,15 +142,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         weights, model = first_scale(options.run)
         setting = dataclasses.replace(setting, **model)
+    # A part of the comparisons would replace a file of all of them.
+    whole = not (options.quick or options.only or options.run)
     try:
         results = compare(setting, options.threads, options.only, weights)
-    except WorkerError as error:
+        if whole:
+            trained, model = exported_first_scale()
+            own = dataclasses.replace(setting, **model)
+            answer = compare(own, options.threads, ["inverse"], trained)
+            results["inverse_trained"] = answer["inverse"]
+            results |= without_peer(setting, options.threads)
+    except (WorkerError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     table = markdown(results)
     print(table)
-    # A part of the comparisons would replace a file of all of them.
-    if not (options.quick or options.only or options.run):
+    if whole:
         (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         (HERE / "results.md").write_text(table)
     return 0

@@ -39,6 +39,7 @@ class Setting:
     coeff: float = 0.9
     repeats: int = 7
     memory_terms: tuple[int, ...] = (5, 20, 50)
+    memory_blocks: tuple[int, ...] = (8, 16, 32)
 
     def draws(self, repeat: int) -> list[int]:
         """The roulette's draws of all blocks for one step."""
@@ -63,18 +64,30 @@ def training_step(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any
     """One step each in turn, then our bare convolutions with the same draws."""
     ours("step", n=setting.draws(0)), peer("step", n=setting.draws(0))
     ours("roofline", n=setting.draws(0))
+    parts: dict[str, list[dict[str, Any]]] = {"power iteration": [], "optimizer": []}
+    for name in parts:
+        ours("part", name=name)
     own, other, bare = [], [], []
     for repeat in range(1, setting.repeats + 1):
         n = setting.draws(repeat)
         own.append(ours("step", n=n))
         other.append(peer("step", n=n))
         bare.append(ours("roofline", n=n))
+        for name, answers in parts.items():
+            answers.append(ours("part", name=name))
+    step = _median(own, "seconds")
+    times = {"convolutions": _median(bare, "seconds")}
+    times |= {name: _median(answers, "seconds") for name, answers in parts.items()}
+    # Activations, their derivatives, sums, norms, probes, and what TensorFlow adds.
+    times["element-wise passes and the rest"] = step - sum(times.values())
     return _compared(
         _median(own, "seconds"),
         _median(other, "seconds"),
         "s",
         cpu_ratio=_median(other, "cpu_seconds") / _median(own, "cpu_seconds"),
-        bare_convolutions=_median(bare, "seconds"),
+        where_the_time_goes={
+            name: {"seconds": value, "fraction": value / step} for name, value in times.items()
+        },
         # Steps differ in their draws, so each is compared with its own convolutions.
         roofline_fraction=statistics.median(
             b["seconds"] / o["seconds"] for b, o in zip(bare, own, strict=True)
@@ -143,6 +156,25 @@ def memory(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
     own = {str(terms): peak(ours, terms) for terms in setting.memory_terms}
     first = setting.memory_terms[0]
     return _compared(own[str(first)], peak(peer, first), "MB", ours_by_terms=own)
+
+
+def memory_by_depth(start: Callable[..., Any], setting: Setting) -> dict[str, Any]:
+    """Ours at several depths and numbers of terms, stored and recomputed.
+
+    Every depth has a process of its own, started by ``start`` with the arguments of a setup; the
+    mark never falls, so the terms rise. In MB above the base.
+    """
+    table: dict[str, Any] = {}
+    for recompute in (False, True):
+        rows = table.setdefault("recomputed" if recompute else "stored", {})
+        for blocks in setting.memory_blocks:
+            with start(blocks=blocks, recompute=recompute) as worker:
+                row = rows.setdefault(str(blocks), {})
+                for terms in setting.memory_terms:
+                    for _ in range(2):
+                        answer = worker("step", n=[terms - EXACT_TERMS] * blocks)
+                    row[str(terms)] = (answer["peak_bytes"] - worker.info["base_bytes"]) / MEGABYTE
+    return table
 
 
 COMPARISONS: dict[str, Callable[[Worker, Worker, Setting], dict[str, Any]]] = {

@@ -4,13 +4,15 @@ It answers the commands of the peer's worker (see `peer_normflows`), with the sa
 
     python -m benchmarks.ours
 
-What differs: ``setup`` takes neither ``mode`` nor ``terms``, needs ``weights``, leaves
-TensorFlow's threads alone if ``threads`` is null, and takes the memory's base before a step is
-traced. ``inverse`` takes ``atol`` alone, the RMS of the residual at which the solver stops.
-``log_det`` takes no ``terms``. One command is added:
+What differs: ``setup`` takes neither ``mode`` nor ``terms``, leaves the blocks new without
+``weights`` and TensorFlow's threads alone if ``threads`` is null, knows ``recompute``, and takes
+the memory's base before a step is traced. ``inverse`` takes ``atol`` alone, the RMS of the residual
+at which the solver stops. ``log_det`` takes no ``terms``. Two commands are added:
 
 ``{"cmd": "roofline", "n": [1, 2, ...]}``
     Times the convolutions of a step with these draws and nothing else: "seconds" is a floor.
+``{"cmd": "part", "name": "power iteration"}``
+    Times one part of a step alone: "power iteration" or "optimizer".
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Worker:
 
     def setup(
         self,
-        weights: str,
+        weights: str | None = None,
         threads: int | None = 2,
         blocks: int = 8,
         batch: int = 64,
@@ -71,6 +73,7 @@ class Worker:
         seed: int = 0,
         learning_rate: float = 1e-3,
         converge: int = 100,
+        recompute: bool = False,
     ) -> dict[str, Any]:
         """Build the blocks, converge their power iterations and make the optimizer."""
         if threads is not None:  # must come before anything is computed
@@ -87,13 +90,15 @@ class Worker:
                 input_activation=True,
                 power_iterations=power_iterations,
                 log_det=FixedRoulette(self.draws, block, EXACT_TERMS),
+                recompute=recompute,
             )
             for block in range(blocks)
         ]
         self.flow = InvertibleSequential(self.blocks)
         self.flow.build((None, *shape))
-        with np.load(weights, allow_pickle=False) as arrays:
-            self.fill(arrays)
+        if weights is not None:
+            with np.load(weights, allow_pickle=False) as arrays:
+                self.fill(arrays)
         self.rng = np.random.default_rng([seed, 1])
         self.seed, self.steps = seed, 0
         tf.function(self.flow.update_spectral_state)(converge)
@@ -159,6 +164,23 @@ class Worker:
         with Stopwatch() as watch:
             loss = float(self.train(x, seed))
         return watch.report(loss=loss)
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Any]:
+        """Parts of a step, each a graph."""
+        gradients = [tf.zeros(v.shape) for v in self.flow.trainable_variables]
+        return {
+            "power iteration": tf.function(self.flow.update_spectral_state),
+            "optimizer": tf.function(
+                lambda: self.optimizer.apply(gradients, self.flow.trainable_variables)
+            ),
+        }
+
+    def part(self, name: str) -> dict[str, Any]:
+        """Run a part of a step alone."""
+        with Stopwatch() as watch:
+            self.parts[name]()
+        return watch.report()
 
     @functools.cache  # noqa: B019  (the worker lives as long as its process)
     def inverse_function(self, atol: float) -> Any:
@@ -237,7 +259,7 @@ class Worker:
 def main() -> None:
     """Answer commands until told to quit."""
     worker = Worker()
-    names = ("setup", "step", "inverse", "log_det", "roofline")
+    names = ("setup", "step", "inverse", "log_det", "roofline", "part")
     serve({name: getattr(worker, name) for name in names})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 _TITLES = {
     "training_step": "one training step",
     "inverse": "inverse, same error",
+    "inverse_trained": "inverse of the trained flow's first scale, same error",
     "log_det": "log-determinant, evaluation",
     "memory": "peak memory of training",
 }
@@ -40,9 +41,54 @@ def markdown(results: dict[str, Any]) -> str:
         terms = results["memory"]["ours_by_terms"]
         values = ", ".join(f"{value:.0f} MB at {count}" for count, value in terms.items())
         lines.append(f"Memory by the number of terms: {values}.")
+    lines += _own(results)
     lines.append(
         f"Threads: {results['threads']}; repeats: {results['repeats']}; versions: "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + "."
     )
     return "\n".join(lines) + "\n"
+
+
+def _own(results: dict[str, Any]) -> list[str]:
+    """The tables of what needs no peer."""
+    lines: list[str] = []
+    if "where_the_time_goes" in results:
+        lines += ["", "| part of a training step | time | share |", "| --- | ---: | ---: |"]
+        for name, row in results["where_the_time_goes"].items():
+            lines.append(f"| {name} | {row['seconds']:.3f} s | {row['fraction']:.0%} |")
+    if "memory_by_depth" in results:
+        table = results["memory_by_depth"]
+        terms = list(next(iter(table["stored"].values())))
+        heads = [f"{kind}, {count} terms" for kind in table for count in terms]
+        lines += ["", "| blocks | " + " | ".join(heads) + " |"]
+        lines.append("| ---: |" + " ---: |" * len(heads))
+        for blocks in table["stored"]:
+            values = [f"{table[kind][blocks][count]:.0f} MB" for kind in table for count in terms]
+            lines.append(f"| {blocks} | " + " | ".join(values) + " |")
+    if "estimators" in results:
+        row = results["estimators"]
+        lines += ["", "| estimator, over the trained flow | standard deviation | ratio |"]
+        lines.append("| --- | ---: | ---: |")
+        for name, ratio in row["ratio"].items():
+            nats = row["standard_deviation_nats"][name]
+            lines.append(f"| {name.replace('_', ' ')} | {nats:.2f} nats | {ratio:.3f} |")
+        lines += ["", f"({row['images']} {row['source']}, {row['draws']} draws)"]
+    if "solvers" in results:
+        row = results["solvers"]
+        lines += [
+            "",
+            f"Anderson's evaluations at Picard rates from {row['rate']:.2f}: at least "
+            f"{row['least']:.1f} times fewer than Picard's.",
+        ]
+    if "certificates" in results:
+        row = {key: value for key, value in results["certificates"].items() if key != "kernels"}
+        lines += ["", "| norm of a convolution | above the norm, median (range) | time |"]
+        lines.append("| --- | ---: | ---: |")
+        for name, values in row.items():
+            low, middle, high = values["percent_above_the_norm"].values()
+            lines.append(
+                f"| {name} | {middle:.2g} % ({low:.2g} to {high:.2g}) "
+                f"| {1000 * values['seconds']:.0f} ms |"
+            )
+    return [*lines, ""] if lines else []

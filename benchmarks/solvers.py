@@ -154,6 +154,23 @@ def measure(name: str, block: InvertibleResidual, y: tf.Tensor, dtype: str) -> d
     }
 
 
+def least_gain(rate: float = 0.85, memory: int = 5) -> dict[str, Any]:
+    """Return the least gain of the blocks above a rate, in float64, and of the trained ones."""
+    rows = [measure(*block, "float64") for block in (*constructed("float64"), *digits("float64"))]
+    gains = {row["block"]: row["gain"][str(memory)] for row in rows if row["rate"] >= rate}
+    trained = {row["block"]: row for row in rows if row["block"].startswith("digits")}
+    return {
+        "least": min(gains.values()),
+        "rate": rate,
+        "memory": memory,
+        "gains": gains,
+        "trained": {
+            name: {"rate": row["rate"], "gain": row["gain"][str(memory)]}
+            for name, row in trained.items()
+        },
+    }
+
+
 def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the gain against the rate."""
     import matplotlib
@@ -188,9 +205,17 @@ def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.solvers", description=__doc__)
-    parser.add_argument("--out", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument(
+        "--ratio", action="store_true", help="print the least gain at high rates and stop"
+    )
     parser.add_argument("--run", help="folder of a trained flow")
     options = parser.parse_args(arguments)
+    if options.ratio:
+        print(json.dumps(least_gain()))
+        return 0
+    if options.out is None:
+        parser.error("--out or --ratio is needed")
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for dtype in RTOL:

@@ -1,5 +1,6 @@
 """The comparisons run end to end, and our worker times what the public layers do."""
 
+import dataclasses
 import io
 import json
 import math
@@ -10,7 +11,9 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import __main__ as benchmarks
-from benchmarks.comparisons import COMPARISONS, Setting
+from benchmarks import certificates
+from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth
+from benchmarks.exported import exported_flow
 from benchmarks.measure import serve
 from benchmarks.ours import Worker
 from benchmarks.process import WorkerError, WorkerProcess
@@ -131,7 +134,8 @@ def test_missing_packages_are_named(monkeypatch, capsys):
 @needs_peer
 def test_quick_comparisons_have_every_key():
     results = benchmarks.compare(benchmarks.QUICK, threads=1)
-    assert set(results) == {*COMPARISONS, "roofline_fraction", "threads", "versions", "repeats"}
+    more = {"roofline_fraction", "where_the_time_goes", "threads", "versions", "repeats"}
+    assert set(results) == {*COMPARISONS, *more}
     for name in COMPARISONS:
         row = results[name]
         assert row["ratio"] == pytest.approx(row["normflows"] / row["ours"])
@@ -149,3 +153,76 @@ def test_draws_are_those_of_the_repeat():
     assert setting.draws(3) == setting.draws(3) != setting.draws(4)
     assert len(setting.draws(0)) == setting.blocks
     assert min(min(setting.draws(repeat)) for repeat in range(20)) == 1
+
+
+def test_parts_of_a_step(worker):
+    before = [v.numpy() for v in worker.flow.trainable_variables]
+    for name in ("power iteration", "optimizer"):
+        assert worker.part(name)["seconds"] > 0
+    for variable, value in zip(worker.flow.trainable_variables, before, strict=True):
+        np.testing.assert_allclose(variable, value, atol=1e-2)
+
+
+def test_memory_by_depth():
+    setting = Setting(blocks=1, batch=2, shape=(4, 4, 2), hidden=4, memory_terms=(5, 6))
+    setting = dataclasses.replace(setting, memory_blocks=(1,))
+    started = []
+
+    def start(**changes):
+        started.append(changes)
+        return WorkerProcess("benchmarks.ours", 1, **{**setting.model(), **changes})
+
+    table = memory_by_depth(start, setting)
+    assert [change["recompute"] for change in started] == [False, True]
+    assert set(table) == {"stored", "recomputed"}
+    assert table["stored"]["1"]["5"] > 0
+
+
+def test_certificates(capsys):
+    certificates.main(["--kernels", "4"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["bound, every size"]["below_the_norm"] == 0
+    assert result["bound, this size"]["percent_above_the_norm"]["largest"] < 1e-3
+    assert result["five power iterations"]["below_the_norm"] > 0
+
+
+def test_the_exported_flow_has_the_exported_weights():
+    model = exported_flow()
+    loaded = tf.saved_model.load("saved_models/mnist_flow/1")
+    x = np.random.default_rng(0).uniform(0, 256, (2, 28, 28, 1)).astype("float32")
+    z = loaded.signatures["encode"](x=tf.constant(x))
+    np.testing.assert_allclose(model.encode(x), next(iter(z.values())), rtol=1e-3, atol=1e-3)
+
+
+def test_the_tables_of_what_needs_no_peer():
+    results = {
+        "versions": {},
+        "threads": 1,
+        "repeats": 1,
+        "where_the_time_goes": {"convolutions": {"seconds": 0.5, "fraction": 0.8}},
+        "memory_by_depth": {"stored": {"8": {"5": 400.0}}, "recomputed": {"8": {"5": 90.0}}},
+        "estimators": {
+            "ratio": {"gaussian": 1.0, "control_variate": 0.3},
+            "standard_deviation_nats": {"gaussian": 17.0, "control_variate": 5.0},
+            "images": 64,
+            "source": "validation images",
+            "draws": 100,
+        },
+        "solvers": {"least": 3.8, "rate": 0.85},
+        "certificates": {
+            "kernels": 1,
+            "bound": {
+                "percent_above_the_norm": {"least": 0.0, "median": 1.0, "largest": 2.0},
+                "seconds": 0.01,
+            },
+        },
+    }
+    table = markdown(results)
+    for line in (
+        "| convolutions | 0.500 s | 80% |",
+        "| 8 | 400 MB | 90 MB |",
+        "| control variate | 5.00 nats | 0.300 |",
+        "at least 3.8 times fewer",
+        "| bound | 1 % (0 to 2) | 10 ms |",
+    ):
+        assert line in table
