@@ -123,7 +123,7 @@ class InvertibleResidual(InvertibleLayer):
             )
 
     def _differentiated(
-        self, dtype: str, context: tf.Tensor | None
+        self, dtype: str, context: tf.Tensor | None = None
     ) -> tuple[Function, list[tf.Tensor]]:
         """`_function` where a backward pass may follow."""
         function, parameters = self._function(dtype, context)
