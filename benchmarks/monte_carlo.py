@@ -71,10 +71,12 @@ def flow(seed: int, blocks: int = 4) -> KerasBijector:
     return KerasBijector(InvertibleSequential([*layers, ActNorm()]), event_shape=[2])
 
 
-def fit(bijector: KerasBijector, target: Any, steps: int, batch: int, seed: int) -> list[float]:
+def fit(
+    bijector: KerasBijector, target: Any, steps: int, batch: int, seed: int, tempered: bool = True
+) -> list[float]:
     """Minimise KL(flow || target) up to the target's constant; return its estimates.
 
-    The target is tempered in the first half, lest the flow settle in one arm of it.
+    A target that is ``tempered`` in the first half keeps the flow from settling in one arm of it.
     """
     base = tfd.MultivariateNormalDiag(tf.zeros(2))
     density = tfd.TransformedDistribution(base, tfb.Invert(bijector))
@@ -88,7 +90,8 @@ def fit(bijector: KerasBijector, target: Any, steps: int, batch: int, seed: int)
         bijector.update()
         with tf.GradientTape() as tape:
             x = density.sample(batch, seed=tf.stack([seed, index]))
-            warmth = tf.minimum(1.0, 0.05 + 2.0 * tf.cast(index, tf.float32) / steps)
+            share = tf.cast(index, tf.float32) / steps
+            warmth = tf.minimum(1.0, 0.05 + 2.0 * share) if tempered else 1.0
             loss = tf.reduce_mean(density.log_prob(x) - warmth * target(x))
         gradients = tape.gradient(loss, [v.value for v in variables])
         optimizer.apply(gradients, variables)
