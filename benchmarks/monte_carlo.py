@@ -32,8 +32,8 @@ from tf_iresnet.fixed_point import Anderson
 from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact
 
-CHAINS, ADAPTATION, DRAWS = 32, 200, 400
-LEAPFROGS = (4, 8, 16)  # each sampler has its best
+CHAINS, ADAPTATION, DRAWS = 32, 150, 250
+LEAPFROGS = (4, 8)  # each sampler has its better
 LEVEL = 4.0  # standard errors by which a moment may miss the truth
 SPREAD, BEND, WIDTH = 2.0, 0.25, 0.3
 
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monte_carlo", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder of the results")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000, help="of the fit")
+    parser.add_argument("--steps", type=int, default=800, help="of the fit")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
