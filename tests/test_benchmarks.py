@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import certificates
-from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth
+from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth, with_recomputation
 from benchmarks.exported import exported_flow
 from benchmarks.measure import serve
 from benchmarks.ours import Worker
@@ -174,8 +174,18 @@ def test_memory_by_depth():
 
     table = memory_by_depth(start, setting)
     assert [change["recompute"] for change in started] == [False, True]
-    assert set(table) == {"stored", "recomputed"}
-    assert table["stored"]["1"]["5"] > 0
+    assert set(table) == {"ours_by_depth", "ours_recomputed_by_depth"}
+    assert table["ours_by_depth"]["1"]["5"] > 0
+
+
+def test_recomputation_is_compared_at_the_peers_depth_and_terms():
+    table = {
+        "ours_by_depth": {"8": {"5": 400.0, "20": 410.0}, "16": {"5": 800.0, "20": 810.0}},
+        "ours_recomputed_by_depth": {"8": {"5": 90.0, "20": 95.0}, "16": {"5": 99.0, "20": 98.0}},
+    }
+    row = with_recomputation({"ours": 400.0, "normflows": 450.0, "ratio": 1.125}, table)
+    assert (row["ours_recomputed"], row["ratio_recomputed"]) == (90.0, 5.0)
+    assert (row["ours"], row["ratio"], row["ours_by_depth"]["16"]["20"]) == (400.0, 1.125, 810.0)
 
 
 def test_certificates(capsys):
@@ -200,7 +210,17 @@ def test_the_tables_of_what_needs_no_peer():
         "threads": 1,
         "repeats": 1,
         "where_the_time_goes": {"convolutions": {"seconds": 0.5, "fraction": 0.8}},
-        "memory_by_depth": {"stored": {"8": {"5": 400.0}}, "recomputed": {"8": {"5": 90.0}}},
+        "memory": {
+            "ours": 400.0,
+            "normflows": 450.0,
+            "ratio": 1.125,
+            "unit": "MB",
+            "ours_by_terms": {"5": 400.0},
+            "ours_by_depth": {"8": {"5": 400.0}},
+            "ours_recomputed_by_depth": {"8": {"5": 90.0}},
+            "ours_recomputed": 90.0,
+            "ratio_recomputed": 5.0,
+        },
         "estimators": {
             "ratio": {"gaussian": 1.0, "control_variate": 0.3},
             "standard_deviation_nats": {"gaussian": 17.0, "control_variate": 5.0},
@@ -221,6 +241,7 @@ def test_the_tables_of_what_needs_no_peer():
     for line in (
         "| convolutions | 0.500 s | 80% |",
         "| 8 | 400 MB | 90 MB |",
+        "normflows needs 5.00 times as much",
         "| control variate | 5.00 nats | 0.300 |",
         "at least 3.8 times fewer",
         "| bound | 1 % (0 to 2) | 10 ms |",
