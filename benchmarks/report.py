@@ -86,7 +86,13 @@ def _own(results: dict[str, Any]) -> list[str]:
             "",
             f"Anderson's evaluations at Picard rates from {row['rate']:.2f}: at least "
             f"{row['least']:.1f} times fewer than Picard's.",
+            "",
+            "| blocks | Picard's rates | evaluations, Picard / Anderson |",
+            "| --- | ---: | ---: |",
         ]
+        for group, ends in row["groups"].items():
+            rates, gains = (" to ".join(f"{v:.2f}" for v in ends[k]) for k in ("rates", "gains"))
+            lines.append(f"| {group} | {rates} | {gains} |")
     if "certificates" in results:
         row = {key: value for key, value in results["certificates"].items() if key != "kernels"}
         lines += ["", "| norm of a convolution | above the norm, median (range) | time |"]

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import certificates
+from benchmarks import certificates, solvers
 from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth, with_recomputation
 from benchmarks.exported import exported_flow
 from benchmarks.measure import serve
@@ -188,6 +188,24 @@ def test_recomputation_is_compared_at_the_peers_depth_and_terms():
     assert (row["ours"], row["ratio"], row["ours_by_depth"]["16"]["20"]) == (400.0, 1.125, 810.0)
 
 
+def test_the_least_gain_is_that_of_the_blocks_at_high_rates():
+    groups = {
+        "slow": [{"rate": 0.2, "gain": 1.3}, {"rate": 0.85, "gain": 4.0}],
+        "fast": [{"rate": 0.9, "gain": 5.0}],
+    }
+    summary = solvers.summary(groups, rate=0.85)
+    assert summary["least"] == 4.0
+    assert summary["groups"]["slow"] == {"rates": [0.2, 0.85], "gains": [1.3, 4.0]}
+
+
+def test_one_block_by_both_solvers():
+    name, block, y = next(solvers.constructed("float64"))
+    row = solvers.measure(name, block, y, "float64", [5])
+    assert list(row["gain"]) == ["5"]
+    assert row["gain"]["5"] == pytest.approx(row["picard"] / row["anderson"]["5"])
+    assert 0.0 < row["rate"] < 0.85
+
+
 def test_certificates(capsys):
     certificates.main(["--kernels", "4"])
     result = json.loads(capsys.readouterr().out)
@@ -228,7 +246,11 @@ def test_the_tables_of_what_needs_no_peer():
             "source": "validation images",
             "draws": 100,
         },
-        "solvers": {"least": 3.8, "rate": 0.85},
+        "solvers": {
+            "least": 3.8,
+            "rate": 0.85,
+            "groups": {"flow": {"rates": [0.21, 0.58], "gains": [1.33, 3.25]}},
+        },
         "certificates": {
             "kernels": 1,
             "bound": {
@@ -244,6 +266,7 @@ def test_the_tables_of_what_needs_no_peer():
         "normflows needs 5.00 times as much",
         "| control variate | 5.00 nats | 0.300 |",
         "at least 3.8 times fewer",
+        "| flow | 0.21 to 0.58 | 1.33 to 3.25 |",
         "| bound | 1 % (0 to 2) | 10 ms |",
     ):
         assert line in table
