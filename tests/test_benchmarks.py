@@ -18,6 +18,7 @@ from benchmarks.measure import serve
 from benchmarks.ours import Worker
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
+from tf_iresnet.bounds.dense import dense_matrix
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import RussianRoulette
 
@@ -212,6 +213,14 @@ def test_certificates(capsys):
     assert result["bound, every size"]["below_the_norm"] == 0
     assert result["bound, this size"]["percent_above_the_norm"]["largest"] < 1e-3
     assert result["five power iterations"]["below_the_norm"] > 0
+
+
+@needs_peer
+def test_the_peers_norms_are_estimates_of_the_same_norm():
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 2, 5))
+    truth = np.linalg.norm(dense_matrix(kernel, certificates.SIZES), 2)
+    for method in certificates.peer_methods().values():
+        assert 0.8 * truth < method(kernel) < (1 + 1e-5) * truth
 
 
 def test_the_exported_flow_has_the_exported_weights():
