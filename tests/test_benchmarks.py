@@ -146,7 +146,7 @@ def test_quick_comparisons_have_every_key():
     assert results["inverse"]["ours_max_error"] < 1e-4
     assert set(results["versions"]) == {"tf_iresnet", "tensorflow", "keras", "normflows", "torch"}
     assert json.loads(json.dumps(results)) == results
-    assert markdown(results).count("\n| ") == 6
+    assert markdown(results).count("\n| ") == 12  # two tables of four rows
 
 
 def test_draws_are_those_of_the_repeat():
