@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth
+from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth, with_recomputation
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
 
@@ -152,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             answer = compare(own, options.threads, ["inverse"], trained)
             results["inverse_trained"] = answer["inverse"]
             results |= without_peer(setting, options.threads)
+            depths = results.pop("memory_by_depth")
+            results["memory"] = with_recomputation(results["memory"], depths)
     except (WorkerError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -166,7 +166,7 @@ def memory_by_depth(start: Callable[..., Any], setting: Setting) -> dict[str, An
     """
     table: dict[str, Any] = {}
     for recompute in (False, True):
-        rows = table.setdefault("recomputed" if recompute else "stored", {})
+        rows = table.setdefault("ours_recomputed_by_depth" if recompute else "ours_by_depth", {})
         for blocks in setting.memory_blocks:
             with start(blocks=blocks, recompute=recompute) as worker:
                 row = rows.setdefault(str(blocks), {})
@@ -175,6 +175,19 @@ def memory_by_depth(start: Callable[..., Any], setting: Setting) -> dict[str, An
                         answer = worker("step", n=[terms - EXACT_TERMS] * blocks)
                     row[str(terms)] = (answer["peak_bytes"] - worker.info["base_bytes"]) / MEGABYTE
     return table
+
+
+def with_recomputation(memory: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """Return the comparison of memory with the depths, and normflows' over ours recomputed.
+
+    Args:
+      memory: what `memory` returns, of a setting whose depth and fewest terms are in the table.
+      table: what `memory_by_depth` returns, which begins with that depth and those terms.
+    """
+    first = next(iter(table["ours_recomputed_by_depth"].values()))
+    recomputed = next(iter(first.values()))
+    ratio = memory["normflows"] / recomputed
+    return {**memory, **table, "ours_recomputed": recomputed, "ratio_recomputed": ratio}
 
 
 COMPARISONS: dict[str, Callable[[Worker, Worker, Setting], dict[str, Any]]] = {

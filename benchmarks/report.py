@@ -57,8 +57,9 @@ def _own(results: dict[str, Any]) -> list[str]:
         lines += ["", "| part of a training step | time | share |", "| --- | ---: | ---: |"]
         for name, row in results["where_the_time_goes"].items():
             lines.append(f"| {name} | {row['seconds']:.3f} s | {row['fraction']:.0%} |")
-    if "memory_by_depth" in results:
-        table = results["memory_by_depth"]
+    if "ours_by_depth" in results.get("memory", {}):
+        row = results["memory"]
+        table = {"stored": row["ours_by_depth"], "recomputed": row["ours_recomputed_by_depth"]}
         terms = list(next(iter(table["stored"].values())))
         heads = [f"{kind}, {count} terms" for kind in table for count in terms]
         lines += ["", "| blocks | " + " | ".join(heads) + " |"]
@@ -66,6 +67,11 @@ def _own(results: dict[str, Any]) -> list[str]:
         for blocks in table["stored"]:
             values = [f"{table[kind][blocks][count]:.0f} MB" for kind in table for count in terms]
             lines.append(f"| {blocks} | " + " | ".join(values) + " |")
+        lines += [
+            "",
+            f"With recomputation {row['ours_recomputed']:.0f} MB: normflows needs "
+            f"{row['ratio_recomputed']:.2f} times as much.",
+        ]
     if "estimators" in results:
         row = results["estimators"]
         lines += ["", "| estimator, over the trained flow | standard deviation | ratio |"]
@@ -80,7 +86,13 @@ def _own(results: dict[str, Any]) -> list[str]:
             "",
             f"Anderson's evaluations at Picard rates from {row['rate']:.2f}: at least "
             f"{row['least']:.1f} times fewer than Picard's.",
+            "",
+            "| blocks | Picard's rates | evaluations, Picard / Anderson |",
+            "| --- | ---: | ---: |",
         ]
+        for group, ends in row["groups"].items():
+            rates, gains = (" to ".join(f"{v:.2f}" for v in ends[k]) for k in ("rates", "gains"))
+            lines.append(f"| {group} | {rates} | {gains} |")
     if "certificates" in results:
         row = {key: value for key, value in results["certificates"].items() if key != "kernels"}
         lines += ["", "| norm of a convolution | above the norm, median (range) | time |"]

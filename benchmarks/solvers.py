@@ -71,6 +71,18 @@ def trained(folder: str, dtype: str) -> Iterator[tuple[str, InvertibleResidual, 
         yield f"trained {index}", *_cast(block, y, dtype)
 
 
+def exported(dtype: str) -> Iterator[tuple[str, InvertibleResidual, tf.Tensor]]:
+    """Yields the blocks of the exported flow and what they make of images."""
+    from benchmarks.estimators import images
+    from benchmarks.exported import exported_flow
+    from benchmarks.trained import blocks_and_outputs
+
+    model = exported_flow()
+    x, _ = images(model, 4)
+    for index, (block, y) in enumerate(blocks_and_outputs(model, x)):
+        yield f"exported {index}", *_cast(block, y, dtype)
+
+
 def digits(dtype: str, steps: int = 600) -> Iterator[tuple[str, InvertibleResidual, tf.Tensor]]:
     """Yields two blocks trained to be the density of scikit-learn's digits, and images under them.
 
@@ -123,7 +135,13 @@ def _cast(
     return copy, tf.cast(y, dtype)
 
 
-def measure(name: str, block: InvertibleResidual, y: tf.Tensor, dtype: str) -> dict[str, Any]:
+def measure(
+    name: str,
+    block: InvertibleResidual,
+    y: tf.Tensor,
+    dtype: str,
+    memories: Sequence[int] = MEMORIES,
+) -> dict[str, Any]:
     """Solve by both; the rate is Picard's mean fall of the residual per evaluation."""
     function, parameters = block._function(dtype)
 
@@ -141,7 +159,7 @@ def measure(name: str, block: InvertibleResidual, y: tf.Tensor, dtype: str) -> d
     steps = float(picard.steps.numpy().mean())
     first = rms(function(parameters, y)).numpy()  # the residual at the start, x = y
     fall = (picard.residual.numpy() / first) ** (1 / np.maximum(picard.steps.numpy() - 1, 1))
-    anderson = {m: run(Anderson(**tolerance, memory=m)).steps.numpy() for m in MEMORIES}
+    anderson = {m: run(Anderson(**tolerance, memory=m)).steps.numpy() for m in memories}
     worst = {m: int((s - picard.steps.numpy()).max()) for m, s in anderson.items()}
     return {
         "block": name,
@@ -155,20 +173,28 @@ def measure(name: str, block: InvertibleResidual, y: tf.Tensor, dtype: str) -> d
 
 
 def least_gain(rate: float = 0.85, memory: int = 5) -> dict[str, Any]:
-    """Return the least gain of the blocks above a rate, in float64, and of the trained ones."""
-    rows = [measure(*block, "float64") for block in (*constructed("float64"), *digits("float64"))]
-    gains = {row["block"]: row["gain"][str(memory)] for row in rows if row["rate"] >= rate}
-    trained = {row["block"]: row for row in rows if row["block"].startswith("digits")}
-    return {
-        "least": min(gains.values()),
-        "rate": rate,
-        "memory": memory,
-        "gains": gains,
-        "trained": {
-            name: {"rate": row["rate"], "gain": row["gain"][str(memory)]}
-            for name, row in trained.items()
-        },
+    """Return the least gain of the blocks above a rate, in float64, and the gains by group."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for group, blocks in (("constructed", constructed), ("digits", digits), ("flow", exported)):
+        rows = [measure(*block, "float64", [memory]) for block in blocks("float64")]
+        groups[group] = [
+            {"block": row["block"], "rate": row["rate"], "gain": row["gain"][str(memory)]}
+            for row in rows
+        ]
+    return {**summary(groups, rate), "memory": memory}
+
+
+def summary(groups: dict[str, list[dict[str, Any]]], rate: float) -> dict[str, Any]:
+    """Return the least gain of all blocks above a rate, and each group's range and blocks."""
+    fast = [row["gain"] for rows in groups.values() for row in rows if row["rate"] >= rate]
+    ranges = {
+        group: {
+            "rates": [min(row["rate"] for row in rows), max(row["rate"] for row in rows)],
+            "gains": [min(row["gain"] for row in rows), max(row["gain"] for row in rows)],
+        }
+        for group, rows in groups.items()
     }
+    return {"least": min(fast), "rate": rate, "groups": ranges, "blocks": groups}
 
 
 def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:

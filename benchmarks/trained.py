@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.layers import InvertibleResidual
+from tf_iresnet.models import IResNetFlow
 from training.evaluate import batches_with_index
 from training.finished import open_finished
 
@@ -17,8 +18,15 @@ def trained_blocks(folder: str, images: int) -> list[tuple[InvertibleResidual, t
     finished = open_finished(folder)
     _, batch = next(batches_with_index(finished, "test", images, images))
     x = batch[0] if isinstance(batch, tuple) else batch  # images alone, or with their classes
+    return blocks_and_outputs(finished.model, x)
+
+
+def blocks_and_outputs(
+    model: IResNetFlow, x: tf.Tensor
+) -> list[tuple[InvertibleResidual, tf.Tensor]]:
+    """Return a model's blocks and their outputs where it encodes x."""
     noted: list[tuple[InvertibleResidual, tf.Tensor]] = []
-    blocks = [b for b in finished.model._flatten_layers() if isinstance(b, InvertibleResidual)]
+    blocks = [b for b in model._flatten_layers() if isinstance(b, InvertibleResidual)]
     for block in blocks:  # each notes its outputs, whatever they are composed by
 
         def forward(x, training=False, block=block, plain=block.forward):
@@ -26,7 +34,7 @@ def trained_blocks(folder: str, images: int) -> list[tuple[InvertibleResidual, t
             return noted[-1][1]
 
         block.forward = forward
-    finished.model.encode(x)
+    model.encode(x)
     for block in blocks:
         del block.forward
     return noted

@@ -11,13 +11,14 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import certificates
-from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth
+from benchmarks import certificates, solvers
+from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth, with_recomputation
 from benchmarks.exported import exported_flow
 from benchmarks.measure import serve
 from benchmarks.ours import Worker
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
+from tf_iresnet.bounds.dense import dense_matrix
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import RussianRoulette
 
@@ -145,7 +146,7 @@ def test_quick_comparisons_have_every_key():
     assert results["inverse"]["ours_max_error"] < 1e-4
     assert set(results["versions"]) == {"tf_iresnet", "tensorflow", "keras", "normflows", "torch"}
     assert json.loads(json.dumps(results)) == results
-    assert markdown(results).count("\n| ") == 6
+    assert markdown(results).count("\n| ") == 12  # two tables of four rows
 
 
 def test_draws_are_those_of_the_repeat():
@@ -174,8 +175,36 @@ def test_memory_by_depth():
 
     table = memory_by_depth(start, setting)
     assert [change["recompute"] for change in started] == [False, True]
-    assert set(table) == {"stored", "recomputed"}
-    assert table["stored"]["1"]["5"] > 0
+    assert set(table) == {"ours_by_depth", "ours_recomputed_by_depth"}
+    assert table["ours_by_depth"]["1"]["5"] > 0
+
+
+def test_recomputation_is_compared_at_the_peers_depth_and_terms():
+    table = {
+        "ours_by_depth": {"8": {"5": 400.0, "20": 410.0}, "16": {"5": 800.0, "20": 810.0}},
+        "ours_recomputed_by_depth": {"8": {"5": 90.0, "20": 95.0}, "16": {"5": 99.0, "20": 98.0}},
+    }
+    row = with_recomputation({"ours": 400.0, "normflows": 450.0, "ratio": 1.125}, table)
+    assert (row["ours_recomputed"], row["ratio_recomputed"]) == (90.0, 5.0)
+    assert (row["ours"], row["ratio"], row["ours_by_depth"]["16"]["20"]) == (400.0, 1.125, 810.0)
+
+
+def test_the_least_gain_is_that_of_the_blocks_at_high_rates():
+    groups = {
+        "slow": [{"rate": 0.2, "gain": 1.3}, {"rate": 0.85, "gain": 4.0}],
+        "fast": [{"rate": 0.9, "gain": 5.0}],
+    }
+    summary = solvers.summary(groups, rate=0.85)
+    assert summary["least"] == 4.0
+    assert summary["groups"]["slow"] == {"rates": [0.2, 0.85], "gains": [1.3, 4.0]}
+
+
+def test_one_block_by_both_solvers():
+    name, block, y = next(solvers.constructed("float64"))
+    row = solvers.measure(name, block, y, "float64", [5])
+    assert list(row["gain"]) == ["5"]
+    assert row["gain"]["5"] == pytest.approx(row["picard"] / row["anderson"]["5"])
+    assert 0.0 < row["rate"] < 0.85
 
 
 def test_certificates(capsys):
@@ -184,6 +213,14 @@ def test_certificates(capsys):
     assert result["bound, every size"]["below_the_norm"] == 0
     assert result["bound, this size"]["percent_above_the_norm"]["largest"] < 1e-3
     assert result["five power iterations"]["below_the_norm"] > 0
+
+
+@needs_peer
+def test_the_peers_norms_are_estimates_of_the_same_norm():
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 2, 5))
+    truth = np.linalg.norm(dense_matrix(kernel, certificates.SIZES), 2)
+    for method in certificates.peer_methods().values():
+        assert 0.8 * truth < method(kernel) < (1 + 1e-5) * truth
 
 
 def test_the_exported_flow_has_the_exported_weights():
@@ -200,7 +237,17 @@ def test_the_tables_of_what_needs_no_peer():
         "threads": 1,
         "repeats": 1,
         "where_the_time_goes": {"convolutions": {"seconds": 0.5, "fraction": 0.8}},
-        "memory_by_depth": {"stored": {"8": {"5": 400.0}}, "recomputed": {"8": {"5": 90.0}}},
+        "memory": {
+            "ours": 400.0,
+            "normflows": 450.0,
+            "ratio": 1.125,
+            "unit": "MB",
+            "ours_by_terms": {"5": 400.0},
+            "ours_by_depth": {"8": {"5": 400.0}},
+            "ours_recomputed_by_depth": {"8": {"5": 90.0}},
+            "ours_recomputed": 90.0,
+            "ratio_recomputed": 5.0,
+        },
         "estimators": {
             "ratio": {"gaussian": 1.0, "control_variate": 0.3},
             "standard_deviation_nats": {"gaussian": 17.0, "control_variate": 5.0},
@@ -208,7 +255,11 @@ def test_the_tables_of_what_needs_no_peer():
             "source": "validation images",
             "draws": 100,
         },
-        "solvers": {"least": 3.8, "rate": 0.85},
+        "solvers": {
+            "least": 3.8,
+            "rate": 0.85,
+            "groups": {"flow": {"rates": [0.21, 0.58], "gains": [1.33, 3.25]}},
+        },
         "certificates": {
             "kernels": 1,
             "bound": {
@@ -221,8 +272,10 @@ def test_the_tables_of_what_needs_no_peer():
     for line in (
         "| convolutions | 0.500 s | 80% |",
         "| 8 | 400 MB | 90 MB |",
+        "normflows needs 5.00 times as much",
         "| control variate | 5.00 nats | 0.300 |",
         "at least 3.8 times fewer",
+        "| flow | 0.21 to 0.58 | 1.33 to 3.25 |",
         "| bound | 1 % (0 to 2) | 10 ms |",
     ):
         assert line in table
