@@ -98,18 +98,21 @@ def training_step(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any
 def inverse(ours: Worker, peer: Worker, setting: Setting) -> dict[str, Any]:
     """Both to one error: ours is tightened until its largest is below half of normflows'.
 
-    Half, since every call inverts new data, on which the largest errors differ. An error is
-    about proportional to the tolerance, which the next guess makes use of.
+    Half of the median over some calls, since every call inverts new data, on which the largest
+    errors differ. An error is about proportional to the tolerance, which the next guess makes use
+    of.
     """
     # Normflows stops when every entry's step is below; its atol is the square. With 1e-5 both
     # stand where float32 rounds, and half the error cannot be had.
     step = 1e-4
-    target = peer("inverse", atol=step**2, rtol=0.0)["max_error"] / 2
+    repeats = min(setting.repeats, INVERSE_REPEATS)
+    first = [peer("inverse", atol=step**2, rtol=0.0) for _ in range(repeats)]
+    target = _median(first, "max_error") / 2
     atol = step
     while (error := ours("inverse", atol=atol)["max_error"]) > target and atol > 1e-7:
         atol *= min(0.7 * target / error, 0.5)
     own, other = [], []
-    for _ in range(min(setting.repeats, INVERSE_REPEATS)):
+    for _ in range(repeats):
         own.append(ours("inverse", atol=atol))
         other.append(peer("inverse", atol=step**2, rtol=0.0))
     errors = {

@@ -198,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(row, file=sys.stderr, flush=True)
     gains = [row["gain"] for row in rows if row["gain"] is not None]
     report = {
-        "command": f"python -m benchmarks.monte_carlo --out benchmarks --seeds {options.seeds}",
+        "command": f"python -m benchmarks.monte_carlo --out {options.out.name} --seeds "
+        f"{options.seeds} --steps {options.steps}",
         "cpu_seconds": round(time.process_time(), 1),
         "target": "banana",
         "true_moments": TRUTH.tolist(),

@@ -1,6 +1,7 @@
 """Settings that must precede TensorFlow's import, and shared fixtures."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -30,3 +31,12 @@ def fixed(monkeypatch):
         monkeypatch.setattr(log_det.RussianRoulette, "draw", lambda self, seed: tf.constant(draw))
 
     return fix
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Path:
+    """The folder of real, prepared data sets."""
+    place = os.environ.get("TFDS_DATA_DIR")
+    if not place:
+        pytest.skip("TFDS_DATA_DIR does not name a folder of prepared data sets")
+    return Path(place)

@@ -1,18 +1,15 @@
 """Mean and variance of estimated log-determinants, against what is known of the estimators."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from reference import jacobians
 
-from tf_iresnet.layers import (
-    ActNorm,
-    InfiniteVarianceWarning,
-    InvertibleResidual,
-    InvertibleSequential,
-    log_det_statistics,
-)
+from tf_iresnet import certify, randomness
+from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
+from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
 
 
 def block(dtype="float64", **arguments):
@@ -49,12 +46,16 @@ def test_an_exact_estimator_has_none():
     np.testing.assert_allclose(statistics.mean, expected, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::tf_iresnet.layers.InfiniteVarianceWarning")
+@pytest.mark.filterwarnings("ignore::tf_iresnet.statistics.InfiniteVarianceWarning")
 def test_draws_are_those_of_the_seed():
     layer = block(dtype="float32")
     first, again, other = (log_det_statistics(layer, X, seed=s, draws=4) for s in (1, 1, 2))
     np.testing.assert_array_equal(first.variance, again.variance)
     assert np.abs(first.mean - other.mean).max() > 1e-4
+    seeds = [randomness.fold_in(randomness.as_seed(1), draw) for draw in range(4)]
+    values = [layer.forward_and_log_det(X, seed)[1] for seed in seeds]
+    np.testing.assert_allclose(first.mean, np.mean(values, 0), rtol=1e-5)
+    np.testing.assert_allclose(first.variance, np.var(values, 0, ddof=1), rtol=1e-4)
     assert first.mean.dtype == first.variance.dtype == tf.float32
     graph = tf.function(lambda x: log_det_statistics(layer, x, seed=1, draws=4))
     np.testing.assert_allclose(graph(X.astype("float32")).mean, first.mean, atol=1e-5)
@@ -71,8 +72,27 @@ def test_a_bound_that_allows_infinite_variance_is_named():
                 part.kernel.assign(5 * part.kernel)  # up to its bound
     flow.converge_spectral_state()
     with pytest.warns(InfiniteVarianceWarning, match=r"large: .*0\.98.*probability=0\.5") as seen:
-        log_det_statistics(flow, X, seed=0, log_det=roulette, draws=2)
+        statistics = log_det_statistics(flow, X, seed=0, log_det=roulette, draws=2)
     assert len(seen) == 1
+    assert not statistics.proven_finite
+
+
+def test_a_certificate_is_taken_for_granted(monkeypatch, recwarn):
+    layer = block(coeff=0.9)
+    certificate = certify(layer)
+    monkeypatch.setattr("tf_iresnet.statistics.certify", None)
+    statistics = log_det_statistics(
+        layer, X, seed=0, log_det=RussianRoulette(probability=0.1), draws=2, certificate=certificate
+    )
+    assert statistics.proven_finite
+    assert not [w for w in recwarn if w.category is InfiniteVarianceWarning]
+
+
+def test_a_branch_without_a_bound_is_no_proof():
+    layer = InvertibleResidual(keras.layers.Dense(4), coeff=None, log_det=PowerSeries(2))
+    layer.build((None, 4))
+    with pytest.warns(InfiniteVarianceWarning, match="nothing excludes an infinite variance"):
+        log_det_statistics(layer, X.astype("float32"), seed=0, draws=2)
 
 
 def test_finite_variances_need_no_warning(recwarn):

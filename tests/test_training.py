@@ -19,7 +19,7 @@ from training.evaluate import evaluate
 from training.exact_check import exact_check
 from training.finished import open_finished
 from training.model_card import model_card
-from training.models import SmoothedCrossEntropy, build_model
+from training.models import build_model
 from training.reconstruct import write_reconstructions
 from training.run import Run
 from training.sample import draw_samples, write_samples
@@ -367,17 +367,6 @@ def test_a_classifier_from_training_to_pictures(tmp_path, monkeypatch):
             use()
 
 
-def test_weight_decay_is_for_kernels():
-    spec = load_dataset("digits").spec
-    changes = [*TINY, "optimizer.name=sgd", "optimizer.weight_decay=0.5"]
-    model = build_model(load_experiment("digits_flow", changes, steps=4), spec)
-    before = [weight.numpy() for weight in model.trainable_variables]
-    model.optimizer.apply([tf.zeros_like(weight) for weight in model.trainable_variables])
-    for weight, old in zip(model.trainable_variables, before, strict=True):
-        changed = weight.path.endswith("/kernel")
-        assert np.array_equal(weight.numpy(), old) != changed or not old.any(), weight.path
-
-
 def test_the_command_that_repeats_a_run_names_no_folder_of_this_machine():
     command = repeating_command("digits_flow", "/some/where/a b", 5, None, ("model.blocks=[1]",))
     assert command == (
@@ -385,36 +374,7 @@ def test_the_command_that_repeats_a_run_names_no_folder_of_this_machine():
     )
 
 
-def test_label_smoothing():
-    logits = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]], np.float32)
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    labels = np.array([0, 2])
-    plain = SmoothedCrossEntropy()(labels, logits)
-    np.testing.assert_allclose(plain, -log_p[[0, 1], labels].mean(), rtol=1e-6)
-    smooth = SmoothedCrossEntropy(0.3)(labels, logits)
-    expected = 0.7 * plain + 0.3 * -log_p.mean()
-    np.testing.assert_allclose(smooth, expected, rtol=1e-6)
-
-
 def test_runs_of_a_folder_that_was_moved(copy, finished):
     moved = copy.rename(copy.parent / "moved")
     assert evaluate(open_finished(moved), limit=9)["images"] == 9
     assert Run(moved).experiment() == finished.experiment
-
-
-def test_accumulated_gradients_and_mixed_precision():
-    experiment = tiny("optimizer.accumulate=2", "precision=mixed_bfloat16")
-    model = build_model(experiment, load_dataset("digits").spec)
-    assert model.dtype_policy.name == "mixed_bfloat16"
-    images = tf.constant(np.random.default_rng(0).uniform(0, 17, (8, 8, 8, 1)), tf.float32)
-    model.initialize(images)
-    moved = []
-    for _ in range(4):
-        before = model.trainable_variables[0].numpy()
-        model.train_step(images)
-        moved.append(bool(np.any(model.trainable_variables[0].numpy() != before)))
-    assert moved == [False, True, False, True]
-    assert int(model.steps_taken) == 4
-    # Keras' schedules count steps, as ours do.
-    rate = experiment.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * 4 / 5))
-    assert float(model.optimizer.learning_rate) == pytest.approx(rate, rel=1e-5)

@@ -266,6 +266,13 @@ def _leaves(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, layer
 
 
+def residual_blocks(layer: Any) -> Iterator[tuple[str, InvertibleResidual]]:
+    """Yields the residual blocks of a layer with their paths, as a certificate lists them."""
+    for path, leaf in _leaves(layer, ""):
+        if isinstance(leaf, InvertibleResidual):
+            yield path or leaf.name, leaf
+
+
 def _composed(layer: Any, values: dict[int, float]) -> float:
     """The Lipschitz constant of a layer's inverse, from those of the leaves."""
     inner = _sublayers(layer)

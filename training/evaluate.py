@@ -1,5 +1,7 @@
 """Results on held-out examples, by averaged weights."""
 
+import warnings
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +11,7 @@ import tensorflow as tf
 from tf_iresnet import certify
 from tf_iresnet.certificate import Certificate
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
 from training.config import Roulette
 from training.console import warn
 from training.data import DataError, eval_batches
@@ -93,7 +96,7 @@ def _single_values(run: Run, finished: Finished, split: str) -> np.ndarray:
         with np.load(run.folder / _IMAGES) as held:
             if str(held["split"]) == split:
                 return held["values"]
-    except OSError:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):  # none, or a damaged one
         pass
     raise RunError(
         f"{str(run.folder)!r} holds no values of single examples of split {split!r}; run "
@@ -245,21 +248,32 @@ def _spread(
     finished: Finished, split: str, images: int, certificate: Certificate | None
 ) -> dict[str, Any]:
     """The noise of one draw of the log-determinants in the values of single images."""
-    images, draws = min(images, _SPREAD["images"]), _SPREAD["draws"]
-    bits_per_dim, seed = bits_function(finished), finished.experiment.seed
-    _, inputs = next(batches_with_index(finished, split, images, images))
-    purposes = [f"evaluation/spread/{draw}" for draw in range(draws)]
-    values = [bits_per_dim(probe_seed(seed, purpose, 0), *inputs).numpy() for purpose in purposes]
-    variances = np.var(np.asarray(values, np.float64), axis=0, ddof=1)
-    proven = certificate is not None and all(
-        finished.model.eval_log_det.has_finite_variance(block.bound) for block in certificate.blocks
-    )
+    images, model = min(images, _SPREAD["images"]), finished.model
+    _, (x, *context) = next(batches_with_index(finished, split, images, images))
+    seed = tf.constant(probe_seed(finished.experiment.seed, "evaluation/spread", 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InfiniteVarianceWarning)
+        draw = tf.function(
+            lambda: log_det_statistics(
+                model.flow,
+                x,
+                seed,
+                model.eval_log_det,
+                _SPREAD["draws"],
+                context=context[0] if context else None,
+                certificate=certificate,
+            ),
+            autograph=False,
+        )
+        statistics = draw()
+    proven = bool(statistics.proven_finite)
     if not proven:
         warn("nothing proves that the log-determinants' estimator has a finite variance")
+    nats = np.sqrt(np.mean(statistics.variance, dtype=np.float64))
     return {
-        "standard_deviation": float(np.sqrt(variances.mean())),
+        "standard_deviation": float(nats / (np.log(2) * finished.dataset.spec.dims)),
         "images": images,
-        "draws": draws,
+        "draws": _SPREAD["draws"],
         "finite_variance": proven,
     }
 

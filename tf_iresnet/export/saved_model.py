@@ -35,9 +35,8 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     of n rows); a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and
     ``decode`` (features -> x, converged). ``serving_default`` is the first of these. The power
     iteration is converged first; to export the averaged weights call `use_averaged_weights`
-    before. What is
-    proven of the exported weights stands beside them in ``certificate.json``. Gradients are not
-    written: differentiating a loaded signature raises LookupError.
+    before. What is proven of the exported weights stands beside them in ``certificate.json``.
+    Gradients are not written: differentiating a loaded signature raises LookupError.
 
     Args:
       model: an `IResNetFlow` or `IResNetClassifier`.

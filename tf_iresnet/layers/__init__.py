@@ -14,24 +14,17 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.squeeze import Squeeze
-from tf_iresnet.layers.statistics import (
-    InfiniteVarianceWarning,
-    LogDetStatistics,
-    log_det_statistics,
-)
 
 __all__ = [
     "ActNorm",
     "CLipSwish",
     "Conditioned",
     "DenseNetBranch",
-    "InfiniteVarianceWarning",
     "InjectivePadding",
     "InvertibleLayer",
     "InvertibleResidual",
     "InvertibleSequential",
     "LipSwish",
-    "LogDetStatistics",
     "MaxMin",
     "MultiScale",
     "SmoothActivation",
@@ -42,5 +35,4 @@ __all__ = [
     "SpectralDense",
     "SpectralLayer",
     "Squeeze",
-    "log_det_statistics",
 ]

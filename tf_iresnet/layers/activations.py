@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,15 @@ import tensorflow as tf
 from tf_iresnet import concatenation, functions
 
 
-class _Activation(keras.layers.Layer):
+class _Activation(keras.layers.Layer, abc.ABC):
     """A layer around a `functions.Primitive` of Lipschitz constant 1."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
 
+    @abc.abstractmethod
     def function(self) -> functions.Primitive:
         """Returns the activation as a function of `function_parameters`."""
-        raise NotImplementedError
 
     def function_parameters(self) -> list[tf.Tensor]:
         """Returns its parameters, in the weights' dtype."""

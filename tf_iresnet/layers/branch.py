@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from tf_iresnet.layers.tracking import track
 _CONVOLUTIONS = {3: SpectralConv1D, 4: SpectralConv2D, 5: SpectralConv3D}
 
 
-class Branch(keras.layers.Layer):
+class Branch(keras.layers.Layer, abc.ABC):
     """A composition of ``parts``: layers that offer a function, its parameters and a bound.
 
     A subclass builds itself and defines `parts`; those that take a context say so by a
@@ -53,9 +54,9 @@ class Branch(keras.layers.Layer):
         self.context_size = checked_context_size(context_size)
 
     @property
+    @abc.abstractmethod
     def parts(self) -> list[Any]:
         """The layers in the order of evaluation."""
-        raise NotImplementedError
 
     def _make_linear(self, rank: int, units: int, taps: int, name: str) -> SpectralLayer:
         """A dense layer for inputs of rank 2, a convolution for more axes."""

@@ -54,9 +54,11 @@ def checked_context(owner: str, context: Any, size: int | None, x: tf.Tensor) ->
             f"{context.shape[0]}."
         )
     if None in (context.shape[0], x.shape[0]):
-        tf.debugging.assert_equal(
+        check = tf.debugging.assert_equal(
             tf.shape(context)[0], tf.shape(x)[0], "context must have one row for each example."
         )
+        with tf.control_dependencies([check]):  # before what would fail with other words
+            context = tf.identity(context)
     return context
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import keras
@@ -44,7 +45,7 @@ def checked_normalization(normalization: str) -> str:
     return normalization
 
 
-class SpectralLayer(keras.layers.Layer):
+class SpectralLayer(keras.layers.Layer, abc.ABC):
     r"""A linear layer with soft spectral normalisation, W min(1, c / sigma).
 
     With ``normalization="power_iteration"`` sigma = u^T W v estimates the norm of the operator at
@@ -90,9 +91,9 @@ class SpectralLayer(keras.layers.Layer):
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
 
+    @abc.abstractmethod
     def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """Returns the operator at this input shape, and the kernel's shape."""
-        raise NotImplementedError
 
     def build(self, input_shape: Any) -> None:
         self.linear_map, kernel_shape = self._make_map(tuple(input_shape))

@@ -1,7 +1,8 @@
-"""The layers of a flow, from its model's arguments."""
+"""The layers of a model, from its arguments."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_iresnet.layers.actnorm import ActNorm
@@ -33,27 +34,19 @@ def flow_layers(model: IResNetFlow) -> list[InvertibleLayer]:
     """
     policy = model.dtype_policy
     widths = widths_of_scales(model.hidden, len(model.blocks))
-    scales = []
-    for index, (count, width) in enumerate(zip(model.blocks, widths, strict=True)):
-        layers: list[InvertibleLayer] = []
-        if len(model.event_shape) > 1:
-            layers.append(Squeeze(dtype=policy, name="squeeze"))
-        for block in range(count):
-            if model.actnorm:
-                layers.append(ActNorm(dtype=policy, name=f"actnorm_{block}"))
-            layers.append(
-                InvertibleResidual(
-                    _branch(model, width),
-                    coeff=model.coeff,
-                    log_det=model.log_det,
-                    solver=model.solver,
-                    recompute=model.recompute,
-                    dtype=policy,
-                    name=f"block_{block}",
-                )
-            )
-        scales.append(InvertibleSequential(layers, dtype=policy, name=f"scale_{index}"))
-    layers = [MultiScale(scales, model.factor_out, dtype=policy, name="scales")]
+    scales = [
+        scale_of_blocks(
+            model,
+            index,
+            [_branch(model, width) for _ in range(count)],
+            squeeze=len(model.event_shape) > 1,
+            log_det=model.log_det,
+        )
+        for index, (count, width) in enumerate(zip(model.blocks, widths, strict=True))
+    ]
+    layers: list[InvertibleLayer] = [
+        MultiScale(scales, model.factor_out, dtype=policy, name="scales")
+    ]
     if model.preprocessing == "marginal" and model.levels is not None:
         layers.insert(0, MarginalGaussianization(model.levels, model.alpha, dtype=policy))
     elif model.preprocessing is not None and model.levels is not None:
@@ -66,16 +59,53 @@ def flow_layers(model: IResNetFlow) -> list[InvertibleLayer]:
     return layers
 
 
-def _branch(model: IResNetFlow, width: int) -> Branch:
-    options: dict[str, Any] = {
+def scale_of_blocks(
+    model: Any, index: int, branches: Sequence[Branch], squeeze: bool, **options: Any
+) -> InvertibleSequential:
+    """Returns a squeeze, where there is one, and residual blocks, each after ActNorm.
+
+    Args:
+      model: a model whose arguments are set.
+      index: the number of the scale.
+      branches: those of its blocks.
+      squeeze: whether space is turned into channels first.
+      **options: of `InvertibleResidual`, beside what all models say.
+    """
+    policy = model.dtype_policy
+    layers: list[InvertibleLayer] = []
+    if squeeze:
+        layers.append(Squeeze(dtype=policy, name="squeeze"))
+    for number, branch in enumerate(branches):
+        if model.actnorm:
+            layers.append(ActNorm(dtype=policy, name=f"actnorm_{number}"))
+        layers.append(
+            InvertibleResidual(
+                branch,
+                coeff=model.coeff,
+                solver=model.solver,
+                recompute=model.recompute,
+                dtype=policy,
+                name=f"block_{number}",
+                **options,
+            )
+        )
+    return InvertibleSequential(layers, dtype=policy, name=f"scale_{index}")
+
+
+def branch_options(model: Any) -> dict[str, Any]:
+    """Returns the arguments that the branches of all models share."""
+    return {
         "coeff": model.coeff,
         "activation": model.activation,
         "power_iterations": model.power_iterations,
         "normalization": model.normalization,
-        "context_size": model.context_size,
         "name": "branch",
         "dtype": model.dtype_policy,
     }
+
+
+def _branch(model: IResNetFlow, width: int) -> Branch:
+    options = {**branch_options(model), "context_size": model.context_size}
     if model.branch == "densenet":
         return DenseNetBranch(model.growth, model.depth, **options)
     return SpectralBranch(width, model.kernel_sizes, **options)

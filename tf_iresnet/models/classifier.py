@@ -9,12 +9,11 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.layers.actnorm import ActNorm
+from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
-from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
-from tf_iresnet.layers.squeeze import Squeeze
+from tf_iresnet.models.architecture import branch_options, scale_of_blocks
 from tf_iresnet.models.arguments import (
     checked_instance,
     checked_integer,
@@ -125,34 +124,22 @@ class IResNetClassifier(InvertibleModel):
         self._finish_build()
 
     def _make_layers(self) -> list[InvertibleLayer]:
-        policy = self.dtype_policy
         scales: list[InvertibleLayer] = []
         if self.padding:
-            scales.append(InjectivePadding(self.padding, dtype=policy, name="padding"))
+            scales.append(InjectivePadding(self.padding, dtype=self.dtype_policy, name="padding"))
         widths = widths_of_scales(self.hidden, len(self.blocks))
         for index, (count, width) in enumerate(zip(self.blocks, widths, strict=True)):
-            layers: list[InvertibleLayer] = []
-            if index or self.squeeze_first:
-                layers.append(Squeeze(dtype=policy, name="squeeze"))
-            for block in range(count):
-                if self.actnorm:
-                    layers.append(ActNorm(dtype=policy, name=f"actnorm_{block}"))
-                layers.append(
-                    InvertibleResidual(
-                        hidden=width,
-                        kernel_sizes=self.kernel_sizes,
-                        coeff=self.coeff,
-                        activation=self.activation,
-                        input_activation=bool(index or block),
-                        power_iterations=self.power_iterations,
-                        normalization=self.normalization,
-                        solver=self.solver,
-                        recompute=self.recompute,
-                        dtype=policy,
-                        name=f"block_{block}",
-                    )
+            branches = [
+                SpectralBranch(
+                    width,
+                    self.kernel_sizes,
+                    input_activation=bool(index or block),
+                    **branch_options(self),
                 )
-            scales.append(InvertibleSequential(layers, dtype=policy, name=f"scale_{index}"))
+                for block in range(count)
+            ]
+            squeeze = bool(index or self.squeeze_first)
+            scales.append(scale_of_blocks(self, index, branches, squeeze))
         return scales
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from tf_iresnet.models.distribution import (
 )
 
 
-class InvertibleModel(DistributedModel):
+class InvertibleModel(DistributedModel, abc.ABC):
     """Base of the models: a subclass sets ``flow``, an `InvertibleLayer`, and builds itself.
 
     The power iteration of all layers runs once, at the start of each training step; blocks then
@@ -169,6 +170,7 @@ class InvertibleModel(DistributedModel):
         """Returns what of a batch of `fit` the model reads, as keyword arguments."""
         return {"x": data[0] if isinstance(data, (tuple, list)) else data}
 
+    @abc.abstractmethod
     def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
         """Computes the sum of a batch's losses.
 
@@ -180,7 +182,6 @@ class InvertibleModel(DistributedModel):
         Returns:
           The sum over this replica's examples, and a function that adds to the metrics.
         """
-        raise NotImplementedError
 
     def _forward_state(self) -> list[keras.Variable]:
         """Variables that the forward pass of a training step assigns."""

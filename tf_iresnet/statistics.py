@@ -1,4 +1,4 @@
-"""Mean and variance of a layer's estimated log-determinants."""
+"""Mean and variance of estimated log-determinants, and whether the variance is proven finite."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.certificate import Certificate, certify, residual_blocks
 from tf_iresnet.layers.invertible import InvertibleLayer
-from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.log_det import LogDetEstimator
 
 
@@ -24,11 +24,13 @@ class LogDetStatistics(NamedTuple):
       mean: of the draws, in nats, [batch]; its own variance is ``variance / draws``.
       variance: of one draw, in square nats, [batch], without bias.
       draws: how many there were.
+      proven_finite: whether the blocks' bounds exclude an infinite variance.
     """
 
     mean: tf.Tensor
     variance: tf.Tensor
     draws: int
+    proven_finite: bool
 
 
 def log_det_statistics(
@@ -38,11 +40,9 @@ def log_det_statistics(
     log_det: LogDetEstimator | None = None,
     draws: int = 16,
     context: Any = None,
+    certificate: Certificate | None = None,
 ) -> LogDetStatistics:
     r"""Returns the mean and the variance of ln\|det dy/dx\| over independent draws.
-
-    The bounds of the residual blocks are proven first, which takes a few seconds for a large
-    model.
 
     Args:
       layer: any invertible layer.
@@ -51,6 +51,8 @@ def log_det_statistics(
       log_det: an estimator that replaces that of every residual block.
       draws: how many, at least 2.
       context: [batch, context_size], for a conditional layer.
+      certificate: of the layer as it is; None proves the bounds of its blocks first, which takes
+        seconds for a large model.
 
     Returns:
       The statistics, float32 or wider.
@@ -60,7 +62,8 @@ def log_det_statistics(
 
     Warns:
       InfiniteVarianceWarning: if the Lipschitz bound of a block allows that its estimator has no
-        finite variance; then ``variance``, though finite, may be far too small.
+        finite variance, or a block has no bound; then ``variance``, though finite, may be far too
+        small.
 
     Example:
     >>> from tf_iresnet.log_det import PowerSeries
@@ -78,12 +81,9 @@ def log_det_statistics(
     seeds = tf.stack([randomness.fold_in(seed, draw) for draw in range(draws)])
     if not layer.built:
         layer.build(tuple(x.shape))
-    for block in layer._flatten_layers():
-        if isinstance(block, InvertibleResidual):
-            estimator = block.log_det if log_det is None else log_det
-            with tf.init_scope():  # out of a graph: a bound is proven from the kernels' values
-                bound = block.lipschitz_bound()
-            _check_variance(block.name, estimator, bound)
+    doubt = _doubt(layer, log_det, certificate)
+    if doubt:
+        warnings.warn(doubt, InfiniteVarianceWarning, stacklevel=2)
     values = tf.map_fn(
         lambda seed: layer.forward_and_log_det(x, seed, log_det, context=context)[1],
         seeds,
@@ -91,14 +91,24 @@ def log_det_statistics(
     )
     mean = tf.reduce_mean(values, axis=0)
     variance = tf.reduce_sum(tf.square(values - mean), axis=0) / (draws - 1)
-    return LogDetStatistics(mean, variance, int(draws))
+    return LogDetStatistics(mean, variance, int(draws), not doubt)
 
 
-def _check_variance(name: str, estimator: LogDetEstimator, bound: float) -> None:
-    if not estimator.has_finite_variance(bound):
-        warnings.warn(
-            f"{name}: with a Lipschitz bound of {bound:.4g} the variance of {estimator} may be "
-            "infinite; lower its probability or the block's coeff.",
-            InfiniteVarianceWarning,
-            stacklevel=3,  # where the user asked
-        )
+def _doubt(
+    layer: InvertibleLayer, log_det: LogDetEstimator | None, certificate: Certificate | None
+) -> str:
+    """Says which block's variance may be infinite, or nothing."""
+    if certificate is None:
+        try:
+            with tf.init_scope():  # out of a graph: a bound is proven from the kernels' values
+                certificate = certify(layer)
+        except ValueError as error:
+            return f"nothing excludes an infinite variance: {error}"
+    for (_, block), proven in zip(residual_blocks(layer), certificate.blocks, strict=True):
+        estimator = block.log_det if log_det is None else log_det
+        if not estimator.has_finite_variance(proven.bound):
+            return (
+                f"{proven.name}: with a Lipschitz bound of {proven.bound:.4g} the variance of "
+                f"{estimator} may be infinite; lower its probability or the block's coeff."
+            )
+    return ""
