@@ -66,6 +66,7 @@ def log_det_statistics(
         small.
 
     Example:
+    >>> from tf_iresnet.layers import InvertibleResidual
     >>> from tf_iresnet.log_det import PowerSeries
     >>> block = InvertibleResidual(hidden=8, log_det=PowerSeries(terms=5))
     >>> statistics = log_det_statistics(block, np.ones((4, 3), "float32"), seed=0)
