@@ -9,13 +9,10 @@ from tf_iresnet.layers.actnorm import ActNorm
 from tf_iresnet.layers.branch import Branch, SpectralBranch
 from tf_iresnet.layers.densenet import DenseNetBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
-from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.squeeze import Squeeze
 from tf_iresnet.models.arguments import widths_of_scales
-from tf_iresnet.models.gaussianization import MarginalGaussianization
-from tf_iresnet.models.preprocessing import ImagePreprocessing
 
 if TYPE_CHECKING:
     from tf_iresnet.models.flow import IResNetFlow
@@ -23,8 +20,8 @@ if TYPE_CHECKING:
 BRANCHES = ("resnet", "densenet")
 
 
-def flow_layers(model: IResNetFlow) -> list[InvertibleLayer]:
-    """Returns preprocessing, where there is one, and the scales of blocks.
+def flow_scales(model: IResNetFlow) -> list[InvertibleSequential]:
+    """Returns the scales of blocks.
 
     Args:
       model: a flow whose arguments are set.
@@ -32,9 +29,8 @@ def flow_layers(model: IResNetFlow) -> list[InvertibleLayer]:
     Raises:
       ValueError: if an argument is out of range.
     """
-    policy = model.dtype_policy
     widths = widths_of_scales(model.hidden, len(model.blocks))
-    scales = [
+    return [
         scale_of_blocks(
             model,
             index,
@@ -44,19 +40,6 @@ def flow_layers(model: IResNetFlow) -> list[InvertibleLayer]:
         )
         for index, (count, width) in enumerate(zip(model.blocks, widths, strict=True))
     ]
-    layers: list[InvertibleLayer] = [
-        MultiScale(scales, model.factor_out, dtype=policy, name="scales")
-    ]
-    if model.preprocessing == "marginal" and model.levels is not None:
-        layers.insert(0, MarginalGaussianization(model.levels, model.alpha, dtype=policy))
-    elif model.preprocessing is not None and model.levels is not None:
-        layers.insert(
-            0,
-            ImagePreprocessing(
-                model.levels, model.preprocessing, model.alpha, dtype=policy, name="preprocessing"
-            ),
-        )
-    return layers
 
 
 def scale_of_blocks(

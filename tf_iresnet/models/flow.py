@@ -6,26 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from tf_iresnet import randomness
 from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.layers.context import checked_context_size
-from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
-from tf_iresnet.models.architecture import BRANCHES, flow_layers
+from tf_iresnet.models.architecture import BRANCHES, flow_scales
 from tf_iresnet.models.arguments import (
     checked_instance,
     checked_integer,
     checked_integers,
     checked_widths,
 )
-from tf_iresnet.models.density import DensityModel
-from tf_iresnet.models.prior import DiagonalNormal
+from tf_iresnet.models.likelihood import LikelihoodModel
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class IResNetFlow(DensityModel):
+class IResNetFlow(LikelihoodModel):
     r"""A density p(x) = N(f(x)) \|det df/dx\| with f a stack of invertible residual blocks.
 
     Images x are dequantised pixels on [0, levels): the density is one on that cube, all
@@ -112,32 +107,20 @@ class IResNetFlow(DensityModel):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(ema_momentum, **kwargs)
-        if preprocessing == "auto":
-            preprocessing = None if levels is None else "logit"
-        if preprocessing not in ("logit", "shift", "marginal", None):
-            raise ValueError(
-                f'preprocessing must be "logit", "shift", "marginal" or None, got '
-                f"{preprocessing!r}."
-            )
-        if preprocessing is not None and levels is None:
-            raise ValueError(
-                f"preprocessing={preprocessing!r} needs the number of levels, got levels=None; "
-                "give it, or pass preprocessing=None."
-            )
-        if prior not in ("learned", "standard"):
-            raise ValueError(f'prior must be "learned" or "standard", got {prior!r}.')
+        super().__init__(
+            event_shape,
+            levels=levels,
+            preprocessing=preprocessing,
+            alpha=alpha,
+            factor_out=factor_out,
+            prior=prior,
+            ema_momentum=ema_momentum,
+            context_size=context_size,
+            seed=seed,
+            **kwargs,
+        )
         if branch not in BRANCHES:
             raise ValueError(f"branch must be one of {BRANCHES}, got {branch!r}.")
-        self.event_shape = checked_integers("event_shape", event_shape, "axis of one example")
-        if len(self.event_shape) > 4:
-            raise ValueError(
-                "event_shape must be (d,), or one to three spatial sizes and the channels, got "
-                f"{event_shape!r}."
-            )
-        self.levels = None if levels is None else checked_integer("levels", levels, 2)
-        self.preprocessing = preprocessing
-        self.alpha = alpha
         self.blocks = checked_integers("blocks", blocks, "scale")
         self.branch = branch
         self.hidden = checked_widths(hidden, len(self.blocks))
@@ -146,9 +129,7 @@ class IResNetFlow(DensityModel):
         self.depth = checked_integer("depth", depth, 1)
         self.coeff = coeff
         self.activation = activation
-        self.factor_out = bool(factor_out)
         self.actnorm = bool(actnorm)
-        self.prior_kind = prior
         self.power_iterations = power_iterations
         self.normalization = normalization
         self.log_det = RussianRoulette() if log_det is None else log_det
@@ -160,73 +141,11 @@ class IResNetFlow(DensityModel):
         self.solver = Picard() if solver is None else solver
         self.recompute = bool(recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
-        self.context_size = checked_context_size(context_size)
-        self.seed = checked_integer("seed", seed)
-
-        self.flow = InvertibleSequential(flow_layers(self), name="flow", dtype=self.dtype_policy)
-        learned = prior == "learned"
-        self.prior = DiagonalNormal(
-            learned,
-            self.context_size if learned else None,
-            name="prior",
-            dtype=self.dtype_policy,
-        )
-        self.flow.build((None, *self.event_shape))
-        self.prior.build(self.flow.compute_output_shape((None, *self.event_shape)))
-        self._bits_metric = keras.metrics.Mean(name="bits_per_dim")
-        self._finish_build()
-
-    # --- Keras' loops ---
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        loss = [self._loss_tracker] if self.compiled else []
-        return [*loss, self._bits_metric]
-
-    def inputs_of(self, data: Any) -> dict[str, Any]:
-        if self.context_size is None:
-            return super().inputs_of(data)
-        pair = isinstance(data, (tuple, list)) and len(data) > 1 and data[1] is not None
-        if not pair:
-            raise ValueError(
-                f"the flow {self.name} is conditional: give context beside x, as in fit(x, "
-                "context), or a data set of pairs (x, context)."
-            )
-        return {"x": data[0], "context": data[1]}
-
-    def _examples(self, data: Any) -> tuple[tf.Tensor, dict[str, Any]]:
-        """Returns x and the context as a keyword argument, checked."""
-        inputs = self.inputs_of(data)
-        x = self._checked(inputs["x"])
-        return x, self._given(inputs.get("context"), x)
-
-    def predict_step(self, data: Any) -> tf.Tensor:
-        return self(**self.inputs_of(data))
-
-    def _step_seed(self, step: Any, first: tf.Tensor) -> tf.Tensor:
-        """The seed of a step: its key, and the global index of this replica's first example."""
-        key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
-        return tf.concat([key, [first]], axis=0)
-
-    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
-        step = tf.convert_to_tensor(self.steps_taken) if training else -1
-        estimator = None if training else self.eval_log_det
-        (x, conditions), seed = self._examples(data), self._step_seed(step, first)
-        bits = self.to_bits(self._log_prob(x, seed, estimator, training, **conditions))
-
-        def update_metrics() -> None:
-            for metric in self.metrics:
-                metric.update_state(bits)
-
-        return tf.reduce_sum(bits), update_metrics
+        self._build_flow(flow_scales(self))
 
     def get_config(self) -> dict[str, Any]:
         return {
-            **self._base_config(),
-            "event_shape": self.event_shape,
-            "levels": self.levels,
-            "preprocessing": self.preprocessing,
-            "alpha": self.alpha,
+            **super().get_config(),
             "blocks": self.blocks,
             "branch": self.branch,
             "hidden": self.hidden,
@@ -235,18 +154,13 @@ class IResNetFlow(DensityModel):
             "depth": self.depth,
             "coeff": self.coeff,
             "activation": self.activation,
-            "factor_out": self.factor_out,
             "actnorm": self.actnorm,
-            "prior": self.prior_kind,
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
             "log_det": keras.saving.serialize_keras_object(self.log_det),
             "eval_log_det": keras.saving.serialize_keras_object(self.eval_log_det),
             "solver": keras.saving.serialize_keras_object(self.solver),
             "recompute": self.recompute,
-            "ema_momentum": self.ema_momentum,
-            "context_size": self.context_size,
-            "seed": self.seed,
         }
 
     @classmethod

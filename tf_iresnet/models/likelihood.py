@@ -1,0 +1,172 @@
+"""Density models that are trained by maximum likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import randomness
+from tf_iresnet.layers.context import checked_context_size
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.multi_scale import MultiScale
+from tf_iresnet.layers.sequential import InvertibleSequential
+from tf_iresnet.models.arguments import checked_integer, checked_integers
+from tf_iresnet.models.density import DensityModel
+from tf_iresnet.models.gaussianization import MarginalGaussianization
+from tf_iresnet.models.preprocessing import ImagePreprocessing
+from tf_iresnet.models.prior import DiagonalNormal
+
+
+class LikelihoodModel(DensityModel):
+    """A density of scales of invertible layers, between preprocessing and prior.
+
+    A subclass sets its own arguments and ``eval_log_det``, then calls `_build_flow` with its
+    scales. Training minimises the mean of -log2 p(x) / d.
+
+    Args:
+      event_shape: shape of one example, (height, width, channels) or (d,).
+      levels: how many values a pixel takes; None for data that is not quantised.
+      preprocessing: "logit", "shift", "marginal" or None; "auto" for "logit" where there are
+        levels.
+      alpha: how far "logit" and "marginal" keep from the ends of the range.
+      factor_out: whether half of the channels leave after each scale but the last.
+      prior: "learned" for a diagonal normal with trained mean and scale, "standard" for a
+        fixed one.
+      ema_momentum: of the weights' moving average for evaluation; None for none.
+      context_size: features of the context; None for an unconditional density.
+      seed: of the noise in training and evaluation.
+      **kwargs: of `keras.Model`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        levels: int | None,
+        preprocessing: str | None,
+        alpha: float,
+        factor_out: bool,
+        prior: str,
+        ema_momentum: float | None,
+        context_size: int | None,
+        seed: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(ema_momentum, **kwargs)
+        if preprocessing == "auto":
+            preprocessing = None if levels is None else "logit"
+        if preprocessing not in ("logit", "shift", "marginal", None):
+            raise ValueError(
+                f'preprocessing must be "logit", "shift", "marginal" or None, got '
+                f"{preprocessing!r}."
+            )
+        if preprocessing is not None and levels is None:
+            raise ValueError(
+                f"preprocessing={preprocessing!r} needs the number of levels, got levels=None; "
+                "give it, or pass preprocessing=None."
+            )
+        if prior not in ("learned", "standard"):
+            raise ValueError(f'prior must be "learned" or "standard", got {prior!r}.')
+        self.event_shape = checked_integers("event_shape", event_shape, "axis of one example")
+        if len(self.event_shape) > 4:
+            raise ValueError(
+                "event_shape must be (d,), or one to three spatial sizes and the channels, got "
+                f"{event_shape!r}."
+            )
+        self.levels = None if levels is None else checked_integer("levels", levels, 2)
+        self.preprocessing = preprocessing
+        self.alpha = alpha
+        self.factor_out = bool(factor_out)
+        self.prior_kind = prior
+        self.context_size = checked_context_size(context_size)
+        self.seed = checked_integer("seed", seed)
+
+    def _build_flow(self, scales: Sequence[InvertibleLayer]) -> None:
+        """Builds preprocessing, scales and prior."""
+        policy, shape = self.dtype_policy, (None, *self.event_shape)
+        layers = [
+            *self._preprocessing_layers(),
+            MultiScale(scales, self.factor_out, dtype=policy, name="scales"),
+        ]
+        self.flow = InvertibleSequential(layers, name="flow", dtype=policy)
+        learned = self.prior_kind == "learned"
+        self.prior = DiagonalNormal(
+            learned, self.context_size if learned else None, name="prior", dtype=policy
+        )
+        self.flow.build(shape)
+        self.prior.build(self.flow.compute_output_shape(shape))
+        self._bits_metric = keras.metrics.Mean(name="bits_per_dim")
+        self._finish_build()
+
+    def _preprocessing_layers(self) -> list[InvertibleLayer]:
+        kind, policy = self.preprocessing, self.dtype_policy
+        if kind is None or self.levels is None:
+            return []
+        if kind == "marginal":
+            return [MarginalGaussianization(self.levels, self.alpha, dtype=policy)]
+        name = "preprocessing"
+        return [ImagePreprocessing(self.levels, kind, self.alpha, dtype=policy, name=name)]
+
+    # --- Keras' loops ---
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        loss = [self._loss_tracker] if self.compiled else []
+        return [*loss, self._bits_metric]
+
+    def inputs_of(self, data: Any) -> dict[str, Any]:
+        if self.context_size is None:
+            return super().inputs_of(data)
+        pair = isinstance(data, (tuple, list)) and len(data) > 1 and data[1] is not None
+        if not pair:
+            raise ValueError(
+                f"the flow {self.name} is conditional: give context beside x, as in fit(x, "
+                "context), or a data set of pairs (x, context)."
+            )
+        return {"x": data[0], "context": data[1]}
+
+    def _examples(self, data: Any) -> tuple[tf.Tensor, dict[str, Any]]:
+        """Returns x and the context as a keyword argument, checked."""
+        inputs = self.inputs_of(data)
+        x = self._checked(inputs["x"])
+        return x, self._given(inputs.get("context"), x)
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        return self(**self.inputs_of(data))
+
+    def _step_seed(self, step: Any, first: tf.Tensor) -> tf.Tensor:
+        """The seed of a step: its key, and the global index of this replica's first example."""
+        key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
+        return tf.concat([key, [first]], axis=0)
+
+    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+        step = tf.convert_to_tensor(self.steps_taken) if training else -1
+        estimator = None if training else self.eval_log_det
+        (x, conditions), seed = self._examples(data), self._step_seed(step, first)
+        bits = self.to_bits(self._log_prob(x, seed, estimator, training, **conditions))
+
+        def update_metrics() -> None:
+            for metric in self.metrics:
+                metric.update_state(bits)
+
+        return tf.reduce_sum(bits), update_metrics
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **self._base_config(),
+            "event_shape": self.event_shape,
+            "levels": self.levels,
+            "preprocessing": self.preprocessing,
+            "alpha": self.alpha,
+            "factor_out": self.factor_out,
+            "prior": self.prior_kind,
+            "ema_momentum": self.ema_momentum,
+            "context_size": self.context_size,
+            "seed": self.seed,
+        }
