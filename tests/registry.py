@@ -21,6 +21,10 @@ from tf_iresnet.layers import (
     Squeeze,
 )
 from tf_iresnet.layers.densenet import ConcatenatedLayer
+from training.baselines.autoregressive import MaskedAutoregressive
+from training.baselines.coupling import Coupling
+from training.baselines.linear import InvertibleLinear
+from training.baselines.networks import Affine
 
 
 @keras.saving.register_keras_serializable("tf_iresnet_tests")
@@ -65,6 +69,10 @@ def _own(dtype):
 
 def _densenet(dtype):
     return InvertibleResidual(DenseNetBranch(growth=4, depth=2, dtype=dtype), dtype=dtype)
+
+
+def _baseline(kind, event, *arguments):
+    return Case(lambda dtype: kind(*arguments, dtype=dtype), event, False)
 
 
 def _conditioned(dtype):
@@ -118,6 +126,10 @@ CASES = {
     "sequential": Case(_sequential, (4, 4, 1)),
     "multi-scale": _multi_scale(True),
     "multi-scale without factoring out": _multi_scale(False),
+    "coupling": _baseline(Coupling, (5,), [0, 3], 6),
+    "coupling of images": _baseline(Coupling, (2, 3, 4), [1, 2], 4, (3, 1), "sigmoid"),
+    "invertible linear": _baseline(InvertibleLinear, (2, 2, 3)),
+    "autoregressive": _baseline(MaskedAutoregressive, (2, 2, 1), [7], True),
 }
 
 
@@ -140,6 +152,12 @@ def randomize(layer: InvertibleLayer, seed: int = 0) -> None:
             part.bias.assign(rng.standard_normal(part.bias.shape))
         elif isinstance(part, LipSwish):
             part.beta.assign(rng.uniform(-0.5, 2.0))
+        elif isinstance(part, Affine):
+            for weight in part.weights:
+                weight.assign(0.3 * rng.standard_normal(weight.shape))
+        elif isinstance(part, InvertibleLinear):
+            noise = 0.2 * rng.standard_normal(part.lower_upper.shape)
+            part.lower_upper.assign_add(noise)
         elif isinstance(part, SineBranch):
             part.angle.assign(rng.uniform(0.2, 1.0, part.angle.shape))
     layer.converge_spectral_state()

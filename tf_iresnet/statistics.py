@@ -99,13 +99,16 @@ def _doubt(
     layer: InvertibleLayer, log_det: LogDetEstimator | None, certificate: Certificate | None
 ) -> str:
     """Says which block's variance may be infinite, or nothing."""
+    blocks = list(residual_blocks(layer))
+    if not blocks:  # no series
+        return ""
     if certificate is None:
         try:
             with tf.init_scope():  # out of a graph: a bound is proven from the kernels' values
                 certificate = certify(layer)
         except ValueError as error:
             return f"nothing excludes an infinite variance: {error}"
-    for (_, block), proven in zip(residual_blocks(layer), certificate.blocks, strict=True):
+    for (_, block), proven in zip(blocks, certificate.blocks, strict=True):
         estimator = block.log_det if log_det is None else log_det
         if not estimator.has_finite_variance(proven.bound):
             return (

@@ -8,8 +8,9 @@ from typing import Any
 
 from training.config import Experiment, parse_experiment
 from training.errors import RunError
+from training.settings import AnyFlow
 
-_KINDS = ("schedule", "log_det", "eval_log_det")
+_TABLES = ("schedule", "log_det", "eval_log_det", "model")  # of several kinds
 _FOLDER = Path(__file__).parent / "experiments"
 
 
@@ -62,18 +63,23 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Puts changes over a base; tables are merged, unless they are of another kind."""
+    """Puts changes over a base; of a table of another kind only what all kinds share stays."""
     merged = dict(base)
     for key, value in changes.items():
         old = base.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and _same_kind(old, value):
-            value = _merged(old, value)
+        if isinstance(value, dict) and isinstance(old, dict):
+            value = _merged(_shared(old, value), value)
         merged[key] = value
     return merged
 
 
-def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return new.get("name", old.get("name")) == old.get("name")
+def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Takes from a table what still holds with the kind that the changes name."""
+    if "name" in new and new["name"] != old.get("name"):
+        return {}
+    if "architecture" in new and new["architecture"] != old.get("architecture", "iresnet"):
+        return {key: value for key, value in old.items() if key in AnyFlow.model_fields}
+    return old
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
@@ -87,9 +93,12 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         settings = settings.setdefault(parent, {})
         if not isinstance(settings, dict):
             raise RunError(f"--set {override!r} goes into {parent!r}, which is a single value")
-    if last == "name" and parents[-1] in _KINDS and settings.get("name") != _value(text):
-        settings.clear()  # another kind has other settings
-    settings[last] = _value(text)
+    value = _value(text)
+    if parents and parents[-1] in _TABLES:
+        kept = _shared(settings, {last: value})  # another kind has other settings
+        for key in settings.keys() - kept.keys():
+            del settings[key]
+    settings[last] = value
 
 
 def _value(text: str) -> Any:

@@ -32,6 +32,7 @@ def certify_run(
         DataError: there are fewer validation examples.
     """
     check_rescale(rescale)
+    refuse_baseline(finished)
     certificate = certified(finished.model)
     content: dict[str, Any] = {"steps": finished.step, **certificate.to_dict()}
     table = str(certificate)
@@ -66,6 +67,22 @@ def check_rescale(rescale: float | None) -> None:
     """
     if rescale is not None and not 0 < rescale <= 1:
         raise RunError(f"--rescale {rescale} cannot be used; give a number in (0, 1]")
+
+
+def refuse_baseline(finished: Finished) -> None:
+    """Refuses a model that has no residual blocks.
+
+    Args:
+        finished: the run.
+
+    Raises:
+        RunError: it is a baseline.
+    """
+    if finished.is_baseline:
+        raise RunError(
+            f"{finished.experiment.name} is a baseline without residual blocks, so there is no "
+            "Lipschitz constant to certify or rescale; give the folder of an i-ResNet"
+        )
 
 
 def certified(model: Any, rescale: float | None = None) -> Certificate:

@@ -209,6 +209,9 @@ def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -
     from training.saved_model import write_saved_model
 
     certificate = write_saved_model(finished, out, rescale=rescale)
+    if certificate is None:
+        say(f"SavedModel in {out}; a baseline without residual blocks")
+        return
     for doubt in certificate.not_proven:
         warn(f"not proven: {doubt}")
     say(f"SavedModel in {out}; Lipschitz constants of its blocks: {certificate.contraction:.6g}")

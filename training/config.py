@@ -1,34 +1,23 @@
 """What an experiment is: every setting that its result depends on, checked when it is read."""
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from training.baseline_settings import BaselineModel
 from training.errors import RunError
-
-Count = Annotated[int, Field(ge=1)]
-Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# TOML has no null: the word "none" stands for it.
-_none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
-OptionalShare = Annotated[Share | None, _none]
-
-
-class Settings(BaseModel):
-    """Settings that take no unknown names and do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from training.settings import (
+    AnyFlow,
+    Count,
+    Counts,
+    NotNegative,
+    OptionalShare,
+    Positive,
+    Settings,
+    Share,
+    none,
+)
 
 
 class Roulette(Settings):
@@ -64,11 +53,10 @@ class ExactLogDet(Settings):
 LogDet = Annotated[Roulette | Series | ExactLogDet, Field(discriminator="name")]
 
 
-class FlowModel(Settings):
+class FlowModel(AnyFlow):
     """The arguments of `tf_iresnet.models.IResNetFlow` that the data set does not give."""
 
-    preprocessing: Annotated[Literal["auto", "logit", "shift", "marginal"] | None, _none] = "auto"
-    alpha: Share = 1e-6
+    architecture: Literal["iresnet"] = "iresnet"
     blocks: Counts = (8, 8)
     branch: Literal["resnet", "densenet"] = "resnet"
     hidden: Count | Counts = 96
@@ -77,15 +65,26 @@ class FlowModel(Settings):
     depth: Count = 3
     coeff: OptionalShare = 0.98
     activation: str = "lipswish"
-    factor_out: bool = False
     actnorm: bool = True
-    prior: Literal["learned", "standard"] = "learned"
     power_iterations: Count = 1
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
     log_det: LogDet = Roulette()
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1, control_variate=True)
-    ema_momentum: OptionalShare = 0.999
+
+    @property
+    def measured_by(self) -> dict[str, Any]:
+        """How an evaluation finds log-determinants, as `metrics.json` says it."""
+        return self.eval_log_det.model_dump(mode="json")
+
+
+# Files written before there were baselines name no architecture.
+_architecture = BeforeValidator(
+    lambda value: {"architecture": "iresnet", **value} if isinstance(value, dict) else value
+)
+AnyFlowModel = Annotated[
+    FlowModel | BaselineModel, Field(discriminator="architecture"), _architecture
+]
 
 
 class ClassifierModel(Settings):
@@ -117,7 +116,7 @@ class Optimizer(Settings):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 0.0
-    clipnorm: Annotated[Positive | None, _none] = None
+    clipnorm: Annotated[Positive | None, none] = None
     accumulate: Count = 1  # batches whose gradients' mean makes one update
 
 
@@ -156,7 +155,7 @@ class _Experiment(Settings):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Constant()
     interval: Count = 500  # steps between checkpoints, each with a look at the validation set
-    validation_images: Annotated[Count | None, _none] = None  # none for all of them
+    validation_images: Annotated[Count | None, none] = None  # none for all of them
     eval_batch_size: Count = 100
     precision: Literal["float32", "float64", "mixed_bfloat16"] = "float32"
     bad_steps: Count = 10  # so many steps in a row without a finite loss end training
@@ -180,8 +179,17 @@ class FlowExperiment(_Experiment):
     """A density model, of x alone or of x given its class."""
 
     task: Literal["flow"] = "flow"
-    context: Annotated[Literal["class"] | None, _none] = None
-    model: FlowModel = FlowModel()
+    context: Annotated[Literal["class"] | None, none] = None
+    model: AnyFlowModel = FlowModel()
+
+    @model_validator(mode="after")
+    def _takes_contexts(self) -> "FlowExperiment":
+        if self.context is not None and not isinstance(self.model, FlowModel):
+            raise ValueError(
+                f"context={self.context!r} needs model.architecture='iresnet', got "
+                f"{self.model.architecture!r}; leave context out"
+            )
+        return self
 
     @property
     def data_task(self) -> str:
@@ -258,8 +266,10 @@ def _names() -> set[str]:
 
 
 def _tags() -> set[str]:
-    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in ("name", "task")]
-    return {field.default for field in fields if field is not None and field.default}
+    keys = ("name", "task", "architecture")
+    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in keys]
+    kinds = [get_args(field.annotation) for field in fields if field is not None]
+    return {tag for tags in kinds for tag in tags if isinstance(tag, str)}
 
 
 def _kinds(kind: type[Settings]) -> list[type[Settings]]:

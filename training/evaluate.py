@@ -12,7 +12,6 @@ from tf_iresnet import certify
 from tf_iresnet.certificate import Certificate
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
-from training.config import Roulette
 from training.console import warn
 from training.data import DataError, eval_batches
 from training.data.randomness import stream_key
@@ -59,7 +58,7 @@ def evaluate(
     if against is not None and other is not None:
         results["against"] = _paired(against, singles, other)
     certificate = _certificate(finished)
-    if finished.is_flow:
+    if finished.is_flow and finished.model.eval_log_det.stochastic:
         results["estimator"] = _spread(finished, split, len(singles), certificate)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
@@ -287,13 +286,13 @@ def _bits(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]
 
 
 def _density(finished: Finished, bits: np.ndarray) -> dict[str, Any]:
-    estimator = finished.experiment.model.eval_log_det  # type: ignore[union-attr]
+    measured_by = finished.experiment.model.measured_by  # type: ignore[union-attr]
     results = {
         "bits_per_dim": float(bits.mean()),
         "standard_error": float(bits.std(ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None,
         "images": len(bits),
-        "exact_terms": estimator.exact_terms if isinstance(estimator, Roulette) else None,
-        "log_det": estimator.model_dump(mode="json"),
+        "exact_terms": measured_by.get("exact_terms"),
+        "log_det": measured_by,
     }
     if not finished.dataset.spec.is_image:
         results["log_prob"] = float(-bits.mean() * np.log(2) * finished.dataset.spec.dims)

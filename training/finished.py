@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from training.baselines import BaselineFlow
 from training.checkpoints import Checkpoints
 from training.config import Experiment, FlowExperiment
 from training.data import Dataset, load_dataset
@@ -42,6 +43,11 @@ class Finished:
     def is_conditional(self) -> bool:
         """Whether the model has a density for each class."""
         return isinstance(self.experiment, FlowExperiment) and self.experiment.context is not None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model is one to compare with, of which no Lipschitz constant is known."""
+        return isinstance(self.model, BaselineFlow)
 
     def metrics(self) -> dict[str, Any]:
         """Returns what `metrics.json` says of these weights; results of others are left out."""

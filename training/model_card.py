@@ -31,12 +31,12 @@ Where `converged` is false, `x` is NaN.
 """
 
 
-def model_card(finished: Finished, certificate: Certificate, rescaled: bool = False) -> str:
+def model_card(finished: Finished, certificate: Certificate | None, rescaled: bool = False) -> str:
     """Describes a run's model from its settings and from what was measured so far.
 
     Args:
         finished: the run.
-        certificate: what is proven of the exported weights.
+        certificate: what is proven of the exported weights; None for a baseline.
         rescaled: whether the exported weights were scaled after they were measured.
 
     Returns:
@@ -53,7 +53,9 @@ def model_card(finished: Finished, certificate: Certificate, rescaled: bool = Fa
     results = _results(metrics) or ["Not evaluated when it was exported."]
     if rescaled:
         results.append("the numbers above are from before the kernels were scaled for this export")
-    results.append(_proven(certificate))
+    if certificate is not None:
+        results.append(_proven(certificate))
+    kind = "a normalizing flow" if finished.is_baseline else "an invertible residual network"
     made = {
         "experiment": finished.experiment.name,
         "command": metrics.get("command"),
@@ -67,8 +69,8 @@ def model_card(finished: Finished, certificate: Certificate, rescaled: bool = Fa
         [
             f"# {finished.experiment.name}",
             "",
-            f"{finished.experiment.description}. A SavedModel of an invertible residual network; "
-            "TensorFlow alone loads it: `tf.saved_model.load(FOLDER).signatures`.",
+            f"{finished.experiment.description}. A SavedModel of {kind}; TensorFlow alone loads "
+            "it: `tf.saved_model.load(FOLDER).signatures`.",
             "",
             "## Signatures",
             "",

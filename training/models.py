@@ -6,18 +6,22 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import log_det, models
+from training import baselines
+from training.baseline_settings import BaselineModel, Hutchinson
 from training.config import (
     ClassifierExperiment,
     Cosine,
     ExactLogDet,
     Experiment,
     FlowExperiment,
+    FlowModel,
     LogDet,
     Piecewise,
     Roulette,
 )
 from training.data import DataSpec
 from training.errors import RunError
+from training.settings import AnyFlow
 
 _OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -93,7 +97,10 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
 
 def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
+    if not isinstance(experiment.model, FlowModel):
+        return _baseline(experiment, experiment.model, spec)
     arguments = dict(experiment.model)
+    del arguments["architecture"]
     for name in ("log_det", "eval_log_det"):
         arguments[name] = _estimator(arguments[name])
     if experiment.context is not None:
@@ -106,6 +113,26 @@ def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
         seed=experiment.seed,
         dtype=experiment.precision,
         **arguments,
+    )
+
+
+def _baseline(
+    experiment: FlowExperiment, settings: BaselineModel, spec: DataSpec
+) -> baselines.BaselineFlow:
+    common = {name: getattr(settings, name) for name in AnyFlow.model_fields}
+    arguments = {name: value for name, value in settings if name not in common}
+    kind = baselines.ARCHITECTURES[arguments.pop("architecture")]
+    trace = arguments.pop("eval_log_det", None)
+    hutchinson = isinstance(trace, Hutchinson)
+    estimator = log_det.PowerSeries(1, probes=trace.probes) if hutchinson else log_det.Exact()
+    return baselines.BaselineFlow(
+        spec.event_shape,
+        kind(**arguments),
+        levels=spec.levels,
+        eval_log_det=estimator,
+        seed=experiment.seed,
+        dtype=experiment.precision,
+        **common,
     )
 
 

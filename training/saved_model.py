@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tf_iresnet.certificate import Certificate
 from tf_iresnet.export import export_saved_model
-from training.certify import certified, check_rescale
+from training.certify import certified, check_rescale, refuse_baseline
 from training.errors import RunError
 from training.finished import Finished
 from training.model_card import model_card
@@ -13,7 +13,7 @@ from training.model_card import model_card
 
 def write_saved_model(
     finished: Finished, out: str | os.PathLike[str], *, rescale: float | None = None
-) -> Certificate:
+) -> Certificate | None:
     """Certifies and exports the averaged weights, with a model card as README.md.
 
     Args:
@@ -23,12 +23,15 @@ def write_saved_model(
 
     Returns:
         What is proven of the exported model; `certificate.json` in its folder says the same.
+        Nothing for a baseline.
 
     Raises:
         RunError: the folder exists or cannot be written to, its name is no number, or a part of
             the model has no known bound.
     """
     check_rescale(rescale)
+    if rescale is not None:
+        refuse_baseline(finished)
     path = Path(out)
     if not path.name.isdecimal():
         raise RunError(f"{str(out)!r} names no version; end it with a number, as in {path / '1'}")
@@ -39,9 +42,10 @@ def write_saved_model(
     except OSError as error:
         raise RunError(f"{str(out)!r} cannot be written ({error.strerror})") from error
     finished.model.converge_spectral_state()
-    certified(finished.model, rescale)  # refuses before anything is written
+    if not finished.is_baseline:
+        certified(finished.model, rescale)  # refuses before anything is written
     export_saved_model(finished.model, path)
-    certificate = certified(finished.model)
+    certificate = None if finished.is_baseline else certified(finished.model)
     card = model_card(finished, certificate, rescaled=rescale is not None)
     (path / "README.md").write_text(card, encoding="utf-8")
     return certificate

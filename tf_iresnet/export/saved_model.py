@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tf_iresnet.certificate import certify
 from tf_iresnet.models.classifier import IResNetClassifier
-from tf_iresnet.models.flow import IResNetFlow
+from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.model import InvertibleModel
 
 Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
@@ -24,7 +24,7 @@ Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
 def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> None:
     r"""Writes a model as a SavedModel that needs neither this library nor Keras to run.
 
-    A flow has the signatures (inputs -> outputs, batch sizes free)
+    A density model has the signatures (inputs -> outputs, batch sizes free)
 
     - ``encode``: x -> z;
     - ``decode``: z -> x, converged (x is NaN where the inverse did not converge);
@@ -39,7 +39,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     Gradients are not written: differentiating a loaded signature raises LookupError.
 
     Args:
-      model: an `IResNetFlow` or `IResNetClassifier`.
+      model: an `IResNetFlow` or another `DensityModel`, or an `IResNetClassifier`.
       path: the folder to make, NAME/VERSION for TensorFlow Serving. It appears only when it is
         complete.
 
@@ -62,7 +62,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     if path.exists():
         raise ValueError(f"path {str(path)!r} exists already; give another version.")
     parts: list[keras.layers.Layer]
-    if isinstance(model, IResNetFlow):
+    if isinstance(model, DensityModel):
         signatures, parts = _flow_signatures(model), [model.flow, model.prior]
     elif isinstance(model, IResNetClassifier):
         signatures, parts = _classifier_signatures(model), [model.flow, model.head]
@@ -116,7 +116,7 @@ def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) ->
     return {"x": result.checked(), "converged": result.converged}
 
 
-def _flow_signatures(model: IResNetFlow) -> dict[str, Signature]:
+def _flow_signatures(model: DensityModel) -> dict[str, Signature]:
     x, z = _events(model, "x", model.event_shape), _events(model, "z", (model.dims,))
     seed = tf.TensorSpec((), tf.int32, name="seed")
     number = tf.TensorSpec((), tf.int32, name="n")

@@ -1,0 +1,74 @@
+"""Invertible layers whose map is a bijector of TensorFlow Probability."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers import InvertibleLayer
+
+Network = Callable[[tf.Tensor], Any]
+
+
+class BijectorLayer(InvertibleLayer):
+    """A layer that a subclass describes by a bijector around its own Keras network.
+
+    The bijector, data towards latent, is made anew in each call and sees a tensor that nothing
+    else holds: TFP's cache cannot find values of other weights, and all weights are Keras'. Its
+    log-determinant is exact; the arguments `seed` and `log_det` change nothing.
+    """
+
+    network: keras.layers.Layer | None = None
+
+    @abc.abstractmethod
+    def bijector(self, network: Any) -> tfb.Bijector:
+        """Makes the bijector.
+
+        Args:
+            network: what to call in place of `self.network`.
+
+        Returns:
+            A bijector of single examples, without the batch axis.
+        """
+
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.bijector(self.network).forward(tf.identity(x))
+
+    def _log_det(self, x, seed, log_det, training):
+        # The same input in both calls: one evaluation of the network serves them.
+        bijector, x = self.bijector(once(self.network)), tf.identity(x)
+        y = bijector.forward(x)
+        value = bijector.forward_log_det_jacobian(x, event_ndims=x.shape.rank - 1)
+        return y, tf.broadcast_to(value, tf.shape(x)[:1])
+
+    def _inverse(self, y):
+        x = self.bijector(self.network).inverse(tf.identity(y))
+        return FixedPointResult.exact(tf.ensure_shape(x, y.shape))
+
+    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+        return tuple(output_shape)
+
+
+def once(network: keras.layers.Layer | None) -> Network | None:
+    """Remembers a network's first output.
+
+    Args:
+        network: the network, or None.
+
+    Returns:
+        A function that gives that output in every later call, whatever its arguments.
+    """
+    if network is None:
+        return None
+    held: list[Any] = []
+
+    def call(x: tf.Tensor) -> Any:
+        if not held:
+            held.append(network(x))
+        return held[0]
+
+    return call

@@ -1,0 +1,158 @@
+"""The Keras networks inside the baselines' bijectors."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_iresnet.layers.tracking import track
+from tf_iresnet.linear_maps import map_for_kernel
+
+
+class Affine(keras.layers.Layer):
+    """A convolution, or a dense layer for vectors; batches may be empty, unlike Keras' own.
+
+    Args:
+        outputs: channels of the output.
+        kernel_size: of the convolution; unused for vectors.
+        zero: whether the kernel starts at zero.
+        mask: a vector's kernel is multiplied by it; None for none.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        kernel_size: int = 1,
+        zero: bool = False,
+        mask: np.ndarray | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.outputs = outputs
+        self.kernel_size = kernel_size
+        self.initializer = "zeros" if zero else "he_normal"
+        self.mask = mask
+
+    def build(self, input_shape: Any) -> None:
+        spatial = [self.kernel_size] * (len(input_shape) - 2)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*spatial, input_shape[-1], self.outputs),
+            initializer=self.initializer,
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.outputs,), initializer="zeros")
+        self._map = map_for_kernel(tuple(self.kernel.shape), tuple(input_shape[1:-1]))
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        if self.mask is not None:
+            kernel *= tf.constant(self.mask, kernel.dtype)
+        return self._map.apply(kernel, x) + bias
+
+
+class PlainNetwork(keras.layers.Layer):
+    """Convolutions, or dense layers for vectors; the last one starts at zero.
+
+    Args:
+        outputs: channels of the output.
+        hidden: channels in between.
+        kernel_sizes: of the layers; dense ones take their number alone.
+        activation: between the layers.
+        timed: whether each layer also sees a time, as one more channel.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        hidden: int,
+        kernel_sizes: Sequence[int],
+        activation: str = "relu",
+        timed: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.activation = keras.activations.get(activation)
+        self.timed = timed
+        widths = [*[hidden] * (len(kernel_sizes) - 1), outputs]
+        self.layers = [
+            Affine(
+                width,
+                size,
+                zero=index + 1 == len(widths),
+                name=f"layer_{index}",
+                dtype=self.dtype_policy,
+            )
+            for index, (width, size) in enumerate(zip(widths, kernel_sizes, strict=True))
+        ]
+        track(self, "layers", self.layers)
+
+    def build(self, input_shape: Any) -> None:
+        *shape, channels = input_shape
+        for layer in self.layers:
+            layer.build((*shape, channels + self.timed))
+            channels = layer.outputs
+        self.built = True
+
+    def call(self, x: tf.Tensor, time: tf.Tensor | None = None) -> tf.Tensor:
+        for index, layer in enumerate(self.layers):
+            if index:
+                x = self.activation(x)
+            if self.timed:
+                clock = tf.ones_like(x[..., :1]) * tf.cast(time, x.dtype)
+                x = tf.concat([x, clock], axis=-1)
+            x = layer(x)
+        return x
+
+
+class MaskedNetwork(keras.layers.Layer):
+    """A dense network whose output i depends on the inputs before i alone (MADE).
+
+    It turns [batch, d] into a shift and a log-scale, both [batch, d]; the last layer starts at
+    zero. A kernel's entries outside the mask are stored but never used.
+
+    Args:
+        size: the number d of inputs.
+        hidden: widths of the hidden layers.
+        backwards: whether "before" means after: the order of the inputs is turned round.
+
+    Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4.
+    """
+
+    def __init__(self, size: int, hidden: Sequence[int], backwards: bool = False, **kwargs: Any):
+        super().__init__(autocast=False, **kwargs)
+        order = np.arange(size)[::-1] if backwards else np.arange(size)
+        degrees = [order]
+        for width in hidden:
+            # Evenly spread over the degrees that some output may use.
+            degrees.append(np.arange(width) * max(size - 1, 1) // width)
+        masks = [after >= before[:, None] for before, after in itertools.pairwise(degrees)]
+        out = order > degrees[-1][:, None]
+        masks.append(np.concatenate([out, out], axis=1))
+        self.layers = [
+            Affine(
+                mask.shape[1],
+                zero=index == len(hidden),
+                mask=mask,
+                name=f"layer_{index}",
+                dtype=self.dtype_policy,
+            )
+            for index, mask in enumerate(masks)
+        ]
+        track(self, "layers", self.layers)
+
+    def build(self, input_shape: Any) -> None:
+        channels = input_shape[-1]
+        for layer in self.layers:
+            layer.build((None, channels))
+            channels = layer.outputs
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        for index, layer in enumerate(self.layers):
+            x = layer(tf.nn.relu(x) if index else x)
+        shift, log_scale = tf.split(x, 2, axis=-1)
+        return shift, log_scale
