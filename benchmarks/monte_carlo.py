@@ -33,7 +33,7 @@ from tf_iresnet.fixed_point import Anderson
 from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact
 
-CHAINS, ADAPTATION, PILOT, DRAWS = 32, 300, 200, 1000
+CHAINS, ADAPTATION, PILOT, DRAWS = 256, 150, 50, 200
 LEAPFROGS = (2, 4, 8)  # each sampler has its best
 LEVEL = 4.0  # standard errors by which a moment may miss the truth
 LEAST = 400  # effective draws below which moments are not judged
@@ -58,7 +58,7 @@ def overdispersed(count: int, seed: int) -> np.ndarray:
     return np.stack([first, second], 1).astype(np.float32)
 
 
-def flow(seed: int, blocks: int = 6) -> KerasBijector:
+def flow(seed: int, blocks: int = 4) -> KerasBijector:
     """Blocks and scales between them, data to latent."""
     keras.utils.set_random_seed(seed)
     layers: list[Any] = []
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monte_carlo", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder of the results")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1500, help="of the fit")
+    parser.add_argument("--steps", type=int, default=1000, help="of the fit")
     parser.add_argument("--batch", type=int, default=128, help="draws of each step of the fit")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)

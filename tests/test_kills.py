@@ -105,16 +105,22 @@ class Command:
     def assert_nothing_is_left(self) -> None:
         """No process of the run outlives it, and nobody listens at its workers' ports."""
         deadline = time.monotonic() + 30
-        while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.seen):
+        assert bool(self.ports) == bool(self.seen)
+        while self.ports & listening_ports() or any(map(is_alive, self.seen)):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert bool(self.ports) == bool(self.seen)
-        listening = {
-            connection.laddr.port
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
-        assert not self.ports & listening
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def listening_ports() -> set[int]:
+    connections = psutil.net_connections("tcp")
+    return {item.laddr.port for item in connections if item.status == psutil.CONN_LISTEN}
 
 
 def saved_steps(folder: Path) -> list[int]:

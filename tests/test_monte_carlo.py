@@ -68,7 +68,7 @@ def test_a_flow_leaves_what_is_sampled_as_it_is(monkeypatch):
 @pytest.mark.soak
 def test_hamiltonian_monte_carlo_gains_from_the_flow():
     bijector = mc.flow(seed=1)
-    mc.fit(bijector, mc.banana, steps=1500, batch=128, seed=1)
+    mc.fit(bijector, mc.banana, steps=1000, batch=128, seed=1)
     constant = math.log(2 * math.pi * mc.SPREAD * mc.WIDTH)
     assert mc.divergence(bijector, mc.banana, constant, seed=1) < 0.1
     plain, _ = mc.measured(mc.banana, None, seed=1)
