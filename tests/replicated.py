@@ -39,7 +39,8 @@ def classifier(devices: Devices, dtype: str, **optimizer):
 
     def batches(share: Share) -> tf.data.Dataset:
         options = {"seed": 3, "task": "classification", "augment": ("affine", "crop")}
-        return train_batches(dataset, 9, dtype=dtype, share=share, **options)
+        options["dtype"] = "float32" if dtype == "mixed_bfloat16" else dtype
+        return train_batches(dataset, 9, share=share, **options)
 
     with devices.strategy.scope():
         model = small.classifier(
@@ -67,9 +68,9 @@ def trained(devices: Devices, kind: str) -> dict[str, np.ndarray]:
     return values | {f"history {name}": np.asarray(v) for name, v in history.items()}
 
 
-def gradients(devices: Devices) -> dict[str, np.ndarray]:
-    """The gradients of one step in float32."""
-    model, data = classifier(devices, "float32", global_clipnorm=0.1)
+def gradients(devices: Devices, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """The gradients of one step."""
+    model, data = classifier(devices, dtype, global_clipnorm=0.1)
     model.fit(**data | {"steps_per_epoch": 1}, epochs=1, verbose=0, shuffle=False)
     # After one step the momentum is the gradient times the learning rate.
     return {v.path: np.asarray(tf.convert_to_tensor(v)) for v in model.optimizer.variables[2:]}
@@ -144,7 +145,8 @@ def in_two_workers(folder: Path, seconds: float = 600) -> dict[str, dict[str, np
 def main(folder: str) -> None:
     devices = make_devices("multiworker")
     results = {kind: trained(devices, kind) for kind in ("flow", "classifier")}
-    results["gradients"] = gradients(devices)
+    for dtype in ("float32", "mixed_bfloat16"):
+        results[f"gradients {dtype}"] = gradients(devices, dtype)
     with devices.strategy.scope():
         results["stock"] = {"error": np.asarray(stock_keras_fails())}
     if devices.is_chief:

@@ -1,5 +1,7 @@
 """Training that is killed at any moment, on one device, on several, and in several processes."""
 
+import contextlib
+import json
 import os
 import random
 import re
@@ -56,6 +58,7 @@ class Command:
             stderr=self.log,
         )
         self.seen: set[psutil.Process] = set()
+        self.ports: set[int] = set()
 
     def __enter__(self):
         return self
@@ -75,7 +78,11 @@ class Command:
             children = psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
             children = []
-        self.seen.update(children)
+        for child in children:
+            self.seen.add(child)
+            with contextlib.suppress(psutil.Error, KeyError):
+                cluster = json.loads(child.environ()["TF_CONFIG"])["cluster"]
+                self.ports.update(int(place.split(":")[-1]) for place in cluster["worker"])
         return sorted(children, key=lambda child: child.pid)
 
     def text(self) -> str:
@@ -96,11 +103,24 @@ class Command:
         return self.process.wait(seconds)
 
     def assert_nothing_is_left(self) -> None:
-        """No process of the run, and so no port of it, outlives it."""
+        """No process of the run outlives it, and nobody listens at its workers' ports."""
         deadline = time.monotonic() + 30
-        while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.seen):
+        assert bool(self.ports) == bool(self.seen)
+        while self.ports & listening_ports() or any(map(is_alive, self.seen)):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def listening_ports() -> set[int]:
+    connections = psutil.net_connections("tcp")
+    return {item.laddr.port for item in connections if item.status == psutil.CONN_LISTEN}
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -134,11 +154,19 @@ def killed_and_finished(kind: str, folder: Path, kills: int, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run on one device."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    with Command("single", folder) as command:
-        assert command.finish() == 0, command.text()
-    return folder
+    """Uninterrupted runs: on one device, on two of one process, and of two processes."""
+    finished: dict[str, Path] = {}
+
+    def run(kind: str) -> Path:
+        kind = "chief" if kind == "worker" else kind
+        if kind not in finished:
+            folder = tmp_path_factory.mktemp(kind) / "run"
+            with Command(kind, folder) as command:
+                assert command.finish() == 0, command.text()
+            finished[kind] = folder
+        return finished[kind]
+
+    return run
 
 
 def assert_same_end(ours, theirs, tolerance):
@@ -154,17 +182,23 @@ def assert_same_end(ours, theirs, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["single", "chief"])
+@pytest.mark.parametrize("kind", HOW)
 def test_a_killed_run_ends_as_one_left_alone(whole, tmp_path, kind):
     killed_and_finished(kind, tmp_path / "run", 1, seed=os.getpid())
-    assert_same_end(tmp_path / "run", whole, 0 if kind == "single" else 1e-5)
+    assert_same_end(tmp_path / "run", whole(kind), 0 if kind == "single" else 1e-6)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("kind", ["single", "mirrored", "worker", "chief"])
+def test_runs_of_all_kinds_end_alike(whole):
+    for kind in ("mirrored", "chief"):
+        assert_same_end(whole(kind), whole("single"), 1e-5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", HOW)
 def test_runs_killed_five_times(whole, tmp_path, kind):
     killed_and_finished(kind, tmp_path / "run", 5, seed=0)
-    assert_same_end(tmp_path / "run", whole, 0 if kind == "single" else 1e-5)
+    assert_same_end(tmp_path / "run", whole(kind), 0 if kind == "single" else 1e-6)
 
 
 @pytest.mark.soak
@@ -187,7 +221,7 @@ def test_launched_workers_asked_to_end_save_and_go_on(whole, tmp_path):
         assert "is saved; the same command goes on" in command.text()
     with Command("chief", tmp_path / "run") as command:
         assert command.finish() == 0, command.text()
-    assert_same_end(tmp_path / "run", whole, 1e-5)
+    assert_same_end(tmp_path / "run", whole("chief"), 1e-6)
 
 
 @pytest.mark.soak

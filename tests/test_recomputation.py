@@ -6,9 +6,11 @@ import pytest
 import tensorflow as tf
 from registry import randomize
 from small_models import classifier, flow, pixels, values
+from tensorflow.python.eager import context as _context
 
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
+from tf_iresnet.recomputation import after
 
 HIDDEN = 37
 EVENT = (3, 4, 2)
@@ -60,6 +62,76 @@ def held(layer, log_det):
 def test_nothing_wide_is_kept(log_det):
     assert len(held(block(False), log_det)) >= 2
     assert held(block(True), log_det) == []
+
+
+def optimized_graph(function, *arguments):
+    """The nodes that TensorFlow runs, by name, with the names of what each waits for."""
+    context = _context.context()
+    context.ensure_initialized()
+    context.enable_run_metadata()
+    try:
+        function(*arguments)
+        graphs = context.export_run_metadata().function_graphs
+    finally:
+        context.disable_run_metadata()
+    nodes = max((graph.post_optimization_graph.node for graph in graphs), key=len)
+    return {
+        node.name: (node.op, [name.lstrip("^").split(":")[0] for name in node.input])
+        for node in nodes
+    }
+
+
+def two_blocks(recompute):
+    """Gradients of two blocks' sum, and both log-determinants, in one graph."""
+    blocks = [block(recompute), block(recompute)]
+    sources = [v.value for layer in blocks for v in layer.trainable_variables]
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            for index, layer in enumerate(blocks):
+                x, log_det = layer.forward_and_log_det(
+                    x, seed=index, log_det=PowerSeries(2), training=True
+                )
+            loss = tf.reduce_sum(tf.square(x)) + tf.reduce_sum(log_det)
+        return tape.gradient(loss, sources)
+
+    return optimized_graph(gradients, tf.ones((2, *EVENT)))
+
+
+def convolutions(nodes):
+    forward = ("Conv2D", "_FusedConv2D", "_MklNativeConv2D", "_MklNativeFusedConv2D")
+    return [name for name, (op, _) in nodes.items() if op in forward]
+
+
+def test_the_graph_optimizer_does_not_undo_it():
+    """It merges equal operations and drops the control dependencies that keep them apart."""
+    plain, again = two_blocks(False), two_blocks(True)
+    # Of two blocks, value and product J t of all convolutions but the last, whose own are not used.
+    assert len(convolutions(again)) >= len(convolutions(plain)) + 8
+
+
+def test_after_waits_and_changes_nothing():
+    x = tf.constant([0.0, -0.0, np.nan, np.inf, 1e-40])
+    others = [tf.constant([np.nan, np.inf, -np.inf]), tf.zeros([0, 3], tf.float64)]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = after(x, *others)
+    assert y.numpy().tobytes() == x.numpy().tobytes()
+    np.testing.assert_array_equal(tape.gradient(y, x), np.ones(5))
+
+    @tf.function
+    def waits(x, a):
+        return tf.exp(after(tf.sin(x), tf.cos(a)))
+
+    nodes = optimized_graph(waits, x, x)
+    (found,) = [name for name, (op, _) in nodes.items() if op == "Exp"]
+    waiting, above = [found], set()
+    while waiting:
+        name = waiting.pop()
+        above.add(nodes[name][0])
+        waiting += nodes[name][1]
+    assert "Cos" in above
 
 
 @pytest.mark.parametrize(

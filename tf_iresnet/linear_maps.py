@@ -111,6 +111,19 @@ class ConvMap:
         shape = (*self.kernel_shape[:-1], self.kernel_shape[-1] // self.groups)
         return dataclasses.replace(self, kernel_shape=shape, groups=1)
 
+    @property
+    def _is_centred(self) -> bool:
+        """Whether the adjoint is the convolution with the `_turned` kernel."""
+        odd = all(size % 2 for size in self.kernel_shape[: self.rank])
+        plain = set(self.strides + self.dilation_rate) == {1}
+        return self.padding == "same" and odd and plain and self.groups == 1
+
+    def _by_rows(self, inputs: int, outputs: int) -> bool:
+        """Whether a convolution between so many channels is cheaper row by row of its kernel."""
+        height = self.kernel_shape[0]
+        few = height * outputs <= _VECTOR <= inputs
+        return self._is_centred and self.rank == 2 and height > 1 and few
+
     # TensorFlow's raw operations know two and three spatial dimensions: a 1-D convolution is a
     # 2-D one of height one. On a CPU they have no gradients of dilated ones: kernels are spread
     # with zeros instead.
@@ -149,6 +162,8 @@ class ConvMap:
                 tf.split(kernel, self.groups, -1), tf.split(x, self.groups, -1), strict=True
             )
             return tf.concat([self._group.apply(k, part) for k, part in parts], -1)
+        if self._by_rows(*self.kernel_shape[-2:]):
+            return _sum_of_rows(kernel, x)
         op = tf.raw_ops.Conv3D if self.rank == 3 else tf.raw_ops.Conv2D
         x = self._lift(self._padded(x))
         y = self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options()))
@@ -162,6 +177,8 @@ class ConvMap:
                 tf.split(kernel, self.groups, -1), tf.split(y, self.groups, -1), strict=True
             )
             return tf.concat([self._group.adjoint(k, part) for k, part in parts], -1)
+        if self._by_rows(*self.kernel_shape[:-3:-1]):
+            return _sum_of_rows(_turned(kernel), y)
         pad = self._causal_pad
         lead = (1,) if self.rank == 1 else ()
         event = (*lead, *(size + pad for size in self.spatial_shape), self.input_shape[-1])
@@ -183,6 +200,11 @@ class ConvMap:
         if self.groups > 1:
             parts = zip(tf.split(x, self.groups, -1), tf.split(y, self.groups, -1), strict=True)
             return tf.concat([self._group.kernel_gradient(a, b) for a, b in parts], -1)
+        inputs, outputs = self.kernel_shape[-2:]
+        if self._is_centred and outputs < inputs:
+            # <conv(x, K), y> is <x, conv(y, turned K)>, whose gradient is faster.
+            shape = (*self.kernel_shape[:-2], outputs, inputs)
+            return _turned(dataclasses.replace(self, kernel_shape=shape).kernel_gradient(y, x))
         lead = (1,) if self.rank == 1 else ()
         reaches = zip(self.kernel_shape, self.dilation_rate, strict=False)
         spread = (*((k - 1) * d + 1 for k, d in reaches), *self.kernel_shape[-2:])
@@ -197,6 +219,35 @@ class ConvMap:
         )
         gradient = tf.squeeze(gradient, 0) if self.rank == 1 else gradient
         return gradient[tuple(slice(None, None, d) for d in self.dilation_rate)]
+
+
+# Processors compute so many channels together at least: fewer outputs waste the rest.
+_VECTOR = 16
+
+
+def _turned(kernel: tf.Tensor) -> tf.Tensor:
+    """Reverses a kernel in space and swaps its channels."""
+    rank = kernel.shape.rank
+    spatial = list(range(rank - 2))
+    return tf.transpose(tf.reverse(kernel, spatial), [*spatial, rank - 1, rank - 2])
+
+
+def _sum_of_rows(kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """A centred 2-D convolution by one of all the kernel's rows, whose results are shifted.
+
+    The rows' outputs stand beside each other as channels, which fills the vectors that a few
+    channels would leave empty.
+    """
+    height, width, inputs, outputs = kernel.shape
+    rows = tf.reshape(tf.transpose(kernel, [1, 2, 0, 3]), [1, width, inputs, height * outputs])
+    y = tf.raw_ops.Conv2D(input=x, filter=rows, strides=[1, 1, 1, 1], padding="SAME")
+    reach = height // 2
+    y = tf.pad(y, [[0, 0], [reach, reach], [0, 0], [0, 0]])
+    size = x.shape[1]
+    shifted = [
+        y[:, row : row + size, :, row * outputs : (row + 1) * outputs] for row in range(height)
+    ]
+    return tf.add_n(shifted)
 
 
 LinearMap = DenseMap | ConvMap

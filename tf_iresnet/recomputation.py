@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 from tf_iresnet.functions import Function
+
+
+def after(x: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+    """Returns x, but not before the others are known.
+
+    TensorFlow's graph optimizer drops control dependencies between operations without side
+    effects. So x depends on the others by a condition that never holds and that it does not see
+    through. Its gradient knows nothing of that.
+
+    Args:
+      x: any tensor.
+      *others: floating-point tensors, small ones: all their entries are read.
+
+    Returns:
+      x, equal in every bit.
+    """
+
+    @tf.custom_gradient
+    def wait(x):
+        beyond = [tf.reduce_any(other > math.inf) for other in others]
+        return tf.where(tf.reduce_any(tf.stack(beyond)), tf.zeros_like(x), x), lambda by_x: by_x
+
+    return wait(x)
 
 
 class Recomputed(Function):
@@ -47,11 +72,12 @@ class Recomputed(Function):
 
     def gradient(self, parameters, point, upstream, pairs=()):
         # Waits for the backward pass, and is no common subexpression of the forward one.
-        with tf.control_dependencies([upstream]):
-            x = tf.identity(point[0])
+        x = after(point[0], upstream)
         _, again = self.function.linearize(parameters, x)
         traces = [
             (self.function.respond(parameters, again, tangent)[1], cotangent)
             for tangent, cotangent in pairs
         ]
-        return self.function.gradient(parameters, again, upstream, traces)
+        by_x, by_parameters = self.function.gradient(parameters, again, upstream, traces)
+        # The block before waits until the intermediate results of this one are no longer needed.
+        return after(by_x, *by_parameters), by_parameters

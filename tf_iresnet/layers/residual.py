@@ -16,7 +16,7 @@ from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import bound_of, inverse_bound
 from tf_iresnet.layers.spectral import checked_coeff
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
-from tf_iresnet.recomputation import Recomputed
+from tf_iresnet.recomputation import Recomputed, after
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -171,6 +171,8 @@ class InvertibleResidual(InvertibleLayer):
         function, parameters = self._differentiated(dtype, context)
         estimator = self.log_det if log_det is None else log_det
         g, value = estimator(function, parameters, tf.cast(x, dtype), seed)
+        if self.recompute:  # the next block waits until nothing but x is held of this one
+            g = after(g, value)
         return x + tf.cast(g, x.dtype), value
 
     def _inverse(self, y, context=None):
