@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tf_iresnet.models import IResNetClassifier, IResNetFlow
+from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
 
 LEVELS = 8
 EVENT = (4, 4, 1)
@@ -34,6 +34,12 @@ def classifier(event=EVENT, classes=3, **changes) -> IResNetClassifier:
     keras.utils.set_random_seed(0)
     arguments = {"blocks": (1, 1), "hidden": 8, "padding": 1, "ema_momentum": None}
     return IResNetClassifier(event, classes, **{**arguments, **changes})
+
+
+def hybrid(event=EVENT, classes=3, **changes) -> IResNetHybrid:
+    keras.utils.set_random_seed(0)
+    arguments = {"levels": LEVELS, "blocks": (1, 1), "hidden": 8, "ema_momentum": None}
+    return IResNetHybrid(event, classes, **{**arguments, "head_channels": 5, **changes})
 
 
 def train(model, x, steps: int = 3, rate: float = 0.03):

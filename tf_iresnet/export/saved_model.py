@@ -16,6 +16,7 @@ import tensorflow as tf
 from tf_iresnet.certificate import certify
 from tf_iresnet.models.classifier import IResNetClassifier
 from tf_iresnet.models.density import DensityModel
+from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.model import InvertibleModel
 
 Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
@@ -33,13 +34,16 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
 
     each with one more input ``context`` [batch, context_size] if it is conditional (for ``sample``,
     of n rows); a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and
-    ``decode`` (features -> x, converged). ``serving_default`` is the first of these. The power
+    ``decode`` (features -> x, converged); a hybrid those of a density model, ``classify``, and both
+    numbers from one pass by ``predict`` (x, seed -> log_prob, bits_per_dim, logits, label).
+    ``serving_default`` is the first of these, for a hybrid ``predict``. The power
     iteration is converged first; to export the averaged weights call `use_averaged_weights`
     before. What is proven of the exported weights stands beside them in ``certificate.json``.
     Gradients are not written: differentiating a loaded signature raises LookupError.
 
     Args:
-      model: an `IResNetFlow` or another `DensityModel`, or an `IResNetClassifier`.
+      model: an `IResNetFlow`, `IResNetHybrid` or another `DensityModel`, or an
+        `IResNetClassifier`.
       path: the folder to make, NAME/VERSION for TensorFlow Serving. It appears only when it is
         complete.
 
@@ -62,7 +66,9 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     if path.exists():
         raise ValueError(f"path {str(path)!r} exists already; give another version.")
     parts: list[keras.layers.Layer]
-    if isinstance(model, DensityModel):
+    if isinstance(model, IResNetHybrid):
+        signatures, parts = _hybrid_signatures(model), [model.flow, model.prior, model.head]
+    elif isinstance(model, DensityModel):
         signatures, parts = _flow_signatures(model), [model.flow, model.prior]
     elif isinstance(model, IResNetClassifier):
         signatures, parts = _classifier_signatures(model), [model.flow, model.head]
@@ -149,14 +155,31 @@ def _flow_signatures(model: DensityModel) -> dict[str, Signature]:
     }
 
 
+def _labelled(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"logits": logits, "label": tf.argmax(logits, axis=-1)}
+
+
+def _hybrid_signatures(model: IResNetHybrid) -> dict[str, Signature]:
+    density = _flow_signatures(model)
+    _, (x, seed) = density["log_prob"]
+
+    def predict(x, seed):
+        value, logits = model.log_prob_and_logits(x, seed)
+        return {"log_prob": value, "bits_per_dim": model.to_bits(value), **_labelled(logits)}
+
+    def classify(x):
+        return _labelled(model(x, training=False))
+
+    return {"predict": (predict, [x, seed]), "classify": (classify, [x]), **density}
+
+
 def _classifier_signatures(model: IResNetClassifier) -> dict[str, Signature]:
     x = _events(model, "x", model.event_shape)
     shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
     features = _events(model, "features", shape)
 
     def classify(x):
-        logits = model(x, training=False)
-        return {"logits": logits, "label": tf.argmax(logits, axis=-1)}
+        return _labelled(model(x, training=False))
 
     def encode(x):
         return {"features": model.encode(x)}

@@ -125,17 +125,32 @@ class MultiScale(InvertibleLayer):
             latents += left
         return tf.concat(latents, axis=1), total
 
-    def _inverse(self, y, context=None):
-        # Latents in the order of the scales; the last one's tail is where the inverse starts.
+    @property
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes, without the batch, in which the latents leave, the first scale's first."""
+        *first, last = self._shapes
+        leaving = [(*shape[:-1], shape[-1] // 2) for shape in first] if self.factor_out else []
+        return [*leaving, last]
+
+    def split_latents(self, z: tf.Tensor) -> list[tf.Tensor]:
+        """Takes latents [batch, d] apart.
+
+        Args:
+          z: what the layer returns.
+
+        Returns:
+          A tensor [batch, *shape] for each of ``latent_shapes``.
+        """
         latents, start = [], 0
-        for index, shape in enumerate(self._shapes):
-            last = index + 1 == len(self.scales)
-            if not last and not self.factor_out:
-                continue
-            shape = shape if last else (*shape[:-1], shape[-1] // 2)
+        for shape in self.latent_shapes:
             stop = start + math.prod(shape)
-            latents.append(tf.reshape(y[:, start:stop], [-1, *shape]))
+            latents.append(tf.reshape(z[:, start:stop], [-1, *shape]))
             start = stop
+        return latents
+
+    def _inverse(self, y, context=None):
+        # The last scale's latents are where the inverse starts.
+        latents = self.split_latents(y)
         result = FixedPointResult.exact(latents.pop())
         for index, scale in reversed(list(enumerate(self.scales))):
             result = result.then(

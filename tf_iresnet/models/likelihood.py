@@ -90,10 +90,8 @@ class LikelihoodModel(DensityModel):
     def _build_flow(self, scales: Sequence[InvertibleLayer]) -> None:
         """Builds preprocessing, scales and prior."""
         policy, shape = self.dtype_policy, (None, *self.event_shape)
-        layers = [
-            *self._preprocessing_layers(),
-            MultiScale(scales, self.factor_out, dtype=policy, name="scales"),
-        ]
+        self._scales = MultiScale(scales, self.factor_out, dtype=policy, name="scales")
+        layers = [*self._preprocessing_layers(), self._scales]
         self.flow = InvertibleSequential(layers, name="flow", dtype=policy)
         learned = self.prior_kind == "learned"
         self.prior = DiagonalNormal(
