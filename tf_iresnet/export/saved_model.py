@@ -15,7 +15,9 @@ import tensorflow as tf
 
 from tf_iresnet.certificate import certify
 from tf_iresnet.models.classifier import IResNetClassifier
+from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.flow import IResNetFlow
+from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.model import InvertibleModel
 
 Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
@@ -33,13 +35,14 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
 
     each with one more input ``context`` [batch, context_size] if it is conditional (for ``sample``,
     of n rows); a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and
-    ``decode`` (features -> x, converged). ``serving_default`` is the first of these. The power
+    ``decode`` (features -> x, converged); a hybrid those of a flow and ``classify``.
+    ``serving_default`` is the first of these. The power
     iteration is converged first; to export the averaged weights call `use_averaged_weights`
     before. What is proven of the exported weights stands beside them in ``certificate.json``.
     Gradients are not written: differentiating a loaded signature raises LookupError.
 
     Args:
-      model: an `IResNetFlow` or `IResNetClassifier`.
+      model: an `IResNetFlow`, `IResNetClassifier` or `IResNetHybrid`.
       path: the folder to make, NAME/VERSION for TensorFlow Serving. It appears only when it is
         complete.
 
@@ -66,9 +69,13 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
         signatures, parts = _flow_signatures(model), [model.flow, model.prior]
     elif isinstance(model, IResNetClassifier):
         signatures, parts = _classifier_signatures(model), [model.flow, model.head]
+    elif isinstance(model, IResNetHybrid):
+        signatures = {**_flow_signatures(model), "classify": _classify(model)}
+        parts = [model.flow, model.prior, model.head]
     else:
         raise ValueError(
-            f"model must be an IResNetFlow or IResNetClassifier, got {type(model).__name__}."
+            "model must be an IResNetFlow, IResNetClassifier or IResNetHybrid, got "
+            f"{type(model).__name__}."
         )
     model.converge_spectral_state()
     certificate = _certificate(model)
@@ -116,7 +123,7 @@ def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) ->
     return {"x": result.checked(), "converged": result.converged}
 
 
-def _flow_signatures(model: IResNetFlow) -> dict[str, Signature]:
+def _flow_signatures(model: DensityModel) -> dict[str, Signature]:
     x, z = _events(model, "x", model.event_shape), _events(model, "z", (model.dims,))
     seed = tf.TensorSpec((), tf.int32, name="seed")
     number = tf.TensorSpec((), tf.int32, name="n")
@@ -149,14 +156,18 @@ def _flow_signatures(model: IResNetFlow) -> dict[str, Signature]:
     }
 
 
+def _classify(model: InvertibleModel) -> Signature:
+    def classify(x):
+        logits = model(x, training=False)
+        return {"logits": logits, "label": tf.argmax(logits, axis=-1)}
+
+    return classify, [_events(model, "x", model.event_shape)]
+
+
 def _classifier_signatures(model: IResNetClassifier) -> dict[str, Signature]:
     x = _events(model, "x", model.event_shape)
     shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
     features = _events(model, "features", shape)
-
-    def classify(x):
-        logits = model(x, training=False)
-        return {"logits": logits, "label": tf.argmax(logits, axis=-1)}
 
     def encode(x):
         return {"features": model.encode(x)}
@@ -165,7 +176,7 @@ def _classifier_signatures(model: IResNetClassifier) -> dict[str, Signature]:
         return _decoded(model, features)
 
     return {
-        "classify": (classify, [x]),
+        "classify": _classify(model),
         "encode": (encode, [x]),
         "decode": (decode, [features]),
     }

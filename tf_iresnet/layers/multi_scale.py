@@ -89,6 +89,20 @@ class MultiScale(InvertibleLayer):
         return x[..., :half], [tf.reshape(x[..., half:], [-1, size // 2])]
 
     @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the latents in the output, without the batch, in order."""
+        *first, last = self._shapes
+        left = [(*shape[:-1], shape[-1] // 2) for shape in first] if self.factor_out else []
+        return (*left, last)
+
+    def latents(self, y: tf.Tensor) -> list[tf.Tensor]:
+        """Takes an output [batch, d] apart, into latents of ``latent_shapes``."""
+        sizes = [math.prod(shape) for shape in self.latent_shapes]
+        parts = tf.split(y, sizes, axis=1)
+        shapes = zip(parts, self.latent_shapes, strict=True)
+        return [tf.reshape(part, [-1, *shape]) for part, shape in shapes]
+
+    @property
     def context_size(self) -> int | None:
         return self._context_size
 
@@ -126,16 +140,7 @@ class MultiScale(InvertibleLayer):
         return tf.concat(latents, axis=1), total
 
     def _inverse(self, y, context=None):
-        # Latents in the order of the scales; the last one's tail is where the inverse starts.
-        latents, start = [], 0
-        for index, shape in enumerate(self._shapes):
-            last = index + 1 == len(self.scales)
-            if not last and not self.factor_out:
-                continue
-            shape = shape if last else (*shape[:-1], shape[-1] // 2)
-            stop = start + math.prod(shape)
-            latents.append(tf.reshape(y[:, start:stop], [-1, *shape]))
-            start = stop
+        latents = self.latents(y)  # the last ones are where the inverse starts
         result = FixedPointResult.exact(latents.pop())
         for index, scale in reversed(list(enumerate(self.scales))):
             result = result.then(

@@ -1,0 +1,256 @@
+"""Models of p(x) and p(y | x) on one stack of invertible residual blocks."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_iresnet import randomness
+from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.models.arguments import checked_instance, checked_integer
+from tf_iresnet.models.density import DensityModel
+from tf_iresnet.models.flow import IResNetFlow
+from tf_iresnet.models.head import LatentHead
+
+_OBJECTS = ("log_det", "eval_log_det", "solver")
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class IResNetHybrid(DensityModel):
+    r"""A density p(x) = N(f(x)) \|det df/dx\| and a classifier p(y | x) = softmax(head(f(x)))_y.
+
+    Both are trained at once. The loss of one example is
+
+        -log2 p(x) / d  -  classification_weight * sum_k q_k ln p(k | x)
+
+    that is bits/dim plus the weight times a cross-entropy in nats, with q_k = 1 - s + s/K for k = y
+    and s/K otherwise, s the label smoothing and K the number of classes. A weight of 1 / (d ln 2)
+    and no smoothing make it the joint -log2 p(x, y) / d. The head sees the latents of all scales.
+
+    ``fit`` takes x, dequantised as for `IResNetFlow`, and labels y: integers in [0, K), [batch] or
+    [batch, 1]. Its metrics are the loss, bits/dim, accuracy and the cross-entropy without smoothing
+    in nats. `call` and ``predict`` give logits.
+
+    Args:
+      event_shape: shape of one example, (height, width, channels) or (d,).
+      num_classes: number of classes K, at least 2.
+      classification_weight: of the cross-entropy in nats, beside bits/dim; above 0.
+      label_smoothing: s, in [0, 1).
+      head_width: features that the head takes from each scale's latents.
+      ema_momentum: of the weights' moving average for evaluation; None for none.
+      name: of the model.
+      dtype: of its weights, or a policy.
+      trainable: whether its weights are trained.
+      **flow: all other arguments of `IResNetFlow`, except for ``context_size``.
+
+    Raises:
+      ValueError: if an argument is out of range, or a size does not divide.
+
+    Example:
+    >>> model = IResNetHybrid((2,), 3, levels=None, blocks=(2,), hidden=8)
+    >>> log_prob, logits = model.log_prob_and_logits(np.zeros((4, 2), "float32"), seed=0)
+    >>> log_prob.shape, logits.shape
+    (TensorShape([4]), TensorShape([4, 3]))
+
+    Source: Residual Flows, section 5.4.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        num_classes: int,
+        *,
+        classification_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        head_width: int = 64,
+        ema_momentum: float | None = 0.999,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        **flow: Any,
+    ) -> None:
+        super().__init__(ema_momentum, name=name, dtype=dtype, trainable=trainable)
+        if "context_size" in flow:
+            raise ValueError(
+                f"context_size={flow['context_size']!r} is for IResNetFlow; a hybrid's density "
+                "takes no context, leave it out."
+            )
+        self.num_classes = checked_integer("num_classes", num_classes, 2)
+        self.classification_weight = _checked_real(
+            "classification_weight", classification_weight, "above 0", lambda v: 0 < v < math.inf
+        )
+        self.label_smoothing = _checked_real(
+            "label_smoothing", label_smoothing, "in [0, 1)", lambda v: 0 <= v < 1
+        )
+        self.head_width = checked_integer("head_width", head_width, 1)
+        self.context_size = None
+        # A flow checks its arguments and makes the layers; this model takes them over.
+        made = IResNetFlow(event_shape, ema_momentum=None, dtype=self.dtype_policy, **flow)
+        config = made.get_config()
+        for key in ("name", "dtype", "trainable", "ema_momentum", "context_size"):
+            config.pop(key, None)
+        self.__dict__["_flow_config"] = config
+        self.event_shape, self.levels, self.preprocessing = (
+            made.event_shape,
+            made.levels,
+            made.preprocessing,
+        )
+        self.log_det, self.eval_log_det, self.solver = made.log_det, made.eval_log_det, made.solver
+        self.seed = made.seed
+        self.flow, self.prior = made.flow, made.prior
+        self.head = LatentHead(
+            self.num_classes, self.head_width, dtype=self.dtype_policy, name="head"
+        )
+        self.head.build([(None, *shape) for shape in self._scales.latent_shapes])
+        self._bits_metric = keras.metrics.Mean(name="bits_per_dim")
+        self._entropy_metric = keras.metrics.Mean(name="cross_entropy")
+        self._accuracy_metric = keras.metrics.Mean(name="accuracy")
+        self._finish_build()
+
+    @property
+    def _scales(self) -> Any:
+        return self.flow.sublayers()[-1]
+
+    # --- what it knows of x ---
+
+    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+        """Returns the logits, [batch, num_classes]."""
+        z = self.flow.forward(self._checked(x), training=bool(training))
+        return self._logits(z, bool(training))
+
+    def _logits(self, z: tf.Tensor, training: bool) -> tf.Tensor:
+        return self.head(self._scales.latents(z), training=training)
+
+    def log_prob_and_logits(
+        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `log_prob` and the logits from one pass through the blocks.
+
+        Args:
+          x: as in `log_prob`.
+          seed: as in `log_prob`.
+          log_det: as in `log_prob`.
+
+        Returns:
+          ln p(x) in nats, [batch], and the logits, [batch, num_classes].
+
+        Raises:
+          ValueError: as in `log_prob`.
+        """
+        x = self._checked(x)
+        estimator = self.eval_log_det if log_det is None else log_det
+        checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
+        seed = randomness.as_seed(seed)
+        z, log_prob = self._latents_and_log_prob(x, seed, estimator, False)
+        return log_prob, self._logits(z, False)
+
+    # --- Keras' loops ---
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        loss = [self._loss_tracker] if self.compiled else []
+        return [*loss, self._bits_metric, self._entropy_metric, self._accuracy_metric]
+
+    def fit(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> keras.callbacks.History:
+        if y is not None:
+            self._labels(y)
+        return super().fit(x, y, batch_size=batch_size, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if y is not None:
+            self._labels(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _labels(self, y: Any) -> tf.Tensor:
+        """Returns labels as int32 [batch], refused where they are none of the classes."""
+        y = tf.convert_to_tensor(y)
+        if y.shape.rank == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.shape.rank != 1:
+            raise ValueError(
+                f"y must hold integer labels, of the shape [batch] or [batch, 1], got {y.shape}."
+            )
+        labels = tf.cast(y, tf.int32)
+        known = (labels >= 0) & (labels < self.num_classes) & (tf.cast(labels, y.dtype) == y)
+        message = f"y must hold integers from 0 to {self.num_classes - 1}, the labels"
+        if tf.executing_eagerly():
+            wrong = tf.boolean_mask(y, ~known)
+            if len(wrong):
+                raise ValueError(f"{message}, got {wrong[0].numpy()!s}; number the classes so.")
+            return labels
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(known), [message, y])]):
+            return tf.identity(labels)
+
+    def _step_seed(self, step: Any, first: tf.Tensor) -> tf.Tensor:
+        """The seed of a step: its key, and the global index of this replica's first example."""
+        key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
+        return tf.concat([key, [first]], axis=0)
+
+    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None or sample_weight is not None:
+            got = "no y" if y is None else "a sample_weight"
+            raise ValueError(
+                f"the hybrid {self.name} is trained on pairs of x and labels y, as in fit(x, y), "
+                f"got {got}."
+            )
+        x, y = self._checked(x), self._labels(y)
+        step = tf.convert_to_tensor(self.steps_taken) if training else -1
+        estimator = None if training else self.eval_log_det
+        seed = self._step_seed(step, first)
+        z, log_prob = self._latents_and_log_prob(x, seed, estimator, training)
+        logits, bits = self._logits(z, training), self.to_bits(log_prob)
+        log_classes = tf.nn.log_softmax(logits)
+        entropy = -tf.gather(log_classes, y, axis=1, batch_dims=1)
+        smoothing = self.label_smoothing
+        smoothed = (1 - smoothing) * entropy - smoothing * tf.reduce_mean(log_classes, axis=1)
+        losses = bits + self.classification_weight * smoothed
+        correct = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
+
+        def update_metrics() -> None:
+            for metric, values in zip(
+                self.metrics, (losses, bits, entropy, tf.cast(correct, bits.dtype)), strict=True
+            ):
+                metric.update_state(values)
+
+        return tf.reduce_sum(losses), update_metrics
+
+    def _forward_state(self) -> list[keras.Variable]:
+        return self.head.non_trainable_variables
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **self._base_config(),
+            **self._flow_config,
+            "num_classes": self.num_classes,
+            "classification_weight": self.classification_weight,
+            "label_smoothing": self.label_smoothing,
+            "head_width": self.head_width,
+            "ema_momentum": self.ema_momentum,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> IResNetHybrid:
+        config = dict(config)
+        for key in _OBJECTS:
+            config[key] = keras.saving.deserialize_keras_object(config[key])
+        return cls(**config)
+
+
+def _checked_real(name: str, value: Any, where: str, holds: Any) -> float:
+    """Returns an argument as a float.
+
+    Raises:
+      ValueError: if it is no number, or out of range.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not holds(value):
+        raise ValueError(f"{name} must be a finite number {where}, got {value!r}.")
+    return float(value)
