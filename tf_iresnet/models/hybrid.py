@@ -118,9 +118,10 @@ class IResNetHybrid(DensityModel):
 
     # --- what it knows of x ---
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
-        """Returns the logits, [batch, num_classes]."""
-        z = self.flow.forward(self._checked(x), training=bool(training))
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+        """Returns the logits, [batch, num_classes]; there is no context."""
+        x = self._checked(x)
+        z = self.flow.forward(x, training=bool(training), **self._given(context, x))
         return self._logits(z, bool(training))
 
     def _logits(self, z: tf.Tensor, training: bool) -> tf.Tensor:
