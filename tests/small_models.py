@@ -39,7 +39,7 @@ def classifier(event=EVENT, classes=3, **changes) -> IResNetClassifier:
 def hybrid(event=EVENT, classes=3, **changes) -> IResNetHybrid:
     keras.utils.set_random_seed(0)
     arguments = {"levels": LEVELS, "blocks": (1, 1), "hidden": 8, "ema_momentum": None}
-    return IResNetHybrid(event, classes, **{**arguments, "head_channels": 5, **changes})
+    return IResNetHybrid(event, classes, **{**arguments, "head_width": 5, **changes})
 
 
 def train(model, x, steps: int = 3, rate: float = 0.03):

@@ -9,12 +9,17 @@ import small_models as small
 import tensorflow as tf
 from scipy.special import log_softmax
 from test_distribution import assert_close, mirrored  # noqa: F401  (a fixture)
-from test_models_classifier import compiled
 
 from tf_iresnet import certify
 from tf_iresnet.export import export_saved_model
 from tf_iresnet.log_det import Exact
 from tf_iresnet.models import IResNetHybrid
+
+
+def compiled(model, rate=0.02, **options):
+    model.compile(keras.optimizers.Adam(rate), **options)
+    return model
+
 
 X, LABELS = small.pixels(16), np.arange(16) % 3
 DIMS = math.prod(small.EVENT)
@@ -40,18 +45,19 @@ def test_the_logits_are_the_head_of_the_latents(model):
     parts = np.split(z, [8], axis=1)
     features = []
     for part, shape, linear, norm in zip(
-        parts, sizes, model.head.linears, model.head.normalizations, strict=True
+        parts, sizes, model.head.linear, model.head.norms, strict=True
     ):
-        image = np.pad(part.reshape(-1, *shape), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = part.reshape(-1, *shape)
+        x = (x - norm.moving_mean) / np.sqrt(norm.moving_variance + norm.epsilon)
+        x = np.pad(norm.gamma * x + norm.beta, ((0, 0), (1, 1), (1, 1), (0, 0)))
         height, width, _ = shape
         y = sum(
-            image[:, i : i + height, j : j + width] @ linear.kernel.numpy()[i, j]
+            x[:, i : i + height, j : j + width] @ linear.kernel.numpy()[i, j]
             for i in range(3)
             for j in range(3)
         )
-        standard = (y - norm.moving_mean) / np.sqrt(norm.moving_variance + norm.epsilon)
-        features.append(np.maximum(norm.gamma * standard + norm.beta, 0).mean((1, 2)))
-    dense = model.head.dense
+        features.append(np.maximum(y + linear.bias, 0).mean((1, 2)))
+    dense = model.head.logits
     expected = np.concatenate(features, 1) @ dense.kernel.numpy() + dense.bias.numpy()
     np.testing.assert_allclose(model(X), expected, rtol=1e-4, atol=1e-4)
 
@@ -73,18 +79,22 @@ def test_the_density_is_that_of_the_change_of_variables():
     np.testing.assert_allclose(logits, model(x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("weight", [0.3, DIMS])
-def test_the_loss_weighs_density_and_class(weight):
-    model = compiled(small.hybrid(density_weight=weight, dtype="float64"), run_eagerly=True)
+@pytest.mark.parametrize(("weight", "smoothing"), [(0.3, 0.0), (7.0, 0.2)])
+def test_the_loss_is_the_weighted_sum(weight, smoothing):
+    options = {"classification_weight": weight, "label_smoothing": smoothing}
+    model = compiled(small.hybrid(dtype="float64", **options), run_eagerly=True)
     model.initialize(X)
     model.eval_log_det = Exact()
     logs = model.evaluate(X, LABELS, batch_size=5, verbose=0, return_dict=True)
     log_prob, logits = (part.numpy() for part in model.log_prob_and_logits(X))
-    cross_entropy = -log_softmax(logits, 1)[np.arange(16), LABELS].mean()
+    classes = log_softmax(logits, 1)
+    right = classes[np.arange(16), LABELS]
+    bits = -log_prob.mean() / DIMS / math.log(2)
+    smoothed = (1 - smoothing) * right + smoothing * classes.mean(1)
     expected = {
-        "loss": cross_entropy - weight / DIMS * log_prob.mean(),
-        "cross_entropy": cross_entropy,
-        "bits_per_dim": -log_prob.mean() / DIMS / math.log(2),
+        "loss": bits - weight * smoothed.mean(),
+        "cross_entropy": -right.mean(),
+        "bits_per_dim": bits,
         "accuracy": (logits.argmax(1) == LABELS).mean(),
     }
     assert logs.keys() == expected.keys()
@@ -96,20 +106,22 @@ def test_a_step_weighs_their_gradients():
     """From the same weights with the same draws, a step of SGD is linear in the weight."""
     moves = []
     for weight in (1.0, 2.0, 3.0):
-        model = small.hybrid(density_weight=weight, dtype="float64", blocks=(1,))
+        model = small.hybrid(classification_weight=weight, dtype="float64", blocks=(1,))
         model.initialize(X)
         before = small.values(model.trainable_variables)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         model.train_step((X, LABELS))
         pairs = zip(before, model.trainable_variables, strict=True)
         moves.append([variable.numpy() - old for old, variable in pairs])
     for variable, first, second, third in zip(model.trainable_variables, *moves, strict=True):
-        by_density = second - first
-        np.testing.assert_allclose(third - second, by_density, atol=1e-6, err_msg=variable.path)
-        assert np.any(abs(by_density) > 1e-7) == (not variable.path.startswith("head"))
-        on_class = first - by_density
-        assert np.any(abs(on_class) > 1e-7) == (not variable.path.startswith("prior"))
+        on_class = second - first
+        np.testing.assert_allclose(third - second, on_class, atol=1e-6, err_msg=variable.path)
+        if variable.path.endswith("kernel"):  # the head takes the means of its input away
+            assert np.any(abs(on_class) > 1e-9)
+        if variable.path.startswith("prior"):
+            assert np.all(abs(on_class) < 1e-12)
+        on_density = first - on_class
+        assert np.any(abs(on_density) > 1e-9) == (not variable.path.startswith("head"))
 
 
 def test_two_devices_train_as_one_does(mirrored):  # noqa: F811
@@ -188,11 +200,12 @@ def test_half_precision_keeps_logits_and_density_wide():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"density_weight": 0.0}, "density_weight.*positive.*0.0.*IResNetClassifier"),
-        ({"density_weight": math.nan}, "density_weight.*nan"),
-        ({"density_weight": True}, "density_weight.*True"),
+        ({"classification_weight": 0.0}, "classification_weight.*above 0.*0.0"),
+        ({"classification_weight": math.inf}, "classification_weight.*inf"),
+        ({"classification_weight": True}, "classification_weight.*True"),
+        ({"label_smoothing": 1.0}, "label_smoothing.*1.0"),
         ({"classes": 1}, "classes.*1"),
-        ({"head_channels": 0}, "head_channels.*0"),
+        ({"head_width": 0}, "head_width.*0"),
         ({"context_size": 10}, "context_size=10.*leave it out"),
     ],
 )
@@ -201,7 +214,16 @@ def test_bad_arguments_are_refused(changes, words):
         small.hybrid(**changes)
 
 
-def test_labels_are_asked_for():
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ((X,), r"pairs of x and labels y.*got no y"),
+        ((X, LABELS + 1), r"from 0 to 2.*got 3"),
+        ((X, LABELS + 0.5), r"from 0 to 2.*got 0.5"),
+        ((X, np.eye(3)[LABELS]), r"integer labels.*\(16, 3\)"),
+    ],
+)
+def test_bad_labels_are_refused(data, words):
     model = compiled(small.hybrid(), run_eagerly=True)
-    with pytest.raises(ValueError, match=r"needs labels.*fit\(x, y\)"):
-        model.fit(X, verbose=0)
+    with pytest.raises(ValueError, match=words):
+        model.fit(*data, verbose=0)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from registry import randomize
 from tensorflow_probability import bijectors as tfb
 
 from benchmarks import monte_carlo as mc
@@ -45,7 +44,9 @@ def test_a_flow_leaves_what_is_sampled_as_it_is(monkeypatch):
     monkeypatch.setattr(mc, "overdispersed", lambda count, seed: np.ones((count, 2), np.float32))
     monkeypatch.setattr(mc, "CHAINS", 64)
     bijector = mc.flow(seed=0, blocks=2)
-    randomize(bijector.layer)
+    for variable in bijector.layer.trainable_variables:
+        if variable.path.endswith("kernel"):  # far from linear
+            variable.assign(2 * np.eye(*variable.shape))
     bijector.layer.converge_spectral_state()
     x = tf.random.stateless_normal([500, 2], [0, 1])
     assert bijector.forward_log_det_jacobian(x, 1).numpy().std() > 0.2

@@ -87,6 +87,14 @@ AnyFlowModel = Annotated[
 ]
 
 
+class HybridModel(FlowModel):
+    """The arguments of `tf_iresnet.models.IResNetHybrid` that the data set does not give."""
+
+    classification_weight: Positive = 1.0  # of the cross-entropy in nats, beside bits/dim
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    head_width: Count = 64
+
+
 class ClassifierModel(Settings):
     """The arguments of `tf_iresnet.models.IResNetClassifier` that the data set does not give."""
 
@@ -210,9 +218,21 @@ class ClassifierExperiment(_Experiment):
         return "classification"
 
 
-Experiment = FlowExperiment | ClassifierExperiment
+class HybridExperiment(_Experiment):
+    """A density model of x that classifies x as well."""
+
+    task: Literal["hybrid"] = "hybrid"
+    model: HybridModel = HybridModel()
+
+    @property
+    def data_task(self) -> str:
+        """What the batches of `training.data` are for."""
+        return "hybrid"
+
+
+Experiment = FlowExperiment | ClassifierExperiment | HybridExperiment
 _EXPERIMENT: TypeAdapter[Experiment] = TypeAdapter(
-    Annotated[FlowExperiment | ClassifierExperiment, Field(discriminator="task")]
+    Annotated[Experiment, Field(discriminator="task")]
 )
 
 

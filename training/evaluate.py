@@ -28,7 +28,7 @@ _SPREAD = {"images": 64, "draws": 8}  # of the estimator's standard deviation
 def evaluate(
     finished: Finished, *, split: str = "test", limit: int | None = None, against: Run | None = None
 ) -> dict[str, Any]:
-    """Measures bits/dim or the error rate, and writes `metrics.json`.
+    """Measures bits/dim or the error rate, of a hybrid both, and writes `metrics.json`.
 
     A result on the whole test set is not replaced there by one on fewer examples. The values of
     the single examples stay in the run's folder, so that two runs can be compared example by
@@ -43,6 +43,7 @@ def evaluate(
         limit: how many examples to use, from the first on; None for all.
         against: another run, evaluated on the same examples: their mean difference, of this run
             minus the other, goes to "against", with the standard error of paired differences.
+            Of hybrids it is bits/dim that is compared.
 
     Returns:
         The results, with the others in `metrics.json`.
@@ -53,8 +54,9 @@ def evaluate(
     """
     experiment, before = finished.experiment, cpu_seconds()
     other = None if against is None else _single_values(against, finished, split)
-    singles = _single(finished, split, limit)
-    results = _summary(finished, singles)
+    measured = _single(finished, split, limit)
+    results = _summary(finished, measured)
+    singles = next(iter(measured.values()))
     if against is not None and other is not None:
         results["against"] = _paired(against, singles, other)
     certificate = _certificate(finished)
@@ -123,7 +125,7 @@ def _is_of(results: dict[str, Any], split: str, images: int) -> bool:
 
 
 def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
-    """Measures bits/dim or the error rate of the model as it is.
+    """Measures bits/dim or the error rate, of a hybrid both, of the model as it is.
 
     Args:
         finished: the run.
@@ -139,16 +141,24 @@ def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]
     return _summary(finished, _single(finished, split, limit))
 
 
-def _single(finished: Finished, split: str, limit: int | None) -> np.ndarray:
-    """Bits/dim, or whether the label is wrong, of each example in float64."""
-    find = _bits if finished.is_flow else _mistakes
-    return np.concatenate(find(finished, split, limit)).astype(np.float64)
-
-
-def _summary(finished: Finished, values: np.ndarray) -> dict[str, Any]:
+def _single(finished: Finished, split: str, limit: int | None) -> dict[str, np.ndarray]:
+    """Bits/dim and whether the label is wrong, as the model has them, of each example."""
+    found = {}
     if finished.is_flow:
-        return _density(finished, values)
-    return {"error_percent": 100 * float(values.mean()), "images": len(values)}
+        found["bits"] = _bits(finished, split, limit)
+    if finished.is_classifier:
+        found["mistakes"] = _mistakes(finished, split, limit)
+    return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+
+
+def _summary(finished: Finished, measured: dict[str, np.ndarray]) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    if "bits" in measured:
+        results |= _density(finished, measured["bits"])
+    if "mistakes" in measured:
+        mistakes = measured["mistakes"]
+        results |= {"error_percent": 100 * float(mistakes.mean()), "images": len(mistakes)}
+    return results
 
 
 def batches_with_index(
@@ -186,6 +196,25 @@ def batches_with_index(
         parts = batch if isinstance(batch, tuple) else (batch,)
         yield first, parts
         first += int(parts[0].shape[0])
+
+
+def inputs_with_index(
+    finished: Finished, split: str, limit: int | None, batch_size: int | None = None
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Goes through what the model reads of a split; arguments as in `batches_with_index`.
+
+    Args:
+        finished: the run.
+        split: "train", "validation" or "test".
+        limit: how many examples to use; None for all.
+        batch_size: the size of a batch; None takes the experiment's.
+
+    Yields:
+        The index of a batch's first example, and a tuple as `input_specs` describes it.
+    """
+    count = len(input_specs(finished))
+    for first, parts in batches_with_index(finished, split, limit, batch_size):
+        yield first, parts[:count]
 
 
 def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
@@ -248,7 +277,7 @@ def _spread(
 ) -> dict[str, Any]:
     """The noise of one draw of the log-determinants in the values of single images."""
     images, model = min(images, _SPREAD["images"]), finished.model
-    _, (x, *context) = next(batches_with_index(finished, split, images, images))
+    _, (x, *context) = next(inputs_with_index(finished, split, images, images))
     seed = tf.constant(probe_seed(finished.experiment.seed, "evaluation/spread", 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InfiniteVarianceWarning)
@@ -281,7 +310,7 @@ def _bits(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]
     bits_per_dim, seed = bits_function(finished), finished.experiment.seed
     return [
         bits_per_dim(probe_seed(seed, "evaluation/probes", first), *inputs).numpy()
-        for first, inputs in batches_with_index(finished, split, limit)
+        for first, inputs in inputs_with_index(finished, split, limit)
     ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from tf_iresnet.log_det import Exact
 from training.console import say
 from training.errors import RunError
-from training.evaluate import batches_with_index, bits_function, probe_seed
+from training.evaluate import bits_function, inputs_with_index, probe_seed
 from training.finished import Finished
 
 _BYTES = 64 * 2**20  # about what the dense Jacobians of a batch may take
@@ -44,11 +44,11 @@ def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> di
     exact = np.concatenate(
         [
             exactly(probe_seed(seed, "exact", first), *inputs).numpy().astype(np.float64)
-            for first, inputs in batches_with_index(finished, "test", images, few)
+            for first, inputs in inputs_with_index(finished, "test", images, few)
         ]
     )
     say(f"exact: {exact.mean():.5f} bits/dim on {images} images; {draws} estimates follow")
-    estimate, batches = bits_function(finished), list(batches_with_index(finished, "test", images))
+    estimate, batches = bits_function(finished), list(inputs_with_index(finished, "test", images))
     estimates = np.array(
         [
             np.concatenate(

@@ -9,7 +9,7 @@ import keras
 
 from training.baselines import BaselineFlow
 from training.checkpoints import Checkpoints
-from training.config import Experiment, FlowExperiment
+from training.config import ClassifierExperiment, Experiment, FlowExperiment
 from training.data import Dataset, load_dataset
 from training.errors import RunError
 from training.models import build_model
@@ -37,7 +37,12 @@ class Finished:
     @property
     def is_flow(self) -> bool:
         """Whether the model has a density."""
-        return isinstance(self.experiment, FlowExperiment)
+        return not isinstance(self.experiment, ClassifierExperiment)
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model has logits; a hybrid has both."""
+        return not isinstance(self.experiment, FlowExperiment)
 
     @property
     def is_conditional(self) -> bool:

@@ -20,6 +20,9 @@ _CONTEXT = """
 Each signature takes one more input, `context` [batch, {classes}] (for `sample` of n rows): the
 class as a one-hot vector, float32.
 """
+_CLASSIFY = """
+`classify` takes `x`, and gives `logits` [batch, {classes}] and `label` [batch].
+"""
 _CLASSIFIER = """\
 | signature | inputs | outputs |
 |---|---|---|
@@ -48,6 +51,8 @@ def model_card(finished: Finished, certificate: Certificate | None, rescaled: bo
         signatures = _FLOW.format(event=sizes, dims=spec.dims)
         if finished.is_conditional:
             signatures += _CONTEXT.format(classes=spec.num_classes)
+        if finished.is_classifier:
+            signatures += _CLASSIFY.format(classes=spec.num_classes)
     else:
         signatures = _CLASSIFIER.format(event=sizes, classes=spec.num_classes)
     results = _results(metrics) or ["Not evaluated when it was exported."]

@@ -15,6 +15,7 @@ from training.config import (
     Experiment,
     FlowExperiment,
     FlowModel,
+    HybridExperiment,
     LogDet,
     Piecewise,
     Roulette,
@@ -47,6 +48,8 @@ def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
     try:
         if isinstance(experiment, FlowExperiment):
             model = _flow(experiment, spec)
+        elif isinstance(experiment, HybridExperiment):
+            model = _hybrid(experiment, spec)
         else:
             model = _classifier(experiment, spec)
     except (ValueError, TypeError) as error:
@@ -57,7 +60,7 @@ def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
         others = [v for v in model.trainable_variables if v.path.split("/")[-1] != "kernel"]
         optimizer.exclude_from_weight_decay(var_list=others)
     optimizer.build(model.trainable_variables)
-    if isinstance(experiment, FlowExperiment):
+    if not isinstance(experiment, ClassifierExperiment):
         model.compile(optimizer=optimizer)
     else:
         loss = SmoothedCrossEntropy(experiment.label_smoothing)
@@ -96,24 +99,34 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         return {**super().get_config(), "smoothing": self.smoothing}
 
 
-def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
-    if not isinstance(experiment.model, FlowModel):
-        return _baseline(experiment, experiment.model, spec)
-    arguments = dict(experiment.model)
+def _density_arguments(experiment: Experiment, settings: FlowModel) -> dict[str, Any]:
+    arguments = dict(settings)
     del arguments["architecture"]
     for name in ("log_det", "eval_log_det"):
         arguments[name] = _estimator(arguments[name])
+    return {**arguments, "seed": experiment.seed, "dtype": experiment.precision}
+
+
+def _flow(experiment: FlowExperiment, spec: DataSpec) -> keras.Model:
+    if not isinstance(experiment.model, FlowModel):
+        return _baseline(experiment, experiment.model, spec)
+    arguments = _density_arguments(experiment, experiment.model)
     if experiment.context is not None:
         if spec.num_classes is None:
             raise ValueError('it has no classes for context="class"; leave that out')
         arguments["context_size"] = spec.num_classes
-    return models.IResNetFlow(
-        spec.event_shape,
-        levels=spec.levels,
-        seed=experiment.seed,
-        dtype=experiment.precision,
-        **arguments,
-    )
+    return models.IResNetFlow(spec.event_shape, levels=spec.levels, **arguments)
+
+
+def _hybrid(experiment: HybridExperiment, spec: DataSpec) -> keras.Model:
+    arguments = _density_arguments(experiment, experiment.model)
+    return models.IResNetHybrid(spec.event_shape, _classes(spec), levels=spec.levels, **arguments)
+
+
+def _classes(spec: DataSpec) -> int:
+    if spec.num_classes is None:
+        raise ValueError("it has no labels; choose another data set")
+    return spec.num_classes
 
 
 def _baseline(
@@ -137,10 +150,8 @@ def _baseline(
 
 
 def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
-    if spec.num_classes is None:
-        raise ValueError("it has no labels; choose another data set")
     return models.IResNetClassifier(
-        spec.event_shape, spec.num_classes, dtype=experiment.precision, **dict(experiment.model)
+        spec.event_shape, _classes(spec), dtype=experiment.precision, **dict(experiment.model)
     )
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from training import pictures
 from training.errors import RunError
-from training.evaluate import batches_with_index, input_specs
+from training.evaluate import input_specs, inputs_with_index
 from training.finished import Finished, new_file
 
 _SHOWN = 16
@@ -45,8 +45,8 @@ def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> di
     errors, steps, converged = [], [], []
     shown: list[np.ndarray] = []
     limit = min(_CHECKED, spec.split_sizes["test"])
-    for _, (x, *other) in batches_with_index(finished, "test", limit):
-        result = round_trip(x, *(other if finished.is_conditional else []))
+    for _, (x, *context) in inputs_with_index(finished, "test", limit):
+        result = round_trip(x, *context)
         x, back = x.numpy() / span, result.x.numpy().astype(np.float64) / span
         errors.append(np.abs(back - x).max(axis=(1, 2, 3)))
         steps.append(result.steps.numpy())

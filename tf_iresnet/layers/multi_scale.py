@@ -89,6 +89,20 @@ class MultiScale(InvertibleLayer):
         return x[..., :half], [tf.reshape(x[..., half:], [-1, size // 2])]
 
     @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the latents in the output, without the batch, in order."""
+        *first, last = self._shapes
+        left = [(*shape[:-1], shape[-1] // 2) for shape in first] if self.factor_out else []
+        return (*left, last)
+
+    def latents(self, y: tf.Tensor) -> list[tf.Tensor]:
+        """Takes an output [batch, d] apart, into latents of ``latent_shapes``."""
+        sizes = [math.prod(shape) for shape in self.latent_shapes]
+        parts = tf.split(y, sizes, axis=1)
+        shapes = zip(parts, self.latent_shapes, strict=True)
+        return [tf.reshape(part, [-1, *shape]) for part, shape in shapes]
+
+    @property
     def context_size(self) -> int | None:
         return self._context_size
 
@@ -125,32 +139,8 @@ class MultiScale(InvertibleLayer):
             latents += left
         return tf.concat(latents, axis=1), total
 
-    @property
-    def latent_shapes(self) -> list[tuple[int, ...]]:
-        """The shapes, without the batch, in which the latents leave, the first scale's first."""
-        *first, last = self._shapes
-        leaving = [(*shape[:-1], shape[-1] // 2) for shape in first] if self.factor_out else []
-        return [*leaving, last]
-
-    def split_latents(self, z: tf.Tensor) -> list[tf.Tensor]:
-        """Takes latents [batch, d] apart.
-
-        Args:
-          z: what the layer returns.
-
-        Returns:
-          A tensor [batch, *shape] for each of ``latent_shapes``.
-        """
-        latents, start = [], 0
-        for shape in self.latent_shapes:
-            stop = start + math.prod(shape)
-            latents.append(tf.reshape(z[:, start:stop], [-1, *shape]))
-            start = stop
-        return latents
-
     def _inverse(self, y, context=None):
-        # The last scale's latents are where the inverse starts.
-        latents = self.split_latents(y)
+        latents = self.latents(y)  # the last ones are where the inverse starts
         result = FixedPointResult.exact(latents.pop())
         for index, scale in reversed(list(enumerate(self.scales))):
             result = result.then(

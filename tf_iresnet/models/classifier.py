@@ -23,7 +23,6 @@ from tf_iresnet.models.arguments import (
 )
 from tf_iresnet.models.distribution import BatchNormalization
 from tf_iresnet.models.model import InvertibleModel
-from tf_iresnet.models.supervised import summed_loss
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -183,8 +182,12 @@ class IResNetClassifier(InvertibleModel):
     def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = self(x, training=training)
-        total = summed_loss(self, x, y, logits, sample_weight, training)
-        count = tf.cast(tf.shape(logits)[0], total.dtype)
+        mean = self.compute_loss(x, y, logits, sample_weight, training=training)
+        # Keras divides a replica's mean by the number of replicas.
+        mean = tf.cast(mean, self.variable_dtype)
+        mean *= tf.distribute.get_strategy().num_replicas_in_sync
+        count = tf.cast(tf.shape(logits)[0], mean.dtype)
+        total = tf.where(count > 0, mean * count, 0)  # the mean of no examples is no number
 
         def update_metrics() -> None:
             self._loss_tracker.update_state(total / tf.maximum(count, 1), sample_weight=count)

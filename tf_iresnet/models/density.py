@@ -67,10 +67,14 @@ class DensityModel(InvertibleModel):
         return self._log_prob(x, randomness.as_seed(seed), estimator, False, **conditions)
 
     def _log_prob(self, x, seed, estimator, training, context=None):
+        return self._latents_and_log_prob(x, seed, estimator, training, context)[1]
+
+    def _latents_and_log_prob(self, x, seed, estimator, training, context=None):
         z, log_det = self.flow.forward_and_log_det(
             x, seed, estimator, training, **given(self.flow, context)
         )
-        return self.prior.log_prob(z, **given(self.prior, context)) + tf.cast(log_det, z.dtype)
+        log_prob = self.prior.log_prob(z, **given(self.prior, context))
+        return z, log_prob + tf.cast(log_det, z.dtype)
 
     def bits_per_dim(
         self,

@@ -1,4 +1,4 @@
-"""One model of p(x) and p(y | x)."""
+"""Models of p(x) and p(y | x) on one stack of invertible residual blocks."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.models.arguments import checked_integer
+from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.models.arguments import checked_instance, checked_integer
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.head import LatentHead
-from tf_iresnet.models.supervised import summed_loss
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class IResNetHybrid(IResNetFlow):
-    r"""p(x) and p(y \| x) on one stack of invertible residual blocks.
+    r"""A density p(x) = N(f(x)) \|det df/dx\| and a classifier p(y | x) = softmax(head(f(x)))_y.
 
-    The density is that of `IResNetFlow`; a head on the latents gives the logits of the classes.
-    Training minimises the mean, in nats, of
+    Both are trained at once. The loss of one example is
 
-        -ln p(y \| x) - w ln p(x) / d,
+        -log2 p(x) / d  -  classification_weight * sum_k q_k ln p(k | x)
 
-    where the first term is the loss that the model is compiled with. So w = 1 weighs a class and
-    one dimension alike, and w = d makes it the likelihood of the pair (x, y). Everything that a
-    flow offers is here too: `log_prob`, `bits_per_dim`, `sample`, `encode`, `decode`,
-    `as_distribution`. Calling the model gives logits.
+    that is bits/dim plus the weight times a cross-entropy in nats, with q_k = 1 - s + s/K for k = y
+    and s/K otherwise, s the label smoothing and K the number of classes. A weight of 1 / (d ln 2)
+    and no smoothing make it the joint -log2 p(x, y) / d. The head sees the latents of all scales.
+
+    ``fit`` takes x, dequantised as for `IResNetFlow`, and labels y: integers in [0, K), [batch] or
+    [batch, 1]. Its metrics are the loss, bits/dim, accuracy and the cross-entropy without smoothing
+    in nats. `call` and ``predict`` give logits.
 
     Args:
       event_shape: shape of one example, (height, width, channels) or (d,).
-      classes: number of classes, at least 2.
-      density_weight: w, positive.
-      head_channels: features that the head makes of the latents of each scale.
-      **kwargs: the other arguments of `IResNetFlow`, but ``context_size``.
+      classes: number of classes K, at least 2.
+      classification_weight: of the cross-entropy in nats, beside bits/dim; above 0.
+      label_smoothing: s, in [0, 1).
+      head_width: features that the head takes from each scale's latents.
+      **flow: all other arguments of `IResNetFlow`, except for ``context_size``.
 
     Raises:
       ValueError: if an argument is out of range, or a size does not divide.
 
     Example:
-    >>> model = IResNetHybrid((8, 8, 1), 10, levels=17, blocks=(1,), hidden=8)
-    >>> x = np.full((2, 8, 8, 1), 3.5, "float32")
-    >>> log_prob, logits = model.log_prob_and_logits(x, seed=0)
+    >>> model = IResNetHybrid((2,), 3, levels=None, blocks=(2,), hidden=8)
+    >>> log_prob, logits = model.log_prob_and_logits(np.zeros((4, 2), "float32"), seed=0)
     >>> log_prob.shape, logits.shape
-    (TensorShape([2]), TensorShape([2, 10]))
+    (TensorShape([4]), TensorShape([4, 3]))
 
-    Source: Residual Flows for Invertible Generative Modeling, section 5.4; Nalisnick et al. 2019,
-    Hybrid Models with Deep and Invertible Features.
+    Source: Residual Flows, section 5.4.
     """
 
     def __init__(
@@ -57,101 +58,140 @@ class IResNetHybrid(IResNetFlow):
         event_shape: Sequence[int],
         classes: int,
         *,
-        density_weight: float = 1.0,
-        head_channels: int = 64,
-        **kwargs: Any,
+        classification_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        head_width: int = 64,
+        **flow: Any,
     ) -> None:
-        if kwargs.get("context_size") is not None:
+        if flow.get("context_size") is not None:
             raise ValueError(
-                f"context_size={kwargs['context_size']!r} has no place in a hybrid, whose density "
-                "is that of x alone; leave it out."
+                f"context_size={flow['context_size']!r} is for IResNetFlow; a hybrid's density "
+                "takes no context, leave it out."
             )
-        real = isinstance(density_weight, numbers.Real) and not isinstance(density_weight, bool)
-        if not real or not 0.0 < density_weight < math.inf:
-            raise ValueError(
-                f"density_weight must be a positive number, got {density_weight!r}; for no density "
-                "at all use IResNetClassifier."
-            )
-        # Before the base class, which ends by building: Keras wants its own constructor first.
-        self.__dict__["classes"] = checked_integer("classes", classes, 2)
-        self.__dict__["head_channels"] = checked_integer("head_channels", head_channels, 1)
-        super().__init__(event_shape, **kwargs)
-        self.density_weight = float(density_weight)
-        self._cross_entropy_metric = keras.metrics.Mean(name="cross_entropy")
+        # Past Keras, which wants its own constructor first: that of the flow builds the model.
+        self.__dict__.update(
+            classes=checked_integer("classes", classes, 2),
+            classification_weight=_checked_real(
+                "classification_weight", classification_weight, "above 0", lambda v: v > 0
+            ),
+            label_smoothing=_checked_real(
+                "label_smoothing", label_smoothing, "in [0, 1)", lambda v: 0 <= v < 1
+            ),
+            head_width=checked_integer("head_width", head_width, 1),
+        )
+        super().__init__(event_shape, **flow)
 
     def _finish_build(self) -> None:
-        self.head = LatentHead(
-            self.head_channels, self.classes, name="head", dtype=self.dtype_policy
-        )
+        self.head = LatentHead(self.classes, self.head_width, dtype=self.dtype_policy, name="head")
         self.head.build([(None, *shape) for shape in self._scales.latent_shapes])
+        self._entropy_metric = keras.metrics.Mean(name="cross_entropy")
+        self._accuracy_metric = keras.metrics.Mean(name="accuracy")
         super()._finish_build()
 
-    # --- both numbers ---
+    # --- what it knows of x ---
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
-        """Returns the logits, [batch, classes]."""
-        z = self.flow.forward(self._checked(x), training=bool(training))
-        return self._logits(z, training)
+    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+        """Returns the logits, [batch, classes]; there is no context."""
+        x = self._checked(x)
+        z = self.flow.forward(x, training=bool(training), **self._given(context, x))
+        return self._logits(z, bool(training))
 
-    def log_prob_and_logits(self, x: Any, seed: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns ln p(x) and the logits of p(y | x) from one pass.
+    def _logits(self, z: tf.Tensor, training: bool) -> tf.Tensor:
+        return self.head(self._scales.latents(z), training=training)
+
+    def log_prob_and_logits(
+        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `log_prob` and the logits from one pass through the blocks.
 
         Args:
-          x: [batch, *event_shape], as in `log_prob`.
+          x: as in `log_prob`.
           seed: as in `log_prob`.
+          log_det: as in `log_prob`.
 
         Returns:
-          Nats, [batch], an estimate by ``eval_log_det``; and [batch, classes].
+          ln p(x) in nats, [batch], and the logits, [batch, classes].
 
         Raises:
-          ValueError: in eager code, if x is no data for this model.
+          ValueError: as in `log_prob`.
         """
         x = self._checked(x)
-        return self._both(x, randomness.as_seed(seed), self.eval_log_det, False)
-
-    def _both(self, x, seed, estimator, training):
-        z, log_det = self.flow.forward_and_log_det(x, seed, estimator, training)
-        log_prob = self.prior.log_prob(z) + tf.cast(log_det, z.dtype)
-        return log_prob, self._logits(z, training)
-
-    def _logits(self, z, training):
-        return self.head(self._scales.split_latents(z), training=training)
+        estimator = self.eval_log_det if log_det is None else log_det
+        checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
+        seed = randomness.as_seed(seed)
+        z, log_prob = self._latents_and_log_prob(x, seed, estimator, False)
+        return log_prob, self._logits(z, False)
 
     # --- Keras' loops ---
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return keras.Model.metrics.fget(self)
+        loss = [self._loss_tracker] if self.compiled else []
+        return [*loss, self._bits_metric, self._entropy_metric, self._accuracy_metric]
 
-    def _forward_state(self) -> list[keras.Variable]:
-        return self.head.non_trainable_variables
+    def fit(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> keras.callbacks.History:
+        if y is not None:
+            self._labels(y)
+        return super().fit(x, y, batch_size=batch_size, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if y is not None:
+            self._labels(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _labels(self, y: Any) -> tf.Tensor:
+        """Returns labels as int32 [batch], refused where they are none of the classes."""
+        y = tf.convert_to_tensor(y)
+        if y.shape.rank == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.shape.rank != 1:
+            raise ValueError(
+                f"y must hold integer labels, of the shape [batch] or [batch, 1], got {y.shape}."
+            )
+        labels = tf.cast(y, tf.int32)
+        known = (labels >= 0) & (labels < self.classes) & (tf.cast(labels, y.dtype) == y)
+        message = f"y must hold integers from 0 to {self.classes - 1}, the labels"
+        if tf.executing_eagerly():
+            wrong = tf.boolean_mask(y, ~known)
+            if len(wrong):
+                raise ValueError(f"{message}, got {wrong[0].numpy()!s}; number the classes so.")
+            return labels
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(known), [message, y])]):
+            return tf.identity(labels)
 
     def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if y is None:
+        if y is None or sample_weight is not None:
+            got = "no y" if y is None else "a sample_weight"
             raise ValueError(
-                f"the hybrid {self.name} needs labels: give them beside x, as in fit(x, y), or a "
-                "data set of pairs (x, y)."
+                f"the hybrid {self.name} is trained on pairs of x and labels y, as in fit(x, y), "
+                f"got {got}."
             )
+        x, y = self._checked(x), self._labels(y)
         step = tf.convert_to_tensor(self.steps_taken) if training else -1
         estimator = None if training else self.eval_log_det
-        x = self._checked(x)
-        log_prob, logits = self._both(x, self._step_seed(step, first), estimator, training)
-        cross_entropy = summed_loss(self, x, y, logits, sample_weight, training)
-        nats = tf.cast(self.density_weight / self.dims, log_prob.dtype) * log_prob
-        total = tf.cast(cross_entropy, nats.dtype) - tf.reduce_sum(nats)
-        count = tf.cast(tf.shape(logits)[0], total.dtype)
+        seed = self._step_seed(step, first)
+        z, log_prob = self._latents_and_log_prob(x, seed, estimator, training)
+        logits, bits = self._logits(z, training), self.to_bits(log_prob)
+        log_classes = tf.nn.log_softmax(logits)
+        entropy = -tf.gather(log_classes, y, axis=1, batch_dims=1)
+        smoothing = self.label_smoothing
+        smoothed = (1 - smoothing) * entropy - smoothing * tf.reduce_mean(log_classes, axis=1)
+        losses = bits + self.classification_weight * smoothed
+        correct = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
 
         def update_metrics() -> None:
-            for metric, value in (
-                (self._loss_tracker, total),
-                (self._cross_entropy_metric, cross_entropy),
+            for metric, values in zip(
+                self.metrics, (losses, bits, entropy, tf.cast(correct, bits.dtype)), strict=True
             ):
-                metric.update_state(value / tf.maximum(count, 1), sample_weight=count)
-            self._bits_metric.update_state(self.to_bits(log_prob))
-            self.compute_metrics(x, y, logits, sample_weight=sample_weight)
+                metric.update_state(values)
 
-        return total, update_metrics
+        return tf.reduce_sum(losses), update_metrics
+
+    def _forward_state(self) -> list[keras.Variable]:
+        return self.head.non_trainable_variables
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -159,6 +199,19 @@ class IResNetHybrid(IResNetFlow):
         return {
             **config,
             "classes": self.classes,
-            "density_weight": self.density_weight,
-            "head_channels": self.head_channels,
+            "classification_weight": self.classification_weight,
+            "label_smoothing": self.label_smoothing,
+            "head_width": self.head_width,
         }
+
+
+def _checked_real(name: str, value: Any, where: str, holds: Any) -> float:
+    """Returns an argument as a float.
+
+    Raises:
+      ValueError: if it is no number, or out of range.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not holds(value):
+        raise ValueError(f"{name} must be a finite number {where}, got {value!r}.")
+    return float(value)
