@@ -73,7 +73,7 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return new.get("name", old.get("name")) == old.get("name")
+    return all(key not in new or new[key] == old.get(key) for key in ("name", "architecture"))
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
@@ -87,7 +87,8 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         settings = settings.setdefault(parent, {})
         if not isinstance(settings, dict):
             raise RunError(f"--set {override!r} goes into {parent!r}, which is a single value")
-    if last == "name" and parents[-1] in _KINDS and settings.get("name") != _value(text):
+    tags_kind = last == "architecture" or (last == "name" and parents[-1] in _KINDS)
+    if tags_kind and settings.get(last) != _value(text):
         settings.clear()  # another kind has other settings
     settings[last] = _value(text)
 

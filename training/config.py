@@ -7,7 +7,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -99,6 +101,7 @@ class HybridModel(FlowModel):
 class ClassifierModel(Settings):
     """The arguments of `tf_iresnet.models.IResNetClassifier` that the data set does not give."""
 
+    architecture: Literal["iresnet"] = "iresnet"
     blocks: Counts = (7, 7, 7)
     hidden: Counts = (32, 64, 128)
     padding: Annotated[int, Field(ge=0)] = 3
@@ -111,6 +114,29 @@ class ClassifierModel(Settings):
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
     ema_momentum: OptionalShare = 0.999
+
+
+class ResNetModel(Settings):
+    """The arguments of `training.baselines.resnet.ResNet` that the data set does not give."""
+
+    architecture: Literal["resnet"] = "resnet"
+    depth: Count = 164
+    width: Count = 16
+    unit: Literal["bottleneck", "basic"] = "bottleneck"
+    ema_momentum: OptionalShare = 0.999
+
+
+def _architecture(settings: Any) -> Any:
+    """Which classifier some settings are of; those without the key are the invertible one's."""
+    if isinstance(settings, Settings):
+        return getattr(settings, "architecture", None)
+    return settings.get("architecture", "iresnet") if isinstance(settings, dict) else "iresnet"
+
+
+Classifier = Annotated[
+    Annotated[ClassifierModel, Tag("iresnet")] | Annotated[ResNetModel, Tag("resnet")],
+    Discriminator(_architecture),
+]
 
 
 class Optimizer(Settings):
@@ -201,7 +227,7 @@ class ClassifierExperiment(_Experiment):
     """A classifier."""
 
     task: Literal["classifier"] = "classifier"
-    model: ClassifierModel = ClassifierModel()
+    model: Classifier = ClassifierModel()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
@@ -277,8 +303,11 @@ def _names() -> set[str]:
     return {name for kind in _kinds(Settings) for name in kind.model_fields}
 
 
+_TAGGED = ("name", "task", "architecture")  # settings that say which others there are
+
+
 def _tags() -> set[str]:
-    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in ("name", "task")]
+    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in _TAGGED]
     return {field.default for field in fields if field is not None and field.default}
 
 

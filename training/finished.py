@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tf_iresnet.models.model import InvertibleModel
 from training.checkpoints import Checkpoints
 from training.config import ClassifierExperiment, Experiment, FlowExperiment
 from training.data import Dataset, load_dataset
@@ -47,6 +48,18 @@ class Finished:
     def is_conditional(self) -> bool:
         """Whether the model has a density for each class."""
         return isinstance(self.experiment, FlowExperiment) and self.experiment.context is not None
+
+    def check_invertible(self) -> None:
+        """Refuses a model that has no inverse.
+
+        Raises:
+            RunError: it has none.
+        """
+        if not isinstance(self.model, InvertibleModel):
+            raise RunError(
+                f"{self.experiment.name} is a {type(self.model).__name__}, which has no inverse; "
+                "give the folder of an invertible network"
+            )
 
     def metrics(self) -> dict[str, Any]:
         """Returns what `metrics.json` says of these weights; results of others are left out."""

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import log_det, models
+from training.baselines.resnet import ResNet
 from training.config import (
     ClassifierExperiment,
     Cosine,
@@ -15,6 +16,7 @@ from training.config import (
     HybridExperiment,
     LogDet,
     Piecewise,
+    ResNetModel,
     Roulette,
 )
 from training.data import DataSpec
@@ -123,9 +125,10 @@ def _classes(spec: DataSpec) -> int:
 
 
 def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
-    return models.IResNetClassifier(
-        spec.event_shape, _classes(spec), dtype=experiment.precision, **dict(experiment.model)
-    )
+    settings = experiment.model
+    kind = ResNet if isinstance(settings, ResNetModel) else models.IResNetClassifier
+    arguments = settings.model_dump(exclude={"architecture"})
+    return kind(spec.event_shape, _classes(spec), dtype=experiment.precision, **arguments)
 
 
 def _estimator(settings: LogDet) -> log_det.LogDetEstimator:

@@ -28,6 +28,7 @@ def write_saved_model(
         RunError: the folder exists or cannot be written to, its name is no number, or a part of
             the model has no known bound.
     """
+    finished.check_invertible()
     check_rescale(rescale)
     path = Path(out)
     if not path.name.isdecimal():

@@ -1,0 +1,1 @@
+"""Models that the invertible ones are compared with."""
