@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tf_iresnet.models import IResNetClassifier, IResNetFlow
+from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
 
 LEVELS = 8
 EVENT = (4, 4, 1)
@@ -36,14 +36,20 @@ def classifier(event=EVENT, classes=3, **changes) -> IResNetClassifier:
     return IResNetClassifier(event, classes, **{**arguments, **changes})
 
 
-def train(model, x, steps: int = 3, rate: float = 0.03):
+def hybrid(event=EVENT, num_classes=3, **changes) -> IResNetHybrid:
+    keras.utils.set_random_seed(0)
+    arguments = {"levels": LEVELS, "blocks": (1, 1), "hidden": 8, "ema_momentum": None}
+    return IResNetHybrid(event, num_classes, **{**arguments, "head_width": 4, **changes})
+
+
+def train(model, data, steps: int = 3, rate: float = 0.03):
     """A few eager steps, since tracing would take most of the time."""
     if not model.compiled:
         model.compile(keras.optimizers.Adam(rate), run_eagerly=True)
     if not model.initialized:
-        model.initialize(x)
+        model.initialize(**model.inputs_of(data))
     for _ in range(steps):
-        model.train_step(x)
+        model.train_step(data)
     return model
 
 
