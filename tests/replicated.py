@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests import small_models as small
+from training.baselines.resnet import ResNet
 from training.data import Share, load_dataset, train_batches
 from training.devices import Devices, make_devices
 
@@ -54,11 +55,42 @@ def classifier(devices: Devices, dtype: str, **optimizer):
     return model, {"x": devices.batches(batches), "steps_per_epoch": 20}
 
 
+def hybrid(devices: Devices, dtype: str):
+    """A hybrid on an odd number of dequantised digits in each batch."""
+    dataset = load_dataset("digits")
+
+    def batches(share: Share) -> tf.data.Dataset:
+        return train_batches(dataset, 9, seed=3, task="hybrid", dtype=dtype, share=share)
+
+    with devices.strategy.scope():
+        model = small.hybrid(
+            (8, 8, 1), 10, levels=17, blocks=(1,), hidden=4, ema_momentum=0.9, dtype=dtype
+        )
+        model.compile(keras.optimizers.Adam(0.02))
+    return model, {"x": devices.batches(batches), "steps_per_epoch": 6}
+
+
+def resnet(devices: Devices, dtype: str):
+    """The baseline, on the classifier's data."""
+    _, data = classifier(devices, dtype)
+    keras.utils.set_random_seed(0)
+    with devices.strategy.scope():
+        model = ResNet((8, 8, 1), 10, depth=8, width=4, unit="basic", dtype=dtype)
+        model.compile(
+            keras.optimizers.SGD(0.05, momentum=0.9),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    return model, data | {"steps_per_epoch": 6}
+
+
+KINDS = {"flow": flow, "classifier": classifier, "hybrid": hybrid, "resnet": resnet}
+
+
 def trained(devices: Devices, kind: str) -> dict[str, np.ndarray]:
     """All weights, optimizer states and results after twenty steps in float64."""
     keras.config.set_floatx("float64")
     try:
-        model, data = {"flow": flow, "classifier": classifier}[kind](devices, "float64")
+        model, data = KINDS[kind](devices, "float64")
         history = model.fit(**data, epochs=1, verbose=0, shuffle=False).history
     finally:
         keras.config.set_floatx("float32")
@@ -144,7 +176,7 @@ def in_two_workers(folder: Path, seconds: float = 600) -> dict[str, dict[str, np
 
 def main(folder: str) -> None:
     devices = make_devices("multiworker")
-    results = {kind: trained(devices, kind) for kind in ("flow", "classifier")}
+    results = {kind: trained(devices, kind) for kind in KINDS}
     for dtype in ("float32", "mixed_bfloat16"):
         results[f"gradients {dtype}"] = gradients(devices, dtype)
     with devices.strategy.scope():

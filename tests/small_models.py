@@ -39,17 +39,17 @@ def classifier(event=EVENT, classes=3, **changes) -> IResNetClassifier:
 def hybrid(event=EVENT, classes=3, **changes) -> IResNetHybrid:
     keras.utils.set_random_seed(0)
     arguments = {"levels": LEVELS, "blocks": (1, 1), "hidden": 8, "ema_momentum": None}
-    return IResNetHybrid(event, classes, **{**arguments, "head_width": 5, **changes})
+    return IResNetHybrid(event, classes, **{**arguments, "head_width": 4, **changes})
 
 
-def train(model, x, steps: int = 3, rate: float = 0.03):
+def train(model, data, steps: int = 3, rate: float = 0.03):
     """A few eager steps, since tracing would take most of the time."""
     if not model.compiled:
         model.compile(keras.optimizers.Adam(rate), run_eagerly=True)
     if not model.initialized:
-        model.initialize(x)
+        model.initialize(**model.inputs_of(data))
     for _ in range(steps):
-        model.train_step(x)
+        model.train_step(data)
     return model
 
 

@@ -17,7 +17,7 @@ from tests.tiny_runs import TINY, as_options
 from tf_iresnet import certify
 from training.cli import main
 
-VERBS = ("train", "evaluate", "sample", "reconstruct", "exact", "certify", "export", "list")
+VERBS = ("train", "evaluate", "sample", "reconstruct", "exact", "ood", "certify", "export", "list")
 FLOW_KEYS = {"bits_per_dim", "standard_error", "images", "exact_terms"}
 ALWAYS_KEYS = {"cpu_seconds", "parameters", "certified_lipschitz", "command", "seed", "cores"}
 

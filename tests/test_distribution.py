@@ -24,7 +24,7 @@ def mirrored():
 def one():
     """The results on one device."""
     devices = Devices(tf.distribute.get_strategy())
-    results = {kind: replicated.trained(devices, kind) for kind in ("flow", "classifier")}
+    results = {kind: replicated.trained(devices, kind) for kind in replicated.KINDS}
     for dtype in PRECISION:
         results[f"gradients {dtype}"] = replicated.gradients(devices, dtype)
     return results
@@ -41,7 +41,7 @@ def assert_close(ours, theirs, rtol, atol):
         np.testing.assert_allclose(mine, other, rtol=rtol, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["flow", "classifier"])
+@pytest.mark.parametrize("kind", replicated.KINDS)
 def test_two_devices_train_as_one_does(mirrored, one, kind):
     assert_close(replicated.trained(mirrored, kind), one[kind], 0, 1e-8)
 
@@ -60,7 +60,7 @@ def assert_relative(ours, theirs, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flow", "classifier"])
+@pytest.mark.parametrize("kind", replicated.KINDS)
 def test_two_workers_train_as_one_does(workers, one, kind):
     assert_close(workers[kind], one[kind], 0, 1e-8)
 

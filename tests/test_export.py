@@ -37,10 +37,16 @@ def classifier():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, flow, classifier):
+def hybrid():
+    return small.train(small.hybrid(factor_out=True, ema_momentum=0.9), (X, np.arange(17) % 3), 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, flow, classifier, hybrid):
     folder = tmp_path_factory.mktemp("saved")
     export_saved_model(flow, folder / "flow" / "1")
     export_saved_model(classifier, str(folder / "classifier" / "1"))
+    export_saved_model(hybrid, folder / "hybrid" / "1")
     return folder
 
 
@@ -69,7 +75,8 @@ def outputs(folder, far):
     assert foreign == "[]"
     assert signatures == (
         "['decode', 'encode', 'log_prob', 'sample', 'serving_default'] "
-        "['classify', 'decode', 'encode', 'serving_default']"
+        "['classify', 'decode', 'encode', 'serving_default'] "
+        "['classify', 'decode', 'encode', 'log_prob', 'predict', 'sample', 'serving_default']"
     )
     with np.load(folder / "outputs.npz") as arrays:
         return dict(arrays)
@@ -123,6 +130,16 @@ def test_logits_are_the_model_s(outputs, classifier, count):
     np.testing.assert_array_equal(outputs[f"classify {count}/label"], logits.argmax(1))
 
 
+def test_a_hybrid_gives_both_numbers(outputs, hybrid):
+    log_prob, logits = hybrid.log_prob_and_logits(X, seed=5)
+    np.testing.assert_allclose(outputs["hybrid density/log_prob"], log_prob, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(outputs["hybrid classes/logits"], logits, rtol=1e-5, atol=1e-5)
+    labels = np.argmax(logits, axis=1)
+    np.testing.assert_array_equal(outputs["hybrid classes/label"], labels)
+    np.testing.assert_allclose(outputs["hybrid latents/z"], hybrid.encode(X), atol=1e-5)
+    np.testing.assert_allclose(outputs["hybrid images/x"], X, atol=1e-4)
+
+
 def test_features_are_the_model_s(outputs, classifier):
     truth = classifier.encode(X)
     np.testing.assert_allclose(outputs["features/features"], truth, rtol=1e-6, atol=1e-6)
@@ -174,7 +191,9 @@ def test_an_existing_folder_is_refused(tmp_path, flow):
 
 
 def test_another_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="IResNetFlow or IResNetClassifier, got Sequential"):
+    with pytest.raises(
+        ValueError, match="IResNetFlow, IResNetClassifier or IResNetHybrid, got Sequential"
+    ):
         export_saved_model(keras.Sequential(), tmp_path / "1")
     assert not os.listdir(tmp_path)
 

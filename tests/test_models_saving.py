@@ -9,16 +9,19 @@ import small_models as small
 
 from tf_iresnet.fixed_point import Picard
 from tf_iresnet.log_det import PowerSeries, RussianRoulette
-from tf_iresnet.models import IResNetClassifier, IResNetFlow
+from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
+from tf_iresnet.models.density import DensityModel
 
 X = small.pixels(16)
 LABELS = np.arange(16) % 3
-DATA = {"flow": X, "classifier": (X, LABELS)}
+DATA = {"flow": X, "classifier": (X, LABELS), "hybrid": (X, LABELS)}
 
 
 def make(name):
     if name == "flow":
         return small.flow(ema_momentum=0.9, seed=3)
+    if name == "hybrid":
+        return small.hybrid(ema_momentum=0.9, seed=3, factor_out=True)
     return small.classifier(ema_momentum=0.9)
 
 
@@ -26,7 +29,7 @@ def compiled(name):
     model = make(name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(
-        keras.optimizers.Adam(0.02), loss=None if name == "flow" else loss, run_eagerly=True
+        keras.optimizers.Adam(0.02), loss=loss if name == "classifier" else None, run_eagerly=True
     )
     return model
 
@@ -45,7 +48,7 @@ def model(request):
 def outputs(model):
     z = model.encode(X)
     values = [z, model.decode(z), model(X)]
-    if isinstance(model, IResNetFlow):
+    if isinstance(model, DensityModel):
         values += [model.log_prob(X, seed=1), model.sample(2, seed=1)]
     return [np.asarray(value) for value in values]
 
@@ -84,7 +87,7 @@ def test_a_loaded_model_is_not_initialised_again(model, tmp_path):
     loaded.compile(keras.optimizers.SGD(0.0), loss=loaded.loss, run_eagerly=True)
     before = small.values(loaded.trainable_variables)
     data = DATA[model.kind]
-    loaded.fit(0.5 * X, data[1] if model.kind == "classifier" else None, verbose=0)
+    loaded.fit(0.5 * X, None if model.kind == "flow" else data[1], verbose=0)
     small.assert_same(small.values(loaded.trainable_variables), before)
 
 
@@ -133,6 +136,13 @@ EVERY_ARGUMENT = {
         "solver": Picard(max_steps=50),
         "ema_momentum": None,
     },
+}
+EVERY_ARGUMENT[IResNetHybrid] = {
+    **EVERY_ARGUMENT[IResNetFlow],
+    "classes": 5,
+    "classification_weight": 0.3,
+    "label_smoothing": 0.1,
+    "head_width": 3,
 }
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_iresnet import certify
 from tf_iresnet.layers import InvertibleResidual
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.trained import TrainedModel
 from training.checkpoints import Checkpoints
 from training.config import Experiment
 from training.errors import RunError
@@ -155,7 +155,7 @@ def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:
             )
 
 
-def steps_done(model: InvertibleModel) -> int:
+def steps_done(model: TrainedModel) -> int:
     """Counts the steps a model has been trained for.
 
     Args:

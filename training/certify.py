@@ -31,6 +31,7 @@ def certify_run(
         RunError: a part has no known bound, or `rescale` or `images` cannot be used.
         DataError: there are fewer validation examples.
     """
+    finished.check_invertible()
     check_rescale(rescale)
     refuse_baseline(finished)
     certificate = certified(finished.model)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.trained import TrainedModel
 from training.console import warn
 from training.errors import RunError
 
@@ -25,7 +25,7 @@ class Checkpoints:
         writes: whether this process writes; of several workers one does.
     """
 
-    def __init__(self, folder: Path, model: InvertibleModel, writes: bool = True):
+    def __init__(self, folder: Path, model: TrainedModel, writes: bool = True):
         self._folder = folder
         self._writes = writes
         self._metrics = model.metrics_variables

@@ -177,6 +177,19 @@ def exact(folder: str, data_dir: str | None, images: int, draws: int) -> None:
     _show(exact_check(finished, images=images, draws=draws))
 
 
+@main.command(help="Score images of other kinds by the density in DIR; writes ood.json, ood.png.")
+@_run
+@_data
+@click.option(
+    "--limit", type=int, default=1_000, show_default=True, help="How many images of each kind."
+)
+def ood(folder: str, data_dir: str | None, limit: int) -> None:
+    finished = _open(folder, data_dir)
+    from training.ood import score_outliers
+
+    _show(score_outliers(finished, limit=limit, data_dir=data_dir))
+
+
 @main.command(help="Prove that the run's blocks are invertible; writes certificate.json.")
 @_run
 @_data

@@ -3,7 +3,13 @@
 import difflib
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from training.baseline_settings import BaselineModel
 from training.errors import RunError
@@ -79,12 +85,10 @@ class FlowModel(AnyFlow):
 
 
 # Files written before there were baselines name no architecture.
-_architecture = BeforeValidator(
+_named = BeforeValidator(
     lambda value: {"architecture": "iresnet", **value} if isinstance(value, dict) else value
 )
-AnyFlowModel = Annotated[
-    FlowModel | BaselineModel, Field(discriminator="architecture"), _architecture
-]
+AnyFlowModel = Annotated[FlowModel | BaselineModel, Field(discriminator="architecture"), _named]
 
 
 class HybridModel(FlowModel):
@@ -98,6 +102,7 @@ class HybridModel(FlowModel):
 class ClassifierModel(Settings):
     """The arguments of `tf_iresnet.models.IResNetClassifier` that the data set does not give."""
 
+    architecture: Literal["iresnet"] = "iresnet"
     blocks: Counts = (7, 7, 7)
     hidden: Counts = (32, 64, 128)
     padding: Annotated[int, Field(ge=0)] = 3
@@ -110,6 +115,21 @@ class ClassifierModel(Settings):
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
     ema_momentum: OptionalShare = 0.999
+
+
+class ResNetModel(Settings):
+    """The arguments of `training.baselines.resnet.ResNet` that the data set does not give."""
+
+    architecture: Literal["resnet"] = "resnet"
+    depth: Count = 164
+    width: Count = 16
+    unit: Literal["bottleneck", "basic"] = "bottleneck"
+    ema_momentum: OptionalShare = 0.999
+
+
+AnyClassifierModel = Annotated[
+    ClassifierModel | ResNetModel, Field(discriminator="architecture"), _named
+]
 
 
 class Optimizer(Settings):
@@ -209,7 +229,7 @@ class ClassifierExperiment(_Experiment):
     """A classifier."""
 
     task: Literal["classifier"] = "classifier"
-    model: ClassifierModel = ClassifierModel()
+    model: AnyClassifierModel = ClassifierModel()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
@@ -285,9 +305,11 @@ def _names() -> set[str]:
     return {name for kind in _kinds(Settings) for name in kind.model_fields}
 
 
+_TAGGED = ("name", "task", "architecture")  # settings that say which others there are
+
+
 def _tags() -> set[str]:
-    keys = ("name", "task", "architecture")
-    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in keys]
+    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in _TAGGED]
     kinds = [get_args(field.annotation) for field in fields if field is not None]
     return {tag for tags in kinds for tag in tags if isinstance(tag, str)}
 

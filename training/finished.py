@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tf_iresnet.models.model import InvertibleModel
 from training.baselines import BaselineFlow
 from training.checkpoints import Checkpoints
 from training.config import ClassifierExperiment, Experiment, FlowExperiment
@@ -53,6 +54,18 @@ class Finished:
     def is_baseline(self) -> bool:
         """Whether the model is one to compare with, of which no Lipschitz constant is known."""
         return isinstance(self.model, BaselineFlow)
+
+    def check_invertible(self) -> None:
+        """Refuses a model that has no inverse.
+
+        Raises:
+            RunError: it has none.
+        """
+        if not isinstance(self.model, InvertibleModel):
+            raise RunError(
+                f"{self.experiment.name} is a {type(self.model).__name__}, which has no inverse; "
+                "give the folder of an invertible network"
+            )
 
     def metrics(self) -> dict[str, Any]:
         """Returns what `metrics.json` says of these weights; results of others are left out."""

@@ -18,6 +18,7 @@ from training.config import (
     HybridExperiment,
     LogDet,
     Piecewise,
+    ResNetModel,
     Roulette,
 )
 from training.data import DataSpec
@@ -150,9 +151,10 @@ def _baseline(
 
 
 def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
-    return models.IResNetClassifier(
-        spec.event_shape, _classes(spec), dtype=experiment.precision, **dict(experiment.model)
-    )
+    settings = experiment.model
+    kind = baselines.ResNet if isinstance(settings, ResNetModel) else models.IResNetClassifier
+    arguments = settings.model_dump(exclude={"architecture"})
+    return kind(spec.event_shape, _classes(spec), dtype=experiment.precision, **arguments)
 
 
 def _estimator(settings: LogDet) -> log_det.LogDetEstimator:

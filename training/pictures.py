@@ -95,3 +95,28 @@ def write_plane(path: Path, titles: list[str], panels: list[np.ndarray]) -> None
             axes.imshow(panel, origin="lower", extent=extent, cmap="viridis")
         axes.set(title=title, xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect=1)
     figure.savefig(path, format="png", dpi=120)
+
+
+def write_histograms(
+    path: Path, label: str, values: dict[str, np.ndarray], mark: float, bins: int = 60
+) -> None:
+    """Draws histograms over one axis.
+
+    Args:
+        path: where to.
+        label: what the values are.
+        values: arrays by name; the first one is filled.
+        mark: a value to mark by a line.
+        bins: how many, over the range of all values.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate([*values.values()]), bins)
+    for number, (name, array) in enumerate(values.items()):
+        heights, _ = np.histogram(array, edges, density=True)
+        axes.stairs(heights, edges, fill=not number, alpha=1 if number else 0.4, label=name)
+    axes.axvline(mark, color="black", linewidth=0.8)
+    # What is of one value makes a bin that would hide all others.
+    axes.set(xlabel=label, ylabel="density", yscale="log")
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)

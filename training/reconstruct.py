@@ -29,8 +29,9 @@ def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> di
         What was added to `metrics.json` as "reconstruction".
 
     Raises:
-        RunError: the file cannot be written, or the data are no images.
+        RunError: the model has no inverse, the file cannot be written, or the data are no images.
     """
+    finished.check_invertible()
     spec = finished.dataset.spec
     if not spec.is_image:
         raise RunError(f"{spec.name!r} holds no images to show; use `python -m training sample`")

@@ -29,6 +29,7 @@ def write_saved_model(
         RunError: the folder exists or cannot be written to, its name is no number, or a part of
             the model has no known bound.
     """
+    finished.check_invertible()
     check_rescale(rescale)
     if rescale is not None:
         refuse_baseline(finished)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.trained import TrainedModel
 from training.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
 from training.checkpoints import Checkpoints
 from training.config import Experiment
@@ -176,7 +176,7 @@ class Session:
     """What belongs to one process' training."""
 
     experiment: Experiment
-    model: InvertibleModel
+    model: TrainedModel
     run: Run
     checkpoints: Checkpoints
     devices: Devices

@@ -32,6 +32,11 @@ for temperature in (0.0, 1.0):
         f"sample {temperature}",
         flow["sample"](n=tf.constant(4), seed=tf.constant(7), temperature=tf.constant(temperature)),
     )
+hybrid = tf.saved_model.load(folder / "hybrid" / "1").signatures
+keep("hybrid density", hybrid["log_prob"](x=x, seed=tf.constant(5)))
+keep("hybrid classes", hybrid["classify"](x=x))
+keep("hybrid latents", hybrid["encode"](x=x))
+keep("hybrid images", hybrid["decode"](z=tf.constant(out["hybrid latents/z"])))
 keep("features", classifier["encode"](x=x))
 keep("images", classifier["decode"](features=tf.constant(out["features/features"])))
 try:
@@ -49,4 +54,4 @@ print(
         if name.split(".")[0] in ("tf_iresnet", "tf_keras", "tensorflow_probability")
     ]
 )
-print(sorted(flow), sorted(classifier))
+print(sorted(flow), sorted(classifier), sorted(hybrid))

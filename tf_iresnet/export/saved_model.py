@@ -74,7 +74,8 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
         signatures, parts = _classifier_signatures(model), [model.flow, model.head]
     else:
         raise ValueError(
-            f"model must be an IResNetFlow or IResNetClassifier, got {type(model).__name__}."
+            "model must be an IResNetFlow, IResNetClassifier or IResNetHybrid, got "
+            f"{type(model).__name__}."
         )
     model.converge_spectral_state()
     certificate = _certificate(model)

@@ -21,12 +21,13 @@ from tf_iresnet.models.arguments import (
     checked_widths,
     widths_of_scales,
 )
+from tf_iresnet.models.classification import Classification
 from tf_iresnet.models.distribution import BatchNormalization
 from tf_iresnet.models.model import InvertibleModel
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class IResNetClassifier(InvertibleModel):
+class IResNetClassifier(Classification, InvertibleModel):
     r"""Logits = head(f(x)) with f a stack of invertible residual blocks.
 
     f: injective padding, then for each scale (a squeeze and) ActNorm and a residual block in
@@ -178,22 +179,6 @@ class IResNetClassifier(InvertibleModel):
 
     def _forward_state(self) -> list[keras.Variable]:
         return self.head.non_trainable_variables
-
-    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        logits = self(x, training=training)
-        mean = self.compute_loss(x, y, logits, sample_weight, training=training)
-        # Keras divides a replica's mean by the number of replicas.
-        mean = tf.cast(mean, self.variable_dtype)
-        mean *= tf.distribute.get_strategy().num_replicas_in_sync
-        count = tf.cast(tf.shape(logits)[0], mean.dtype)
-        total = tf.where(count > 0, mean * count, 0)  # the mean of no examples is no number
-
-        def update_metrics() -> None:
-            self._loss_tracker.update_state(total / tf.maximum(count, 1), sample_weight=count)
-            self.compute_metrics(x, y, logits, sample_weight=sample_weight)
-
-        return total, update_metrics
 
     def get_config(self) -> dict[str, Any]:
         return {

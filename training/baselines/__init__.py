@@ -1,4 +1,4 @@
-"""Flows to compare with: NICE, Real NVP, Glow, FFJORD and MAF."""
+"""Models to compare with: NICE, Real NVP, Glow, FFJORD and MAF, and ResNet."""
 
 from training.baselines.architectures import (
     ARCHITECTURES,
@@ -10,6 +10,7 @@ from training.baselines.architectures import (
     RealNVP,
 )
 from training.baselines.flow import BaselineFlow
+from training.baselines.resnet import ResNet
 
 __all__ = [
     "ARCHITECTURES",
@@ -20,4 +21,5 @@ __all__ = [
     "BaselineFlow",
     "Glow",
     "RealNVP",
+    "ResNet",
 ]
