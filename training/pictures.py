@@ -114,8 +114,7 @@ def write_histograms(
     edges = np.histogram_bin_edges(np.concatenate([*values.values()]), bins)
     for number, (name, array) in enumerate(values.items()):
         heights, _ = np.histogram(array, edges, density=True)
-        options = {"color": f"C{number}", "label": name}
-        axes.stairs(heights, edges, fill=not number, alpha=1 if number else 0.4, **options)
+        axes.stairs(heights, edges, fill=not number, alpha=1 if number else 0.4, label=name)
     axes.axvline(mark, color="black", linewidth=0.8)
     # What is of one value makes a bin that would hide all others.
     axes.set(xlabel=label, ylabel="density", yscale="log")
