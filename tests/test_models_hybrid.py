@@ -46,6 +46,7 @@ def case(request):
     small.train(model, (x, LABELS), 2)
     for old, variable in zip(before, model.trainable_variables, strict=True):
         assert np.any(old != variable.numpy()), variable.path  # each has a gradient
+    model.converge_spectral_state(1e-9)  # as evaluation does, to less
     return model, x
 
 
@@ -155,22 +156,18 @@ def test_the_gradient_is_that_of_finite_differences():
 
 
 def test_fit_improves_both():
-    x = data()
-    model = small.hybrid(ema_momentum=0.5, classification_weight=0.5)
+    x = data((4,))
+    model = small.hybrid((4,), levels=None, ema_momentum=0.5, eval_log_det=Exact())
     model.compile(keras.optimizers.Adam(0.03))
-    model.initialize(x)
-    before = model.evaluate(x, LABELS, verbose=0, return_dict=True)
-    history = model.fit(x, LABELS, batch_size=12, epochs=25, verbose=0).history
+    history = model.fit(x, LABELS, batch_size=12, epochs=25, shuffle=False, verbose=0).history
     after = model.evaluate(x, LABELS, verbose=0, return_dict=True)
     assert set(history) == set(after) == {"loss", "bits_per_dim", "cross_entropy", "accuracy"}
-    assert after["bits_per_dim"] < before["bits_per_dim"] - 0.1
-    assert after["cross_entropy"] < before["cross_entropy"] - 0.3
-    assert after["accuracy"] > 0.8
+    assert after["bits_per_dim"] < history["bits_per_dim"][0] - 0.1
+    assert after["cross_entropy"] < history["cross_entropy"][0] - 0.3
+    assert after["accuracy"] > 0.6
     assert certify(model).invertible
     distribution = model.as_distribution()
-    np.testing.assert_allclose(
-        distribution.log_prob(x[:2]), model.log_prob(x[:2], seed=0), rtol=0, atol=0.5
-    )
+    np.testing.assert_allclose(distribution.log_prob(x), model.log_prob(x), rtol=1e-4)
 
 
 def test_a_small_weight_leaves_the_density_s_gradient():
@@ -227,7 +224,7 @@ def test_wrong_labels_of_a_data_set_end_training():
     model.compile("sgd")
     batches = tf.data.Dataset.from_tensor_slices((data(), LABELS + 1)).batch(24)
     with pytest.raises(tf.errors.InvalidArgumentError, match="y must hold integers from 0 to 2"):
-        model.fit(batches, verbose=0)
+        model.fit(batches, shuffle=False, verbose=0)
 
 
 def test_sample_weights_and_contexts_are_refused():
