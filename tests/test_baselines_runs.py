@@ -45,6 +45,17 @@ def test_one_setting_makes_another_system(name):
         assert load_experiment(f"{dataset}_flow_{name}").model.architecture == name
 
 
+def test_metrics_tell_how_log_determinants_are_found():
+    assert load_experiment("mnist_flow_maf").model.measured_by == {"name": "exact"}
+    changes = ["model.rtol=1e-3", "model.eval_log_det.probes=2"]
+    found = load_experiment("mnist_flow_ffjord", changes).model.measured_by
+    solver = {"solver": "dormand_prince", "rtol": 1e-3, "atol": 1e-4}
+    assert found == {"name": "hutchinson", "probes": 2, **solver}
+    roulette = load_experiment("mnist_flow_iresnet").model
+    assert roulette.measured_by["exact_terms"] == 20
+    assert roulette.log_det.name == "power_series"
+
+
 def test_half_the_size_is_a_setting_away():
     whole = load_experiment("mnist_flow_glow").model
     half = load_experiment("mnist_flow_glow", ["model.blocks=[4, 4]"]).model
@@ -109,7 +120,11 @@ def invoke(*words):
     return CliRunner().invoke(main, [str(word) for word in words], prog_name="python -m training")
 
 
-@pytest.fixture(scope="module", params=["glow", "ffjord", "maf"])
+soak = pytest.mark.soak
+OTHERS = [pytest.param(name, marks=soak) for name in ("nice", "realnvp", "ffjord", "maf")]
+
+
+@pytest.fixture(scope="module", params=["glow", *OTHERS])
 def run(request, tmp_path_factory):
     name = request.param
     folder = tmp_path_factory.mktemp("runs") / name
