@@ -1,5 +1,6 @@
 """Training to compare on one device, two devices and two workers; a worker when run as a script."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -12,6 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from tests import small_models as small
+from tf_iresnet.log_det import PowerSeries
+from training.baselines import Architecture, BaselineFlow, Glow
+from training.baselines.autoregressive import MaskedAutoregressive
+from training.baselines.continuous import ContinuousFlow
 from training.baselines.resnet import ResNet
 from training.data import Share, load_dataset, train_batches
 from training.devices import Devices, make_devices
@@ -19,10 +24,35 @@ from training.devices import Devices, make_devices
 SIZES = [3, 8, 8, 7, 1, 8, 5, 2, 8, 8, 8, 1, 8, 6, 8, 8, 3, 8, 8, 4]  # of twenty batches
 
 
-def flow(devices: Devices, dtype: str):
+@dataclasses.dataclass(frozen=True)
+class EveryLayer(Architecture):
+    """One layer of each baseline, one after the other."""
+
+    @property
+    def estimator(self):
+        return PowerSeries(terms=1)
+
+    def block(self, index, width, channels, taps, **options):
+        *glow, coupling = Glow((1,), width).block(index, width, channels, taps, **options)
+        # The steps are as long as all examples of a replica allow: a small error hides that.
+        flow = ContinuousFlow(width, (3, 3), rtol=1e-9, atol=1e-9, **options)
+        return [*glow, coupling, MaskedAutoregressive([width], **options), flow]
+
+
+def baseline(devices: Devices, dtype: str):
+    """A flow of every baseline's layers, on the batches of `flow`."""
+    return flow(devices, dtype, EveryLayer((1,), 4))
+
+
+def flow(devices: Devices, dtype: str, architecture: Architecture | None = None):
     """A flow on batches of all sizes, the first one small, in a plain `tf.data.Dataset`."""
     with devices.strategy.scope():
-        model = small.flow(blocks=(1,), hidden=4, ema_momentum=0.9, dtype=dtype)
+        if architecture is None:
+            model = small.flow(blocks=(1,), hidden=4, ema_momentum=0.9, dtype=dtype)
+        else:
+            keras.utils.set_random_seed(0)
+            options = {"levels": small.LEVELS, "ema_momentum": 0.9, "dtype": dtype}
+            model = BaselineFlow(small.EVENT, architecture, **options)
         model.compile(keras.optimizers.Adam(0.02, global_clipnorm=0.3))
     starts = np.cumsum([0, *SIZES])
     x = small.pixels(sum(SIZES)).astype(dtype)
@@ -83,7 +113,13 @@ def resnet(devices: Devices, dtype: str):
     return model, data | {"steps_per_epoch": 6}
 
 
-KINDS = {"flow": flow, "classifier": classifier, "hybrid": hybrid, "resnet": resnet}
+KINDS = {
+    "flow": flow,
+    "classifier": classifier,
+    "hybrid": hybrid,
+    "resnet": resnet,
+    "baseline": baseline,
+}
 
 
 def trained(devices: Devices, kind: str) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ ARCHITECTURES = {
     "realnvp": RealNVP((2, 1), 4, (3, 1)),
     "glow": Glow((1, 1), 4, (3, 1)),
     "glow additive": Glow((1, 1), 4, (3, 1), "additive"),
-    "ffjord": FFJORD((1, 1), 4, (3, 3)),
+    "ffjord": FFJORD((1,), 4, (3, 3)),
     "maf": MAF((2,), 7),
 }
 

@@ -92,14 +92,17 @@ class ContinuousFlow(InvertibleLayer):
         ).solve
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self._flow(_no_trace, self._solver(training)).forward(tf.identity(x))
+        flow = self._flow(_no_trace, self._solver(training))
+        return _without_filler(flow.forward(_filled(x)), x)
 
     def _log_det(self, x, seed, log_det, training):
-        trace = _trace(_checked(self.log_det if log_det is None else log_det), x, seed)
+        filled = _filled(x)
+        trace = _trace(_checked(self.log_det if log_det is None else log_det), filled, seed)
+        flow = self._flow(trace, self._solver(training))
         # TFP's cache keeps the log-determinant that comes with the output of this very tensor.
-        bijector, x = self._flow(trace, self._solver(training)), tf.identity(x)
-        y = bijector.forward(x)
-        return y, bijector.forward_log_det_jacobian(x, event_ndims=x.shape.rank - 1)
+        y = flow.forward(filled)
+        value = flow.forward_log_det_jacobian(filled, event_ndims=x.shape.rank - 1)
+        return _without_filler(y, x), value[: tf.shape(x)[0]]
 
     def _inverse(self, y):
         evaluations = []
@@ -109,8 +112,8 @@ class ContinuousFlow(InvertibleLayer):
             evaluations.append(result.diagnostics.num_ode_fn_evaluations)
             return result
 
-        x = self._flow(_no_trace, solve).inverse(tf.identity(y))
-        found = FixedPointResult.exact(tf.ensure_shape(x, y.shape))
+        x = self._flow(_no_trace, solve).inverse(_filled(y))
+        found = FixedPointResult.exact(_without_filler(x, y))
         return found._replace(steps=found.steps + tf.cast(evaluations[0], tf.int32))
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
@@ -131,6 +134,17 @@ class ContinuousFlow(InvertibleLayer):
     def from_config(cls, config: dict[str, Any]) -> "ContinuousFlow":
         log_det = keras.saving.deserialize_keras_object(config["log_det"])
         return cls(**{**config, "log_det": log_det})
+
+
+def _filled(x: tf.Tensor) -> tf.Tensor:
+    """Puts an example into an empty batch: a solver's error of nothing is no number."""
+    empty = tf.cast(tf.equal(tf.shape(x)[0], 0), tf.int32)
+    filled = tf.pad(x, [[0, empty], *[[0, 0]] * (x.shape.rank - 1)])
+    return tf.ensure_shape(filled, (None, *x.shape[1:]))
+
+
+def _without_filler(filled: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(filled[: tf.shape(x)[0]], x.shape)
 
 
 def _checked(log_det: LogDetEstimator) -> LogDetEstimator:

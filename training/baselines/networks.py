@@ -51,7 +51,7 @@ class Affine(keras.layers.Layer):
         kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
         if self.mask is not None:
             kernel *= tf.constant(self.mask, kernel.dtype)
-        return self._map.apply(kernel, x) + bias
+        return tf.nn.bias_add(self._map.apply(kernel, x), bias)
 
 
 class PlainNetwork(keras.layers.Layer):
