@@ -33,11 +33,11 @@ from tf_iresnet.fixed_point import Anderson
 from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact
 
-CHAINS, ADAPTATION, PILOT, DRAWS = 256, 150, 50, 200
-LEAPFROGS = (2, 4, 8)  # each sampler has its best
+CHAINS, ADAPTATION, PILOT, DRAWS = 256, 150, 60, 400
+LEAPFROGS = (4, 8)  # each sampler has its better
 LEVEL = 4.0  # standard errors by which a moment may miss the truth
 LEAST = 400  # effective draws below which moments are not judged
-SPREAD, BEND, WIDTH = 2.0, 0.25, 0.3
+SPREAD, BEND, WIDTH = 2.0, 0.1, 0.3
 
 
 def banana(x: tf.Tensor) -> tf.Tensor:
@@ -126,7 +126,7 @@ def chains(
     if bijector is not None:
         kernel = tfp.mcmc.TransformedTransitionKernel(inner, bijector)
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
-        kernel, num_adaptation_steps=int(0.8 * ADAPTATION), target_accept_prob=0.8
+        kernel, num_adaptation_steps=int(0.8 * ADAPTATION), target_accept_prob=0.9
     )
     start = tf.constant(overdispersed(CHAINS, seed))
 
@@ -185,14 +185,14 @@ def picture(plain: np.ndarray, through: np.ndarray, own: np.ndarray, path: Path)
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    grid = np.stack(np.meshgrid(np.linspace(-7, 7, 200), np.linspace(-4, 9, 200)), -1)
+    grid = np.stack(np.meshgrid(np.linspace(-7, 7, 200), np.linspace(-2, 5, 200)), -1)
     height = banana(tf.constant(grid, tf.float32)).numpy()
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), sharey=True)
     titles = ("HMC", "HMC through the flow", "the flow's own draws")
     for axis, title, draws in zip(axes, titles, (plain, through, own), strict=True):
         axis.contour(grid[..., 0], grid[..., 1], height, levels=[-8, -4, -2, -0.5], colors="grey")
         axis.plot(draws[:, 0], draws[:, 1], ".", markersize=2)
-        axis.set(title=title, xlim=(-7, 7), ylim=(-4, 9))
+        axis.set(title=title, xlim=(-7, 7), ylim=(-2, 5))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
