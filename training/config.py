@@ -118,7 +118,7 @@ class ClassifierModel(Settings):
 
 
 class ResNetModel(Settings):
-    """The arguments of `training.baselines.resnet.ResNet` that the data set does not give."""
+    """The arguments of `training.baselines.ResNet` that the data set does not give."""
 
     architecture: Literal["resnet"] = "resnet"
     depth: Count = 164
@@ -127,8 +127,19 @@ class ResNetModel(Settings):
     ema_momentum: OptionalShare = 0.999
 
 
+class GlowClassifierModel(Settings):
+    """The arguments of `training.baselines.GlowClassifier` that the data set does not give."""
+
+    architecture: Literal["glow"] = "glow"
+    blocks: Counts = (6, 6, 6)
+    hidden: Count | Counts = 64
+    kernel_sizes: Counts = (3, 1, 3)
+    coupling: Literal["affine", "additive"] = "affine"
+    ema_momentum: OptionalShare = 0.999
+
+
 AnyClassifierModel = Annotated[
-    ClassifierModel | ResNetModel, Field(discriminator="architecture"), _named
+    ClassifierModel | ResNetModel | GlowClassifierModel, Field(discriminator="architecture"), _named
 ]
 
 

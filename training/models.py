@@ -18,7 +18,6 @@ from training.config import (
     HybridExperiment,
     LogDet,
     Piecewise,
-    ResNetModel,
     Roulette,
 )
 from training.data import DataSpec
@@ -30,6 +29,12 @@ _OPTIMIZERS = {
     "adamax": keras.optimizers.Adamax,
     "adamw": keras.optimizers.AdamW,
     "sgd": keras.optimizers.SGD,
+}
+
+_CLASSIFIERS = {
+    "iresnet": models.IResNetClassifier,
+    "resnet": baselines.ResNet,
+    "glow": baselines.GlowClassifier,
 }
 
 
@@ -152,7 +157,7 @@ def _baseline(
 
 def _classifier(experiment: ClassifierExperiment, spec: DataSpec) -> keras.Model:
     settings = experiment.model
-    kind = baselines.ResNet if isinstance(settings, ResNetModel) else models.IResNetClassifier
+    kind = _CLASSIFIERS[settings.architecture]
     arguments = settings.model_dump(exclude={"architecture"})
     return kind(spec.event_shape, _classes(spec), dtype=experiment.precision, **arguments)
 

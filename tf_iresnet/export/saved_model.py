@@ -14,8 +14,8 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.certificate import certify
-from tf_iresnet.models.classifier import IResNetClassifier
 from tf_iresnet.models.density import DensityModel
+from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.model import InvertibleModel
 
@@ -43,7 +43,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
 
     Args:
       model: an `IResNetFlow`, `IResNetHybrid` or another `DensityModel`, or an
-        `IResNetClassifier`.
+        `IResNetClassifier` or another `FeatureClassifier`.
       path: the folder to make, NAME/VERSION for TensorFlow Serving. It appears only when it is
         complete.
 
@@ -70,7 +70,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
         signatures, parts = _hybrid_signatures(model), [model.flow, model.prior, model.head]
     elif isinstance(model, DensityModel):
         signatures, parts = _flow_signatures(model), [model.flow, model.prior]
-    elif isinstance(model, IResNetClassifier):
+    elif isinstance(model, FeatureClassifier):
         signatures, parts = _classifier_signatures(model), [model.flow, model.head]
     else:
         raise ValueError(
@@ -174,7 +174,7 @@ def _hybrid_signatures(model: IResNetHybrid) -> dict[str, Signature]:
     return {"predict": (predict, [x, seed]), "classify": (classify, [x]), **density}
 
 
-def _classifier_signatures(model: IResNetClassifier) -> dict[str, Signature]:
+def _classifier_signatures(model: FeatureClassifier) -> dict[str, Signature]:
     x = _events(model, "x", model.event_shape)
     shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
     features = _events(model, "features", shape)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tf_iresnet.fixed_point import Picard, Solver
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
-from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.models.architecture import branch_options, scale_of_blocks
 from tf_iresnet.models.arguments import (
     checked_instance,
@@ -21,13 +19,11 @@ from tf_iresnet.models.arguments import (
     checked_widths,
     widths_of_scales,
 )
-from tf_iresnet.models.classification import Classification
-from tf_iresnet.models.distribution import BatchNormalization
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.features import FeatureClassifier
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class IResNetClassifier(Classification, InvertibleModel):
+class IResNetClassifier(FeatureClassifier):
     r"""Logits = head(f(x)) with f a stack of invertible residual blocks.
 
     f: injective padding, then for each scale (a squeeze and) ActNorm and a residual block in
@@ -87,11 +83,7 @@ class IResNetClassifier(Classification, InvertibleModel):
         ema_momentum: float | None = 0.999,
         **kwargs: Any,
     ) -> None:
-        super().__init__(ema_momentum, **kwargs)
-        self.event_shape = checked_integers("event_shape", event_shape, "axis of one image")
-        if len(self.event_shape) != 3:
-            raise ValueError(f"event_shape must be (height, width, channels), got {event_shape!r}.")
-        self.classes = checked_integer("classes", classes, 2)
+        super().__init__(event_shape, classes, ema_momentum, **kwargs)
         self.blocks = checked_integers("blocks", blocks, "scale")
         self.hidden = checked_widths(hidden, len(self.blocks))
         self.padding = checked_integer("padding", padding, 0)
@@ -105,24 +97,7 @@ class IResNetClassifier(Classification, InvertibleModel):
         self.solver = Picard() if solver is None else solver
         self.recompute = bool(recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
-
-        policy = self.dtype_policy
-        self.flow = InvertibleSequential(self._make_layers(), name="flow", dtype=policy)
-        self.flow.build((None, *self.event_shape))
-        self.head = keras.Sequential(
-            [
-                # As in the paper's code; Keras' own 0.99 lags behind for hundreds of steps.
-                BatchNormalization(momentum=0.9, dtype=policy),
-                keras.layers.ReLU(dtype=policy),
-                keras.layers.GlobalAveragePooling2D(dtype=policy),
-                # Logits in full precision: in bfloat16 the largest two are often equal.
-                keras.layers.Dense(self.classes, dtype=self.variable_dtype),
-            ],
-            name="head",
-        )
-        self.head.autocast = False  # the layers cast; a Sequential would round to float32
-        self.head.build(self.flow.compute_output_shape((None, *self.event_shape)))
-        self._finish_build()
+        self._build_features(self._make_layers())
 
     def _make_layers(self) -> list[InvertibleLayer]:
         scales: list[InvertibleLayer] = []
@@ -143,48 +118,9 @@ class IResNetClassifier(Classification, InvertibleModel):
             scales.append(scale_of_blocks(self, index, branches, squeeze))
         return scales
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
-        """Returns the logits, [batch, classes]."""
-        features = self.flow.forward(self._checked(x), training=bool(training))
-        return self.head(features, training=training)
-
-    def encode(self, x: Any) -> tf.Tensor:
-        """Returns the features f(x), the last invertible feature map.
-
-        Args:
-          x: images, [batch, *event_shape].
-
-        Returns:
-          [batch, height, width, channels] of the last scale.
-        """
-        return self.flow.forward(self._checked(x))
-
-    def decode(self, features: Any, return_result: bool = False) -> Any:
-        """Returns the images of features.
-
-        Args:
-          features: of the shape that `encode` returns.
-          return_result: whether to return the solver's `FixedPointResult` instead.
-
-        Returns:
-          x [batch, *event_shape], or the result.
-
-        Raises:
-          ValueError: if the features have another shape.
-          ConvergenceError: in eager code, if an example did not converge.
-        """
-        shape = self.flow.compute_output_shape((None, *self.event_shape))[1:]
-        features = self._checked_shape("features", features, shape)
-        return self.flow.inverse(features, return_result=return_result)
-
-    def _forward_state(self) -> list[keras.Variable]:
-        return self.head.non_trainable_variables
-
     def get_config(self) -> dict[str, Any]:
         return {
-            **self._base_config(),
-            "event_shape": self.event_shape,
-            "classes": self.classes,
+            **super().get_config(),
             "blocks": self.blocks,
             "hidden": self.hidden,
             "padding": self.padding,
@@ -197,7 +133,6 @@ class IResNetClassifier(Classification, InvertibleModel):
             "normalization": self.normalization,
             "solver": keras.saving.serialize_keras_object(self.solver),
             "recompute": self.recompute,
-            "ema_momentum": self.ema_momentum,
         }
 
     @classmethod

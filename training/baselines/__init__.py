@@ -10,6 +10,7 @@ from training.baselines.architectures import (
     RealNVP,
 )
 from training.baselines.flow import BaselineFlow
+from training.baselines.glow_classifier import GlowClassifier
 from training.baselines.resnet import ResNet
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Architecture",
     "BaselineFlow",
     "Glow",
+    "GlowClassifier",
     "RealNVP",
     "ResNet",
 ]
