@@ -33,7 +33,8 @@ from tf_iresnet.fixed_point import Anderson
 from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact
 
-CHAINS, ADAPTATION, PILOT, DRAWS = 256, 150, 60, 400
+CHAINS, ADAPTATION, DRAWS = 256, 250, 400
+PILOT_ADAPTATION, PILOT_DRAWS = 100, 60
 LEAPFROGS = (4, 8)  # each sampler has its better
 LEVEL = 4.0  # standard errors by which a moment may miss the truth
 LEAST = 400  # effective draws below which moments are not judged
@@ -118,7 +119,12 @@ def divergence(bijector: KerasBijector, target: Any, constant: float, seed: int)
 
 
 def chains(
-    target: Any, bijector: tfb.Bijector | None, seed: int, leapfrogs: int, draws: int
+    target: Any,
+    bijector: tfb.Bijector | None,
+    seed: int,
+    leapfrogs: int,
+    draws: int,
+    adaptation: int,
 ) -> tf.Tensor:
     """Run HMC from starts spread wider than the target; return [draws, CHAINS, 2]."""
     inner = tfp.mcmc.HamiltonianMonteCarlo(target, step_size=0.3, num_leapfrog_steps=leapfrogs)
@@ -126,7 +132,7 @@ def chains(
     if bijector is not None:
         kernel = tfp.mcmc.TransformedTransitionKernel(inner, bijector)
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
-        kernel, num_adaptation_steps=int(0.8 * ADAPTATION), target_accept_prob=0.9
+        kernel, num_adaptation_steps=int(0.8 * adaptation), target_accept_prob=0.9
     )
     start = tf.constant(overdispersed(CHAINS, seed))
 
@@ -136,7 +142,7 @@ def chains(
             draws,
             start,
             kernel=kernel,
-            num_burnin_steps=ADAPTATION,
+            num_burnin_steps=adaptation,
             trace_fn=None,
             seed=[seed, 8],
         )
@@ -170,11 +176,11 @@ def measured(target: Any, bijector: tfb.Bijector | None, seed: int) -> tuple[dic
     """Choose the number of leapfrog steps on pilot chains, and measure it on others."""
 
     def pilot(leapfrogs: int) -> float:
-        draws = chains(target, bijector, 1000 + seed, leapfrogs, PILOT)
+        draws = chains(target, bijector, 1000 + seed, leapfrogs, PILOT_DRAWS, PILOT_ADAPTATION)
         return effective_draws(draws, leapfrogs)["per_gradient"]
 
     leapfrogs = max(LEAPFROGS, key=pilot)
-    draws = chains(target, bijector, seed, leapfrogs, DRAWS)
+    draws = chains(target, bijector, seed, leapfrogs, DRAWS, ADAPTATION)
     return effective_draws(draws, leapfrogs), draws.numpy()[::50].reshape(-1, 2)
 
 

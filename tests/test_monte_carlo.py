@@ -55,7 +55,7 @@ def test_a_flow_leaves_what_is_sampled_as_it_is(monkeypatch):
     def target(x):
         return -0.5 * tf.reduce_sum(tf.square((x - mean) / deviation), -1)
 
-    draws = mc.chains(target, tfb.Invert(bijector), seed=1, leapfrogs=3, draws=150)
+    draws = mc.chains(target, tfb.Invert(bijector), seed=1, leapfrogs=3, draws=150, adaptation=100)
     functions = tf.concat([draws, tf.square(draws)], -1)
     sizes = tfp.mcmc.effective_sample_size(functions, cross_chain_dims=1).numpy()
     values = functions.numpy().reshape(-1, 4)
