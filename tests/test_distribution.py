@@ -1,5 +1,7 @@
 """The same mathematics on one device, two devices and two workers; and what stock Keras does."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 from tests import replicated
 from tests import small_models as small
+from tests.replicated import trained
 from tf_iresnet import replicas
 from tf_iresnet.models.distribution import BatchNormalization
 from training.devices import Devices
@@ -17,12 +20,11 @@ def mirrored():
     return Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 
 
-@pytest.fixture(scope="module")
-def one():
+@functools.cache
+def on_one(kind):
     """The results on one device."""
     devices = Devices(tf.distribute.get_strategy())
-    results = {kind: replicated.trained(devices, kind) for kind in replicated.KINDS}
-    return {**results, "gradients": replicated.gradients(devices)}
+    return replicated.gradients(devices) if kind == "gradients" else trained(devices, kind)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +38,16 @@ def assert_close(ours, theirs, rtol, atol):
         np.testing.assert_allclose(mine, other, rtol=rtol, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", replicated.KINDS)
-def test_two_devices_train_as_one_does(mirrored, one, kind):
-    assert_close(replicated.trained(mirrored, kind), one[kind], 0, 1e-8)
+@pytest.mark.parametrize(
+    "kind", [*replicated.TESTED, pytest.param("resnet", marks=pytest.mark.soak)]
+)
+def test_two_devices_train_as_one_does(mirrored, kind):
+    assert_close(trained(mirrored, kind), on_one(kind), 0, 1e-8)
 
 
-def test_the_gradients_of_two_devices_are_those_of_one(mirrored, one):
+def test_the_gradients_of_two_devices_are_those_of_one(mirrored):
     found = replicated.gradients(mirrored)
-    assert_relative(found, one["gradients"])
+    assert_relative(found, on_one("gradients"))
 
 
 def assert_relative(ours, theirs):
@@ -54,14 +58,14 @@ def assert_relative(ours, theirs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", replicated.KINDS)
-def test_two_workers_train_as_one_does(workers, one, kind):
-    assert_close(workers[kind], one[kind], 0, 1e-8)
+@pytest.mark.parametrize("kind", replicated.TESTED)
+def test_two_workers_train_as_one_does(workers, kind):
+    assert_close(workers[kind], on_one(kind), 0, 1e-8)
 
 
 @pytest.mark.slow
-def test_the_gradients_of_two_workers_are_those_of_one(workers, one):
-    assert_relative(workers["gradients"], one["gradients"])
+def test_the_gradients_of_two_workers_are_those_of_one(workers):
+    assert_relative(workers["gradients"], on_one("gradients"))
 
 
 def on_replicas(mirrored, function, parts):
