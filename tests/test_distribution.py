@@ -1,5 +1,7 @@
 """The same mathematics on one device, two devices and two workers; and what stock Keras does."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 from tests import replicated
 from tests import small_models as small
+from tests.replicated import trained
 from tf_iresnet import replicas
 from tf_iresnet.models.distribution import BatchNormalization
 from training.devices import Devices
@@ -20,14 +23,13 @@ def mirrored():
     return Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 
 
-@pytest.fixture(scope="module")
-def one():
+@functools.cache
+def on_one(kind):
     """The results on one device."""
     devices = Devices(tf.distribute.get_strategy())
-    results = {kind: replicated.trained(devices, kind) for kind in replicated.KINDS}
-    for dtype in PRECISION:
-        results[f"gradients {dtype}"] = replicated.gradients(devices, dtype)
-    return results
+    if kind.startswith("gradients"):
+        return replicated.gradients(devices, kind.split()[1])
+    return trained(devices, kind)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +43,22 @@ def assert_close(ours, theirs, rtol, atol):
         np.testing.assert_allclose(mine, other, rtol=rtol, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", replicated.KINDS)
-def test_two_devices_train_as_one_does(mirrored, one, kind):
-    assert_close(replicated.trained(mirrored, kind), one[kind], 0, 1e-8)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *replicated.TESTED,
+        pytest.param("resnet", marks=pytest.mark.soak),
+        pytest.param("baseline", marks=pytest.mark.soak),
+    ],
+)
+def test_two_devices_train_as_one_does(mirrored, kind):
+    assert_close(trained(mirrored, kind), on_one(kind), 0, 1e-8)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)
-def test_the_gradients_of_two_devices_are_those_of_one(mirrored, one, dtype):
+def test_the_gradients_of_two_devices_are_those_of_one(mirrored, dtype):
     found = replicated.gradients(mirrored, dtype)
-    assert_relative(found, one[f"gradients {dtype}"], PRECISION[dtype])
+    assert_relative(found, on_one(f"gradients {dtype}"), PRECISION[dtype])
 
 
 def assert_relative(ours, theirs, tolerance):
@@ -60,16 +69,16 @@ def assert_relative(ours, theirs, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", replicated.KINDS)
-def test_two_workers_train_as_one_does(workers, one, kind):
-    assert_close(workers[kind], one[kind], 0, 1e-8)
+@pytest.mark.parametrize("kind", replicated.TESTED)
+def test_two_workers_train_as_one_does(workers, kind):
+    assert_close(workers[kind], on_one(kind), 0, 1e-8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRECISION)
-def test_the_gradients_of_two_workers_are_those_of_one(workers, one, dtype):
+def test_the_gradients_of_two_workers_are_those_of_one(workers, dtype):
     name = f"gradients {dtype}"
-    assert_relative(workers[name], one[name], PRECISION[dtype])
+    assert_relative(workers[name], on_one(name), PRECISION[dtype])
 
 
 def on_replicas(mirrored, function, parts):
