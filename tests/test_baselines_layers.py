@@ -86,6 +86,8 @@ def test_a_linear_layer_is_its_matrix_from_a_rotation_on():
 def test_an_autoregressive_layer_looks_back_alone(hidden, backwards):
     layer = built(MaskedAutoregressive(hidden, backwards, dtype="float64"))
     jacobian = jacobians(layer.forward, points())
+    _, log_det = layer.forward_and_log_det(points())
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=0, atol=1e-12)
     if backwards:
         jacobian = jacobian[:, ::-1, ::-1]
     used = np.abs(jacobian).max(0) > 1e-9

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from reference import jacobians
-from registry import CASES, inputs, make
+from registry import ALL, inputs, make
 
 from tf_iresnet.fixed_point import Picard
 from tf_iresnet.layers import InvertibleLayer, InvertibleResidual
 from tf_iresnet.log_det import Exact, PowerSeries
 
-every = pytest.mark.parametrize("name", CASES)
-estimated = pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.estimated])
+every = pytest.mark.parametrize("name", ALL)
+estimated = pytest.mark.parametrize("name", [n for n, case in ALL.items() if case.estimated])
 
 
 def slogdet(layer, x):
@@ -124,7 +124,7 @@ def test_inference_changes_no_state(name):
 @every
 def test_keras_file_and_weights_file_restore_the_layer(name, tmp_path):
     layer, x = make(name), inputs(name)
-    entry = keras.Input(CASES[name].event)
+    entry = keras.Input(ALL[name].event)
     model = keras.Model(entry, layer(entry))
     model.save(tmp_path / "model.keras")
     restored = keras.saving.load_model(tmp_path / "model.keras")
@@ -132,7 +132,7 @@ def test_keras_file_and_weights_file_restore_the_layer(name, tmp_path):
     (inner,) = (part for part in restored.layers if isinstance(part, InvertibleLayer))
     assert json.dumps(inner.get_config()) == json.dumps(layer.get_config())
     model.save_weights(tmp_path / "only.weights.h5")
-    entry = keras.Input(CASES[name].event)
+    entry = keras.Input(ALL[name].event)
     fresh = type(layer).from_config(layer.get_config())
     other = keras.Model(entry, fresh(entry))
     other.load_weights(tmp_path / "only.weights.h5")
@@ -190,10 +190,10 @@ def test_empty_batch(name):
 def test_unknown_batch_under_tf_function(name):
     layer = make(name)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *CASES[name].event])])
+    @tf.function(input_signature=[tf.TensorSpec([None, *ALL[name].event])])
     def through(x):
         y, log_det = layer.forward_and_log_det(x, seed=0)
-        assert y.shape[1:] == layer.compute_output_shape((None, *CASES[name].event))[1:]
+        assert y.shape[1:] == layer.compute_output_shape((None, *ALL[name].event))[1:]
         return y, log_det, layer.inverse(y)
 
     for batch in (2, 3):
@@ -248,7 +248,7 @@ def test_a_seed_fixes_the_value_however_the_batch_is_cut(name):
 
 @every
 def test_inverse_before_forward(name):
-    case = CASES[name]
+    case = ALL[name]
     built = case.make("float32")
     shape = built.compute_output_shape((2, *case.event))
     layer = case.make("float32")
