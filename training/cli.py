@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,13 @@ _out = click.option("--out", required=True, type=click.Path(), help="Where to wr
 _run = click.argument("folder", metavar="DIR", type=click.Path())
 _data = click.option(
     "--data-dir", type=click.Path(), help="Prepared TensorFlow Datasets; else TFDS_DATA_DIR."
+)
+
+_results = click.option(
+    "--results",
+    type=click.Path(),
+    default=Path(__file__).parent / "results",
+    help="The folder of finished runs; else the one that comes with this package.",
 )
 
 _rescale = click.option(
@@ -212,6 +220,19 @@ def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -
     for doubt in certificate.not_proven:
         warn(f"not proven: {doubt}")
     say(f"SavedModel in {out}; Lipschitz constants of its blocks: {certificate.contraction:.6g}")
+
+
+@main.command(help="Make table N of the paper, 1 to 4, from the results of finished runs.")
+@click.argument("number", metavar="N")
+@_results
+@click.option("--out", type=click.Path(), help="Also writes it: OUT.md and OUT.png.")
+def table(number: str, results: str, out: str | None) -> None:
+    from training.tables import prepare, write_table
+
+    made = prepare(number, results, out)
+    say(made.markdown())
+    if out is not None:
+        write_table(made, out)
 
 
 def _open(folder: str, data_dir: str | None) -> "Finished":

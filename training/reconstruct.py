@@ -9,7 +9,8 @@ import tensorflow as tf
 from training import pictures
 from training.errors import RunError
 from training.evaluate import batches_with_index, input_specs
-from training.finished import Finished, new_file
+from training.files import new_file
+from training.finished import Finished
 
 _SHOWN = 16
 _CHECKED = 1_000

@@ -10,7 +10,8 @@ from tf_iresnet.log_det import Exact
 from training import pictures
 from training.errors import RunError
 from training.evaluate import bits_function, probe_seed
-from training.finished import Finished, new_file
+from training.files import new_file
+from training.finished import Finished
 
 
 def draw_samples(
