@@ -28,8 +28,8 @@ _NOTES = (
     "Student's interval over seeds, or for a single seed that of the difference on test images. "
     "Student's intervals over few seeds are wide.",
     "The inverse is guaranteed where every block's proven bound, the largest of all seeds, is "
-    "below 1. The reconstruction's error is the largest of a pixel, as a share of the range, over test "
-    "images and seeds.",
+    "below 1. The reconstruction's error is the largest of a pixel, as a share of the range, over "
+    "test images and seeds.",
     REMEMBERED_NOTE,
 )
 

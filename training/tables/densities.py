@@ -34,7 +34,7 @@ _NOTES = (
     "the estimator per image. Less is better.",
     "The rows compare with each other by what is in the grids below, and not with the paper, whose "
     "models are larger and were trained for days on GPUs. On MNIST, ours is over the 784 "
-    "dimensions of 28x28 images, while the paper's code pads to 32x32, and so the numbers are not strictly comparable. "
+    "dimensions of 28x28 images, while the paper's code pads to 32x32: not strictly comparable. "
     "The paper's NICE is of whitened images, which is another density. MADE (2.04 and 5.67 in the "
     "paper, as remembered) is not part of this project.",
     REMEMBERED_NOTE,
