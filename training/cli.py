@@ -235,6 +235,45 @@ def table(number: str, results: str, out: str | None) -> None:
         write_table(made, out)
 
 
+@main.command(
+    help="Draw a figure: 1 to 5 of the paper, or one of training_time, solver_steps, "
+    "interpolation and temperature. OUT.png comes with the numbers in it, OUT.json. Each needs "
+    "the folders of certain runs, in order; without them it says which."
+)
+@click.argument("name", metavar="FIGURE")
+@_out
+@click.option("--run", "runs", multiple=True, metavar="DIR", help="A run; give it for each.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
+@click.option("--limit", type=int, help="Use so many test examples, not the figure's number.")
+@click.option("--pdf", is_flag=True, help="Also write OUT.pdf.")
+@_results
+@_data
+def figure(
+    name: str,
+    out: str,
+    runs: tuple[str, ...],
+    seed: int,
+    limit: int | None,
+    pdf: bool,
+    results: str,
+    data_dir: str | None,
+) -> None:
+    import_tensorflow()
+    from training.figures import write_figure
+
+    drawn = write_figure(
+        name,
+        out,
+        runs=runs,
+        seed=seed,
+        limit=limit,
+        results=results,
+        data_dir=data_dir,
+        pdf=pdf,
+    )
+    say(drawn["caption"])
+
+
 def _open(folder: str, data_dir: str | None) -> "Finished":
     import_tensorflow()
     from training.finished import open_finished
