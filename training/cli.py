@@ -9,6 +9,7 @@ import click
 
 from training.catalog import experiment_names, load_experiment
 from training.console import say, warn
+from training.files import new_file
 from training.quiet import import_tensorflow
 from training.verb import Verbs
 
@@ -272,6 +273,23 @@ def figure(
         pdf=pdf,
     )
     say(drawn["caption"])
+
+
+@main.command(help="Make the page of results from the results of finished runs.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    default="docs/results.md",
+    show_default=True,
+    help="The page; its figures are in the folder `figures` beside it.",
+)
+@_results
+def results(out: str, results: str) -> None:
+    from training.page import make_page
+
+    path = new_file(out)
+    path.write_text(make_page(Path(results), path.parent / "figures"), encoding="utf-8")
+    say(f"results in {out}")
 
 
 def _open(folder: str, data_dir: str | None) -> "Finished":

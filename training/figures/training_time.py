@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
 from training.errors import RunError
 from training.figures.request import Drawing, Request
 from training.figures.style import CYCLE, MARKERS, PAGE, letter, new_figure
@@ -61,6 +63,9 @@ def _figure(curves: dict[str, dict[str, Any]]) -> Any:
             seconds, bits = zip(*points, strict=True)
             axes.plot(seconds, bits, label=name.replace("_", " "), **looks[name])
         axes.set(xlabel="training (CPU-seconds)", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend()
         letter(axes, index, _TITLES[data])
     panels[0].set_ylabel("validation bits/dim")
