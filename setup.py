@@ -23,6 +23,7 @@ TRAIN = [
     "click>=8.1.7",
     "pydantic>=2.8",
     "psutil>=5.9.6",
+    "scipy>=1.14",
 ]
 
 TEST = [
@@ -31,7 +32,6 @@ TEST = [
     "hypothesis>=6.100",
     "ruff>=0.9",
     "mypy>=1.14",
-    "scipy>=1.14",
     "absl-py>=2.1",
 ]
 

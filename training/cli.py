@@ -2,12 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from training.catalog import experiment_names, load_experiment
 from training.console import say, warn
+from training.files import new_file
 from training.quiet import import_tensorflow
 from training.verb import Verbs
 
@@ -18,6 +20,13 @@ _out = click.option("--out", required=True, type=click.Path(), help="Where to wr
 _run = click.argument("folder", metavar="DIR", type=click.Path())
 _data = click.option(
     "--data-dir", type=click.Path(), help="Prepared TensorFlow Datasets; else TFDS_DATA_DIR."
+)
+
+_results = click.option(
+    "--results",
+    type=click.Path(),
+    default=Path(__file__).parent / "results",
+    help="The folder of finished runs; else the one that comes with this package.",
 )
 
 _rescale = click.option(
@@ -228,6 +237,75 @@ def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -
     for doubt in certificate.not_proven:
         warn(f"not proven: {doubt}")
     say(f"SavedModel in {out}; Lipschitz constants of its blocks: {certificate.contraction:.6g}")
+
+
+@main.command(help="Make table N of the paper, 1 to 4, from the results of finished runs.")
+@click.argument("number", metavar="N")
+@_results
+@click.option("--out", type=click.Path(), help="Also writes it: OUT.md and OUT.png.")
+def table(number: str, results: str, out: str | None) -> None:
+    from training.tables import prepare, write_table
+
+    made = prepare(number, results, out)
+    say(made.markdown())
+    if out is not None:
+        write_table(made, out)
+
+
+@main.command(
+    help="Draw a figure: 1 to 5 of the paper, or one of training_time, solver_steps, "
+    "interpolation and temperature. OUT.png comes with the numbers in it, OUT.json. Each needs "
+    "the folders of certain runs, in order; without them it says which."
+)
+@click.argument("name", metavar="FIGURE")
+@_out
+@click.option("--run", "runs", multiple=True, metavar="DIR", help="A run; give it for each.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
+@click.option("--limit", type=int, help="Use so many test examples, not the figure's number.")
+@click.option("--pdf", is_flag=True, help="Also write OUT.pdf.")
+@_results
+@_data
+def figure(
+    name: str,
+    out: str,
+    runs: tuple[str, ...],
+    seed: int,
+    limit: int | None,
+    pdf: bool,
+    results: str,
+    data_dir: str | None,
+) -> None:
+    import_tensorflow()
+    from training.figures import write_figure
+
+    drawn = write_figure(
+        name,
+        out,
+        runs=runs,
+        seed=seed,
+        limit=limit,
+        results=results,
+        data_dir=data_dir,
+        pdf=pdf,
+    )
+    say(drawn["caption"])
+
+
+@main.command(help="Make the page of results from the results of finished runs.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    default="docs/results.md",
+    show_default=True,
+    help="The page; its figures are in the folder `figures` beside it.",
+)
+@_results
+def results(out: str, results: str) -> None:
+    from training.page import make_page
+
+    path = new_file(out)
+    path.write_text(make_page(Path(results), path.parent / "figures"), encoding="utf-8")
+    say(f"results in {out}")
 
 
 def _open(folder: str, data_dir: str | None) -> "Finished":

@@ -62,6 +62,30 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def new_file(path: str | os.PathLike[str]) -> Path:
+    """Prepares the place of a file that is going to be written.
+
+    Args:
+        path: where to.
+
+    Returns:
+        The path; its folder exists.
+
+    Raises:
+        RunError: there is a folder in that place, or its own folder cannot be written to.
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise RunError(f"{str(path)!r} is a folder; name a file in it")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{str(path)!r} cannot be written ({error.strerror})") from error
+    if not os.access(place.parent, os.W_OK):
+        raise RunError(f"{str(place.parent)!r} cannot be written to; give another --out")
+    return place
+
+
 def _finite(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -113,30 +112,6 @@ def open_finished(
         raise RunError(_untrained(folder))
     model.use_averaged_weights()
     return Finished(run, experiment, dataset, model, step)
-
-
-def new_file(path: str | os.PathLike[str]) -> Path:
-    """Prepares the place of a file that is going to be written.
-
-    Args:
-        path: where to.
-
-    Returns:
-        The path; its folder exists.
-
-    Raises:
-        RunError: there is a folder in that place, or its own folder cannot be written to.
-    """
-    place = Path(path)
-    if place.is_dir():
-        raise RunError(f"{str(path)!r} is a folder; name a file in it")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{str(path)!r} cannot be written ({error.strerror})") from error
-    if not os.access(place.parent, os.W_OK):
-        raise RunError(f"{str(place.parent)!r} cannot be written to; give another --out")
-    return place
 
 
 def _untrained(folder: str | os.PathLike[str]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 _LEAST_SIDE = 56  # images smaller than this are enlarged by a whole factor
 _GAP = 1
-_REACH = 4.0  # toy densities lie in the square from -4 to 4
+REACH = 4.0  # toy densities lie in the square from -4 to 4
 
 
 def image_rows(rows: list[np.ndarray], marked: np.ndarray | None = None) -> np.ndarray:
@@ -73,7 +73,7 @@ def plane_points(side: int = 200) -> np.ndarray:
     Returns:
         Points [side * side, 2], row by row from the bottom.
     """
-    middles = (np.arange(side) + 0.5) * (2 * _REACH / side) - _REACH
+    middles = (np.arange(side) + 0.5) * (2 * REACH / side) - REACH
     x, y = np.meshgrid(middles, middles)
     return np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
 
@@ -87,7 +87,7 @@ def write_plane(path: Path, titles: list[str], panels: list[np.ndarray]) -> None
         panels: a density [side, side] at `plane_points`, or points [n, 2].
     """
     figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
-    extent = (-_REACH, _REACH, -_REACH, _REACH)
+    extent = (-REACH, REACH, -REACH, REACH)
     for axes, title, panel in zip(figure.subplots(1, len(panels)), titles, panels, strict=True):
         if panel.shape[1] == 2:
             axes.scatter(*panel.T, s=2, linewidths=0, color="black")

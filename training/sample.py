@@ -10,7 +10,8 @@ from tf_iresnet.log_det import Exact
 from training import pictures
 from training.errors import RunError
 from training.evaluate import bits_function, probe_seed
-from training.finished import Finished, new_file
+from training.files import new_file
+from training.finished import Finished
 
 
 def draw_samples(
@@ -88,10 +89,10 @@ def write_samples(
         return
     if finished.is_conditional:
         contexts = np.eye(finished.dataset.spec.classes, dtype=np.float32)
-        heights = [_density_of_plane(finished, seed, context) for context in contexts]
+        heights = [density_of_plane(finished, seed, context) for context in contexts]
         titles = [f"class {label}" for label in range(len(contexts))]
     else:
-        heights, titles = [_density_of_plane(finished, seed)], ["density"]
+        heights, titles = [density_of_plane(finished, seed)], ["density"]
     data = finished.dataset.arrays("test").x[:count]
     pictures.write_plane(path, [*titles, "samples", "data"], [*heights, samples, data])
 
@@ -103,9 +104,19 @@ def _rows_by_class(finished: Finished, images: np.ndarray) -> list[np.ndarray]:
     return [cells[label::classes] for label in range(classes)]
 
 
-def _density_of_plane(
+def density_of_plane(
     finished: Finished, seed: int, context: np.ndarray | None = None
 ) -> np.ndarray:
+    """Evaluates a flow's density, with exact log-determinants, over the plane.
+
+    Args:
+        finished: the run of a flow of points.
+        seed: of what is random in the preprocessing; a flow of points has none.
+        context: of a conditional flow.
+
+    Returns:
+        The density [side, side] at `pictures.plane_points`.
+    """
     density, points, bits = bits_function(finished, Exact()), pictures.plane_points(), []
     for first in range(0, len(points), 4_000):
         x = points[first : first + 4_000]

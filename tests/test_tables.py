@@ -1,0 +1,262 @@
+"""The paper's tables: intervals against SciPy and by hand, and what is missing or damaged."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.synthetic_results import FOUND, LOST, write_run, write_seeds
+from tests.test_command_line import invoke, refused
+from training.errors import RunError
+from training.tables import intervals, make_table
+from training.tables.records import Records
+
+VANILLA = {0: 0.50, 1: 0.40, 2: 0.45}
+C09 = {0: 0.55, 1: 0.52, 2: 0.44}
+
+
+def cells(markdown, title=None):
+    """Reads the first table after a title, as {first cell: {header: cell}}."""
+    lines = markdown.splitlines()
+    start = lines.index(f"**{title}**") if title else 0
+    rows = []
+    for line in lines[start:]:
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            break
+    assert {len(row) for row in rows} == {len(rows[0])}
+    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+
+
+def markdown(number, results):
+    return make_table(number, Records(results)).markdown()
+
+
+@pytest.fixture
+def results(tmp_path):
+    write_seeds(
+        tmp_path, "mnist_classifier_vanilla", VANILLA, contraction=5.25, reconstruction=LOST
+    )
+    write_seeds(tmp_path, "mnist_classifier_c09", C09, contraction=0.75, reconstruction=FOUND)
+    write_seeds(tmp_path, "mnist_classifier_c08", {0: 0.60})
+    return tmp_path
+
+
+def numbers(text):
+    return [
+        float(part) for part in text.replace("[", " ").replace("]", "").replace(",", "").split()
+    ]
+
+
+def test_intervals_over_seeds_are_student_s(results):
+    row = cells(markdown("2", results), "MNIST")["c = 0.9"]
+    values = np.array(list(C09.values()))
+    interval = stats.t.interval(0.95, 2, values.mean(), values.std(ddof=1) / np.sqrt(3))
+    assert numbers(row["error, %"]) == pytest.approx([values.mean(), *interval], abs=0.005)
+    differences = values - np.array(list(VANILLA.values()))
+    truth = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    expected = [differences.mean(), truth.low, truth.high]
+    assert numbers(row["minus vanilla"]) == pytest.approx(expected, abs=0.005)
+    assert row["seeds"] == "0, 1, 2"
+    assert row["interval over"] == "seeds"
+
+
+def test_the_interval_of_one_seed_is_over_test_images(results):
+    row = cells(markdown("2", results), "MNIST")["c = 0.8"]
+    # Wilson's interval by its formula.
+    p, n, z = 0.006, 10_000, 1.959964
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    wilson = [100 * (middle - reach), 100 * (middle + reach)]
+    assert numbers(row["error, %"]) == pytest.approx([0.6, *wilson], abs=0.005)
+    assert row["interval over"] == "test images"
+    # Two independent proportions: 0.6 % against vanilla's 0.5 % with the same seed.
+    reach = 100 * z * np.sqrt(0.006 * 0.994 / n + 0.005 * 0.995 / n)
+    assert numbers(row["minus vanilla"]) == pytest.approx(
+        [0.1, 0.1 - reach, 0.1 + reach], abs=0.005
+    )
+
+
+def test_paired_mistakes_make_the_interval_smaller(results):
+    against = {"experiment": "mnist_classifier_vanilla", "standard_error": 3e-4}
+    write_seeds(results, "mnist_classifier_c08", {0: 0.60}, against=against)
+    runs = Records(results)
+    found = intervals.difference(
+        runs.seeds("mnist_classifier_c08"), runs.seeds("mnist_classifier_vanilla")
+    )
+    assert found.high - found.value == pytest.approx(1.959964 * 0.03, rel=1e-5)
+    against["experiment"] = "another"
+    write_seeds(results, "mnist_classifier_c08", {0: 0.60}, against=against)
+    other = intervals.difference(
+        runs.seeds("mnist_classifier_c08"), runs.seeds("mnist_classifier_vanilla")
+    )
+    assert other.high - other.value > 0.19
+
+
+def test_only_common_seeds_are_compared(results):
+    write_seeds(results, "mnist_classifier_c07", {7: 0.60, 8: 0.62})
+    assert cells(markdown("2", results), "MNIST")["c = 0.7"]["minus vanilla"] == "–"
+    write_seeds(results, "mnist_classifier_c07", {1: 0.70})
+    row = cells(markdown("2", results), "MNIST")["c = 0.7"]
+    assert numbers(row["minus vanilla"])[0] == pytest.approx(0.30)  # of seed 1 alone
+
+
+def test_the_guarantee_comes_from_certificates(results):
+    rows = cells(markdown("2", results), "MNIST")
+    assert rows["vanilla"]["inverse guaranteed"] == "no: bound 5.250"
+    assert rows["vanilla"]["reconstruction error"] == "1.9e+01 (2970 of 3000 not found)"
+    assert rows["c = 0.9"]["inverse guaranteed"] == "yes: bound 0.750"
+    assert rows["c = 0.9"]["reconstruction error"] == "2.0e-06"
+    assert rows["c = 0.8"]["inverse guaranteed"] == "not certified"
+    assert rows["c = 0.8"]["reconstruction error"] == "not measured"
+    # One doubtful seed takes the guarantee from all.
+    write_seeds(results, "mnist_classifier_c09", {1: 0.52}, contraction=1.0)
+    overview = cells(markdown("2", results))
+    assert overview["inverse guaranteed"]["c = 0.9"] == "no: bound 1.000"
+    assert overview["inverse guaranteed"]["c = 0.5"] == "not run"
+
+
+def test_a_plain_resnet_is_no_bijection(results):
+    model = {"architecture": "resnet"}
+    write_seeds(results, "mnist_classifier_resnet", {0: 0.6}, model=model, contraction=0.5)
+    row = cells(markdown("2", results), "MNIST")["ResNet-164"]
+    assert row["inverse guaranteed"].startswith("no")
+    assert row["reconstruction error"] == "no inverse"
+
+
+def test_what_is_missing_is_not_invented(results):
+    write_seeds(results, "mnist_classifier_c06", {0: None})  # trained, not evaluated
+    write_seeds(results, "mnist_classifier_c05", {0: 0.9}, split="validation")
+    table = markdown("2", results)
+    assert cells(table, "MNIST")["c = 0.6"]["error, %"] == "not run"
+    assert cells(table, "MNIST")["c = 0.5"]["error, %"] == "not run"
+    assert cells(table)["CIFAR-100"]["c = 0.9"] == "not run"
+    command = "python -m training train cifar100_classifier_c09 --out runs/cifar100_classifier_c09"
+    assert f"{command}_seed0 --seed 0\n" in table
+    assert "train mnist_classifier_c09 " not in table
+
+
+def test_table_3(tmp_path):
+    write_run(tmp_path, "cifar10_classifier_glow_affine", error_percent=33.33)
+    write_run(tmp_path, "cifar10_classifier_c09", error_percent=12.0, contraction=0.875)
+    rows = cells(markdown("3", tmp_path))
+    affine, ours = rows["affine Glow, 1x1 convolutions"], rows["i-ResNet"]
+    truth = stats.binomtest(3333, 10_000).proportion_ci(0.95, "wilson")
+    assert numbers(affine["error, %"]) == pytest.approx(
+        [33.33, 100 * truth.low, 100 * truth.high], abs=0.005
+    )
+    assert (affine["inverse"], ours["inverse"]) == ("analytic", "yes: bound 0.875")
+    assert rows["additive Glow, reversed channels"]["error, %"] == "not run"
+
+
+def test_table_4(tmp_path):
+    write_run(
+        tmp_path,
+        "mnist_flow",
+        bits_per_dim=1.2356,
+        standard_error=0.0041,
+        seed=7,
+        parameters=501_040,
+    )
+    write_run(tmp_path, "cifar10_flow_glow", log_det={"name": "exact"})
+    write_run(tmp_path, "mnist_flow_ffjord", log_det={"name": "hutchinson", "solver": "rk"})
+    write_run(tmp_path, "mnist_flow_maf", log_det={"name": "power_series", "terms": 5})
+    table = markdown("4", tmp_path)
+    ours = cells(table, "MNIST")["ours, longest training"]
+    assert ours["bits/dim"] == "1.236 ± 0.004"
+    assert (ours["seed"], ours["parameters"], ours["CPU-seconds"]) == ("7", "501,040", "12")
+    assert ours["likelihood"] == "unbiased, 20 exact terms"
+    assert cells(table, "CIFAR-10")["Glow"]["likelihood"] == "exact"
+    assert cells(table, "MNIST")["MAF"]["likelihood"] == "biased, 5 terms"
+    assert "solver" in cells(table, "MNIST")["FFJORD"]["likelihood"]
+    assert cells(table)["NICE"]["MNIST"] == "not run"
+    assert cells(table)["ours, longest training"]["MNIST"] == ours["bits/dim"]
+    assert "train mnist_flow_nice --out" in table
+    assert "train mnist_flow --out" not in table
+
+
+def test_table_1_is_measured(tmp_path, monkeypatch):
+    entry = {"value": True, "evidence": {"largest error": 1.25e-9, "draws": 3}}
+    found = {
+        "NICE": {"analytic inverse": entry, "non-volume-preserving": {**entry, "value": False}},
+        "ResNet": {
+            "analytic inverse": {**entry, "value": None},
+            "non-volume-preserving": {"value": None, "evidence": {}},
+        },
+    }
+    monkeypatch.setattr("training.properties.measure_properties", lambda seed: found)
+    result = invoke("table", "1", "--results", tmp_path)
+    assert result.exit_code == 0, result.output
+    rows = cells(result.stdout)
+    assert rows["analytic inverse"] == {"": "analytic inverse", "ResNet": "n/a", "NICE": "yes"}
+    assert rows["non-volume-preserving"]["NICE"] == "no"
+    assert "largest error 1.25e-09, draws 3" in result.stdout
+    assert json.loads((tmp_path / "properties.json").read_text())["seed"] == 0
+    (tmp_path / "properties.json").write_text('{"properties": {"NICE": 3}}')
+    with pytest.raises(RunError, match="is damaged"):
+        make_table("1", Records(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "metrics.json").write_text("{"), "metrics.json' is damaged"),
+        (lambda run: (run / "metrics.json").write_text("[]"), "holds no mapping"),
+        (lambda run: (run / "metrics.json").unlink(), "metrics.json' cannot be read"),
+        (lambda run: (run / "config.json").unlink(), "config.json' cannot be read"),
+        (lambda run: (run / "config.json").write_text('{"experiment": "x"}'), "restore them"),
+        (lambda run: (run / "certificate.json").write_text("?"), "certificate.json' is damaged"),
+        (
+            lambda run: write_run(run.parent, run.name, bits_per_dim="low"),
+            "'bits_per_dim' is 'low'",
+        ),
+        (lambda run: write_run(run.parent, run.name, seed=None), "'seed' is None"),
+        (lambda run: write_run(run.parent, run.name, parameters=True), "'parameters' is True"),
+        (lambda run: write_run(run.parent, run.name, standard_error=None), "'standard_error'"),
+        (lambda run: write_run(run.parent, "mnist_flow_nice", folder=run.name), "name the folder"),
+    ],
+)
+def test_damaged_results_are_refused_in_a_line(tmp_path, damage, message):
+    damage(write_run(tmp_path, "mnist_flow", contraction=0.9))
+    assert message in refused("table", "4", "--results", tmp_path)
+
+
+def test_a_folder_of_another_seed(tmp_path):
+    write_run(tmp_path, "mnist_classifier_c09", 1, folder="table2/mnist_classifier_c09_seed0")
+    assert "with seed 1; name the folder" in refused("table", "2", "--results", tmp_path)
+
+
+def test_refusals(tmp_path):
+    for words, message in (
+        (("5", "--results", tmp_path), "table '5' does not exist; give one of 1, 2, 3, 4"),
+        (("2", "--results", tmp_path / "none"), "is no folder"),
+        (("2", "--results", tmp_path, "--out", tmp_path / "t.txt"), "name a .md or a .png file"),
+    ):
+        assert message in refused("table", *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_files_are_written(results, tmp_path):
+    result = invoke("table", "2", "--results", results, "--out", tmp_path / "new" / "t.png")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "new" / "t.md").read_text() == result.stdout
+    assert (tmp_path / "new" / "t.png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.slow
+def test_tensorflow_is_not_imported(results):
+    script = (
+        "import sys\n"
+        "from training.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+    )
+    words = ["table", "2", "--results", str(results), "--out", str(results / "t.md")]
+    subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)

@@ -1,0 +1,48 @@
+"""Grids of images inside figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from training import pictures
+from training.figures.style import new_figure
+from training.finished import Finished
+
+
+def shares(finished: Finished, samples: np.ndarray) -> np.ndarray:
+    """Turns what a flow of images draws into pixels.
+
+    Args:
+        finished: the run.
+        samples: values from 0 to its number of levels.
+
+    Returns:
+        Pixels from 0 to 1.
+    """
+    levels = finished.dataset.spec.levels or 1
+    return np.clip(np.floor(samples), 0, levels - 1) / max(levels - 1, 1)
+
+
+def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float) -> Any:
+    """Draws labelled rows of images.
+
+    Args:
+        rows: arrays [n, height, width, channels] of pixels from 0 to 1.
+        labels: one for each row; empty for none.
+        width: in inches.
+
+    Returns:
+        The figure.
+    """
+    room = 0.5 if any(labels) else 0.0
+    cell = (width - room) / max(map(len, rows))
+    figure = new_figure(width, cell * len(rows))
+    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, images, label in zip(panels, rows, labels, strict=True):
+        axes.imshow(pictures.image_rows([images]), interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0, wspace=0, hspace=0)
+    return figure

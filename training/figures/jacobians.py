@@ -1,0 +1,55 @@
+"""Dense Jacobians of a flow's branches, and what the series of their traces says."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_iresnet.log_det import LogDetEstimator
+
+
+class DenseTraces(LogDetEstimator):
+    """Stands in for a block's estimator in eager code, and takes its Jacobians to NumPy.
+
+    It returns log-determinants of zero, so that a flow's total is that of everything else. What
+    it meets is added up over blocks in float64: "exact" is ln|det(I + J)| of each example by
+    `numpy.linalg.slogdet`, and row n of "partial" is the series of traces tr(J^k), cut after term
+    n + 1.
+
+    Args:
+        terms: of the longest series.
+        examples: in the batch.
+    """
+
+    stochastic = False
+
+    def __init__(self, terms: int, examples: int):
+        self.exact = np.zeros(examples)
+        self.partial = np.zeros((terms, examples))
+        self.radius = 0.0  # the largest spectral radius of a branch's Jacobian
+
+    def get_config(self) -> dict[str, Any]:
+        return {"terms": len(self.partial), "examples": len(self.exact)}
+
+    def __call__(self, function, parameters, x, seed=None):
+        parameters = list(parameters)
+        for index, jacobian in enumerate(_jacobians(function, parameters, x)):
+            self.exact[index] += np.linalg.slogdet(np.eye(len(jacobian)) + jacobian)[1]
+            self.radius = max(self.radius, np.abs(np.linalg.eigvals(jacobian)).max())
+            power, total = np.eye(len(jacobian)), 0.0
+            for k in range(1, len(self.partial) + 1):
+                power = power @ jacobian
+                total -= (-1) ** k * np.trace(power) / k
+                self.partial[k - 1, index] += total
+        g, _ = function.linearize(parameters, x)
+        return g, tf.zeros(tf.shape(x)[:1], x.dtype)
+
+
+def _jacobians(function: Any, parameters: list[tf.Tensor], x: tf.Tensor) -> Any:
+    """Yields the Jacobian of each example, [d, d] in float64, by one product for each row."""
+    size = x.shape[1:].num_elements()
+    units = tf.reshape(tf.eye(size, dtype=x.dtype), [size, *x.shape[1:]])
+    for example in x:
+        _, point = function.linearize(parameters, tf.repeat(example[None], size, axis=0))
+        pulled = function.pullback(parameters, point, units)
+        yield tf.reshape(pulled, [size, size]).numpy().astype(np.float64)
