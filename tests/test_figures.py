@@ -89,7 +89,7 @@ def test_paths_cross_only_without_the_constraint(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatch):
     finished = open_finished(runs / "digits_flow")
-    for _, block in residual_blocks(finished.model):
+    for _, block in residual_blocks(finished.model.flow):
         for layer in block.spectral_layers():
             layer.kernel.assign(4.0 * layer.kernel)  # else a term or two are all
         block.converge_spectral_state()
@@ -102,7 +102,7 @@ def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatc
     assert numbers["examples"] == len(numbers["exact"]) == 2
     # The whole flow's Jacobian, and that of its only branch at the block's input.
     met = {}
-    (_, block), *_ = residual_blocks(finished.model)
+    (_, block), *_ = residual_blocks(finished.model.flow)
     forward = type(block).forward
     monkeypatch.setattr(
         block,
