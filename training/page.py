@@ -22,11 +22,11 @@ table N` prints one table, `python -m training figure N` draws a figure.
 _DIFFERENCES = """\
 ## What differs from the paper
 
-- **Budget.** Everything was trained on CPUs, for the CPU-seconds (user and system, of all processes)
-  that stand beside each number; the paper's classifiers were trained for 200 epochs on GPUs. So the
+- **Budget.** Everything was trained on CPUs, for the CPU-seconds (user and system, of all
+  processes) beside each number; the paper's classifiers were trained for 200 epochs on GPUs. So the
   numbers say how the systems compare at this budget, not how good they can be.
-- **Size.** The paper's classifiers of CIFAR have 54 blocks and its densities 48 or 96; networks here
-  have fewer blocks and channels. MNIST's classifiers have the paper's 21 blocks.
+- **Size.** The paper's classifiers of CIFAR have 54 blocks and its densities 48 or 96; networks
+  here have fewer blocks and channels. MNIST's classifiers have the paper's 21 blocks.
 - **Bits/dim** are over the 784 pixels of 28x28 images of MNIST. The paper's code pads them to
   32x32, so its number may be another quantity.
 - **Dequantisation** is uniform, one draw for each image; all Jacobians of the preprocessing count.

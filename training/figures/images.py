@@ -35,7 +35,7 @@ def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float)
     Returns:
         The figure.
     """
-    room = 0.5 if any(labels) else 0.0
+    room = 0.65 if any(labels) else 0.0
     cell = (width - room) / max(map(len, rows))
     figure = new_figure(width, cell * len(rows))
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]

@@ -42,7 +42,7 @@ def draw(request: Request) -> Drawing:
 def _error(finished: Finished, count: int, steps: int) -> float:
     """The median error; every block's solver stops after so many steps."""
     _, (x, *_) = next(batches_with_index(finished, "test", count, count))
-    blocks = [block for _, block in residual_blocks(finished.model)]
+    blocks = [block for _, block in residual_blocks(finished.model.flow)]
     solvers = [block.solver for block in blocks]
     model = finished.model
     try:
