@@ -11,7 +11,8 @@ from tests.test_command_line import invoke, refused
 from tests.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks
 from training.catalog import load_experiment
-from training.figures import NAMES, series_terms, trajectories, write_figure
+from training.figures import KINDS, series_terms, trajectories
+from training.figures.write import write_figure
 from training.finished import open_finished
 from training.reconstruct import round_trips
 from training.train import train
@@ -217,7 +218,7 @@ def test_training_time_reads_histories(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("6", "--out", "f.png"), f"figure '6' does not exist; give one of {', '.join(NAMES)}"),
+        (("6", "--out", "f.png"), f"figure '6' does not exist; give one of {', '.join(KINDS)}"),
         (("1", "--out", "f.svg"), "name a .png file"),
         (("3", "--out", "f.png"), "from 0 --run; give mnist_classifier_c09, then"),
         (("1", "--out", "f.png", "--run", "x"), "from 1 --run; give no run"),
@@ -251,5 +252,6 @@ def test_refusals_of_runs(runs, tmp_path):
 
 def test_help_says_what_a_figure_needs():
     text = " ".join(invoke("figure", "--help").stdout.split())
-    assert "FIGURE" in text
     assert "--run DIR" in text
+    for name, kind in KINDS.items():
+        assert f"{name}: {kind.runs}" in text
