@@ -18,6 +18,7 @@ from tf_iresnet import certify
 from training.cli import main
 
 VERBS = ("train", "evaluate", "sample", "reconstruct", "exact", "ood", "certify", "export", "list")
+VERBS += ("table", "figure", "results")
 FLOW_KEYS = {"bits_per_dim", "standard_error", "images", "exact_terms"}
 ALWAYS_KEYS = {"cpu_seconds", "parameters", "certified_lipschitz", "command", "seed", "cores"}
 

@@ -11,7 +11,8 @@ from tests.test_command_line import invoke, refused
 from tests.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks
 from training.catalog import load_experiment
-from training.figures import NAMES, series_terms, trajectories, write_figure
+from training.figures import KINDS, series_terms, trajectories
+from training.figures.write import write_figure
 from training.finished import open_finished
 from training.reconstruct import round_trips
 from training.train import train
@@ -86,13 +87,22 @@ def test_paths_cross_only_without_the_constraint(tmp_path, monkeypatch):
     assert numbers["invertible"]["least_slope"] >= least
 
 
+def strengthen(block):
+    """Makes a branch close to a multiple of -1; that of random kernels needs a term or two."""
+    rng = np.random.default_rng(0)
+    for layer, sign in zip(block.spectral_layers(), (1, 1, -1), strict=True):
+        kernel = rng.normal(0, 0.1, layer.kernel.shape)
+        middle = kernel[kernel.shape[0] // 2, kernel.shape[1] // 2]
+        middle += sign * 2 * np.eye(*middle.shape)
+        layer.kernel.assign(kernel)
+    block.converge_spectral_state()
+
+
 @pytest.mark.slow
 def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatch):
     finished = open_finished(runs / "digits_flow")
-    for _, block in residual_blocks(finished.model.flow):
-        for layer in block.spectral_layers():
-            layer.kernel.assign(4.0 * layer.kernel)  # else a term or two are all
-        block.converge_spectral_state()
+    (_, block), *_ = residual_blocks(finished.model.flow)
+    strengthen(block)
     monkeypatch.setattr(series_terms.Request, "flow", lambda self: finished)
     monkeypatch.setattr(series_terms, "_TERMS", (1, 2, 6))
     monkeypatch.setattr(series_terms, "_EXACT_TERMS", (1,))
@@ -102,7 +112,6 @@ def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatc
     assert numbers["examples"] == len(numbers["exact"]) == 2
     # The whole flow's Jacobian, and that of its only branch at the block's input.
     met = {}
-    (_, block), *_ = residual_blocks(finished.model.flow)
     forward = type(block).forward
     monkeypatch.setattr(
         block,
@@ -209,7 +218,7 @@ def test_training_time_reads_histories(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("6", "--out", "f.png"), f"figure '6' does not exist; give one of {', '.join(NAMES)}"),
+        (("6", "--out", "f.png"), f"figure '6' does not exist; give one of {', '.join(KINDS)}"),
         (("1", "--out", "f.svg"), "name a .png file"),
         (("3", "--out", "f.png"), "from 0 --run; give mnist_classifier_c09, then"),
         (("1", "--out", "f.png", "--run", "x"), "from 1 --run; give no run"),
@@ -243,5 +252,6 @@ def test_refusals_of_runs(runs, tmp_path):
 
 def test_help_says_what_a_figure_needs():
     text = " ".join(invoke("figure", "--help").stdout.split())
-    assert "FIGURE" in text
     assert "--run DIR" in text
+    for name, kind in KINDS.items():
+        assert f"{name}: {kind.runs}" in text

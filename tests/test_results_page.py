@@ -49,6 +49,8 @@ def test_every_run_is_there_with_its_seed_command_and_budget(results, tmp_path):
     assert "python -m training train mnist_flow --out runs/mnist_flow  # mnist_flow" in page
     for title in ("Table 2", "Table 3", "Table 4", "What differs from the paper"):
         assert f"## {title}" in page
+    write_run(results, "toy_moons_flow", log_prob=-1.91)
+    assert "bits/dim, -1.910 nats |" in make_page(results, tmp_path / "figures")
     assert "Table 1" not in page
     assert "## Figures" not in page
 

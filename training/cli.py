@@ -9,6 +9,7 @@ import click
 
 from training.catalog import experiment_names, load_experiment
 from training.console import say, warn
+from training.figures import describe
 from training.files import new_file
 from training.quiet import import_tensorflow
 from training.verb import Verbs
@@ -253,9 +254,8 @@ def table(number: str, results: str, out: str | None) -> None:
 
 
 @main.command(
-    help="Draw a figure: 1 to 5 of the paper, or one of training_time, solver_steps, "
-    "interpolation and temperature. OUT.png comes with the numbers in it, OUT.json. Each needs "
-    "the folders of certain runs, in order; without them it says which."
+    help="Draw FIGURE as OUT.png, with the numbers in it as OUT.json. Each is drawn from certain "
+    f"runs, given in this order:\n\n\b\n{describe()}"
 )
 @click.argument("name", metavar="FIGURE")
 @_out
@@ -276,7 +276,7 @@ def figure(
     data_dir: str | None,
 ) -> None:
     import_tensorflow()
-    from training.figures import write_figure
+    from training.figures.write import write_figure
 
     drawn = write_figure(
         name,

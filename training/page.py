@@ -117,6 +117,8 @@ def _result(record: Record) -> str:
     if record.measured and "bits_per_dim" in record.metrics:
         error = record.number("standard_error")
         parts.append(f"{record.number('bits_per_dim'):.4f} ± {error:.4f} bits/dim")
+    if record.measured and "log_prob" in record.metrics:  # of points, which are not quantised
+        parts.append(f"{record.number('log_prob'):.3f} nats")
     if record.measured and "error_percent" in record.metrics:
         parts.append(f"{error_rate(record)} %")
     return ", ".join(parts) or "not evaluated"

@@ -37,12 +37,11 @@ def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float)
     """
     room = 0.65 if any(labels) else 0.0
     cell = (width - room) / max(map(len, rows))
-    figure = new_figure(width, cell * len(rows))
+    figure = new_figure(width, cell * len(rows), padding=0.01)
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, images, label in zip(panels, rows, labels, strict=True):
         axes.imshow(pictures.image_rows([images]), interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0, wspace=0, hspace=0)
     return figure

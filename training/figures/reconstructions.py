@@ -58,7 +58,7 @@ def _figure(titles: list[str], found: list[RoundTrips]) -> Any:
     shown = min(_SHOWN, len(found[0].images))
     rows = [("test images", found[0].images)]
     rows += [(title, trips.reconstructions) for title, trips in zip(titles, found, strict=True)]
-    figure = new_figure(PAGE, 0.09 + 0.52 * len(rows))
+    figure = new_figure(PAGE, 0.09 + 0.52 * len(rows), padding=0.01)
     panels = figure.subplots(len(rows), shown, squeeze=False)
     for line, (title, images) in zip(panels, rows, strict=True):
         for axes, image in zip(line, images, strict=False):
@@ -67,7 +67,6 @@ def _figure(titles: list[str], found: list[RoundTrips]) -> Any:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     return figure
 
 

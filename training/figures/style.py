@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 COLUMN, PAGE = 3.35, 6.9  # inches
 # Okabe and Ito's colours, which differ for every kind of colour blindness.
@@ -47,17 +48,19 @@ def look() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, padding: float = 0.04) -> Figure:
     """Makes a figure that needs no display.
 
     Args:
         width: in inches, `COLUMN` or `PAGE`.
         height: in inches.
+        padding: around its panels, in inches.
 
     Returns:
         The figure; what is drawn in it keeps its parts apart.
     """
-    return Figure(figsize=(width, height), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=padding, h_pad=padding, wspace=0.0, hspace=0.0)
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def letter(axes: Any, index: int, title: str = "") -> None:
