@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -33,10 +33,20 @@ from tf_iresnet.fixed_point import Anderson
 from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact
 
-CHAINS, ADAPTATION = 256, 250
-DRAWS = {"plain": 1000, "through": 500}  # of each chain; what mixes slowly needs more
-PILOT_ADAPTATION, PILOT_DRAWS = 100, 60
-LEAPFROGS = {"plain": (8, 16), "through": (4, 8)}  # each sampler has its better
+CHAINS = 256
+
+
+class Effort(NamedTuple):
+    """How long a sampler's chains are, and which numbers of leapfrog steps it may have."""
+
+    adaptation: int
+    draws: int
+    leapfrogs: tuple[int, ...]
+
+
+# What mixes slowly needs more of all.
+EFFORT = {"plain": Effort(250, 1000, (6, 8, 12, 16)), "through": Effort(120, 250, (1, 2, 3))}
+PILOT = Effort(80, 60, ())
 LEVEL = 4.0  # standard errors by which a moment may miss the truth
 LEAST = 400  # effective draws below which moments are not judged
 SPREAD, BEND, WIDTH = 2.0, 0.1, 0.3
@@ -175,14 +185,14 @@ def effective_draws(draws: tf.Tensor, leapfrogs: int) -> dict[str, Any]:
 
 def measured(target: Any, bijector: tfb.Bijector | None, seed: int) -> tuple[dict, np.ndarray]:
     """Choose the number of leapfrog steps on pilot chains, and measure it on others."""
-    kind = "plain" if bijector is None else "through"
+    effort = EFFORT["plain" if bijector is None else "through"]
 
     def pilot(leapfrogs: int) -> float:
-        draws = chains(target, bijector, 1000 + seed, leapfrogs, PILOT_DRAWS, PILOT_ADAPTATION)
+        draws = chains(target, bijector, 1000 + seed, leapfrogs, PILOT.draws, PILOT.adaptation)
         return effective_draws(draws, leapfrogs)["per_gradient"]
 
-    leapfrogs = max(LEAPFROGS[kind], key=pilot)
-    draws = chains(target, bijector, seed, leapfrogs, DRAWS[kind], ADAPTATION)
+    leapfrogs = max(effort.leapfrogs, key=pilot)
+    draws = chains(target, bijector, seed, leapfrogs, effort.draws, effort.adaptation)
     return effective_draws(draws, leapfrogs), draws.numpy()[::50].reshape(-1, 2)
 
 
