@@ -184,7 +184,7 @@ def test_errors_fall_with_the_solver_s_steps(runs, tmp_path, monkeypatch):
     numbers = draw("solver_steps", tmp_path, runs / "mnist_classifier_c09", limit=5)
     (run,) = numbers["runs"]
     first, second, last = run["errors"]
-    # After one step the error of the block is |g(x) - g(y)| <= L |g(x)|; then it falls by L a step.
+    # The first evaluation is at the start, whose error is |g(x)|; each other one takes a factor L.
     assert second <= 0.73**3 * first + 1e-6
     assert last < 1e-5 < first
 

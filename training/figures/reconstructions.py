@@ -39,7 +39,8 @@ def draw(request: Request) -> Drawing:
         coeff = getattr(run.experiment.model, "coeff", None)
         numbers[run.experiment.name] = {"coeff": coeff, **_described(trips)}
         found.append((run.experiment.name, trips))
-        rows.append("no constraint" if coeff is None else f"$c = {coeff}$")
+        title = "no constraint" if coeff is None else f"$c = {coeff}$"
+        rows.append(f"{title}\nerror ≤ {trips.errors.max():.1e}")
     return Drawing(_figure(rows, [trips for _, trips in found]), _caption(numbers), numbers)
 
 

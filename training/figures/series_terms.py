@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.certificate import residual_blocks
 from tf_iresnet.log_det import Exact, LogDetEstimator, PowerSeries, RussianRoulette
+from training.errors import RunError
 from training.evaluate import batches_with_index, probe_seed
 from training.figures.jacobians import DenseTraces
 from training.figures.request import Drawing, Request
@@ -30,8 +32,16 @@ def draw(request: Request) -> Drawing:
         number of terms the bias over examples, its standard error over draws, and the standard
         deviation of one estimate of one example; "bias_by_traces" is the truncated series' bias
         without noise, from the traces of powers of dense Jacobians.
+
+    Raises:
+        RunError: the run is of another kind, or of a flow without residual blocks.
     """
     finished = request.flow()
+    if not any(residual_blocks(finished.model.flow)):
+        raise RunError(
+            f"{finished.experiment.name} has no residual blocks, whose series figure 4 shows; "
+            "give the run of another flow"
+        )
     count = request.count(_IMAGES, finished.dataset.spec.split_sizes["test"])
     _, (x, *_) = next(batches_with_index(finished, "test", count, count))
     flow, seed = finished.model.flow, request.seed

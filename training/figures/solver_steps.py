@@ -1,4 +1,7 @@
-"""How far reconstructions are from the images after so many fixed-point steps a block."""
+"""How far reconstructions are from the images after so many fixed-point steps a block.
+
+A step is one evaluation of the branch, the first one at the start of the iteration.
+"""
 
 from typing import Any
 
@@ -67,7 +70,7 @@ def _figure(numbers: dict[str, Any]) -> Any:
             numbers["steps"], errors, color=CYCLE[index % 7], marker=MARKERS[index % 7], label=label
         )
     axes.set(xscale="log", yscale="log")
-    axes.set(xlabel="fixed-point steps a block", ylabel="RMS error (share of the range)")
+    axes.set(xlabel="evaluations of each branch", ylabel="RMS error (share of the range)")
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
     axes.legend()
@@ -77,5 +80,6 @@ def _figure(numbers: dict[str, Any]) -> Any:
 def _caption(numbers: dict[str, Any]) -> str:
     return (
         f"Median error of {numbers['images']} reconstructed test images against the number of "
-        f"fixed-point steps in each block; errors beyond {_LARGEST:g} are drawn there."
+        f"evaluations of each branch by the fixed-point iteration, the first of which is at its "
+        f"start; errors beyond {_LARGEST:g} are drawn there."
     )
