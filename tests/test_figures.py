@@ -11,6 +11,7 @@ from tests.test_command_line import invoke, refused
 from tests.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks
 from training.catalog import load_experiment
+from training.evaluate import batches_with_index
 from training.figures import KINDS, series_terms, trajectories
 from training.figures.write import write_figure
 from training.finished import open_finished
@@ -118,8 +119,7 @@ def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatc
         "forward",
         lambda x, **options: met.setdefault("y", forward(block, met.setdefault("x", x), **options)),
     )
-    x = series_terms.batches_with_index(finished, "test", 2, 2)
-    _, (x, *_) = next(x)
+    _, (x, *_) = next(batches_with_index(finished, "test", 2, 2))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         z = finished.model.flow.forward(x)
