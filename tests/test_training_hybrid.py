@@ -69,7 +69,7 @@ def test_settings_reach_the_model():
     model = build_model(load_experiment("digits_hybrid", changes), load_dataset("digits").spec)
     config = model.get_config()
     assert (config["label_smoothing"], config["classification_weight"]) == (0.2, 3.0)
-    assert (config["num_classes"], config["levels"], config["blocks"]) == (10, 17, (1,))
+    assert (config["classes"], config["levels"], config["blocks"]) == (10, 17, (1,))
 
 
 def test_wrong_settings_are_refused():
