@@ -42,6 +42,7 @@ def test_features_are_all_of_the_image(model):
     assert (np.ptp(log_det.numpy()) < 1e-3) == constant
 
 
+@pytest.mark.soak
 def test_the_classes_are_learned(model):
     model.fit(X, LABELS, epochs=20, batch_size=12, verbose=0)
     assert model.evaluate(X, LABELS, verbose=0, return_dict=True)["accuracy"] > 0.5
@@ -59,6 +60,7 @@ def test_files_keep_all_of_it(model, tmp_path):
     np.testing.assert_allclose(logits, model(X), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.soak
 def test_the_models_of_table_3_are_of_one_size():
     splits = {name: SplitRange("all", 0, 4) for name in ("train", "validation", "test")}
     spec = DataSpec("cifar10", (32, 32, 3), 256, 10, splits)
