@@ -105,7 +105,7 @@ class Architecture(abc.ABC):
 
 
 @dataclass(frozen=True)
-class _Couplings(Architecture):
+class _Convolutional(Architecture):
     kernel_sizes: tuple[int, ...] = (3, 1, 3)
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class _Couplings(Architecture):
 
 @keras.saving.register_keras_serializable("training")
 @dataclass(frozen=True)
-class NICE(_Couplings):
+class NICE(_Convolutional):
     """Additive couplings alone; the prior's learned scales stand for the paper's last layer.
 
     Args:
@@ -132,7 +132,7 @@ class NICE(_Couplings):
 
 @keras.saving.register_keras_serializable("training")
 @dataclass(frozen=True)
-class RealNVP(_Couplings):
+class RealNVP(_Convolutional):
     """Affine couplings, each after ActNorm in place of the paper's batch normalisation.
 
     Args:
@@ -151,7 +151,7 @@ class RealNVP(_Couplings):
 
 @keras.saving.register_keras_serializable("training")
 @dataclass(frozen=True)
-class Glow(_Couplings):
+class Glow(_Convolutional):
     """Steps of ActNorm, an invertible 1x1 convolution and a coupling.
 
     Where half of the channels leave, one more affine coupling makes what leaves a normal whose
@@ -186,7 +186,7 @@ class Glow(_Couplings):
 
 @keras.saving.register_keras_serializable("training")
 @dataclass(frozen=True)
-class FFJORD(Architecture):
+class FFJORD(_Convolutional):
     """Continuous flows, one after the other.
 
     Args:
@@ -207,8 +207,6 @@ class FFJORD(Architecture):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = checked_integers("kernel_sizes", self.kernel_sizes, "layer of a network")
-        object.__setattr__(self, "kernel_sizes", sizes)
         checked_integer("steps", self.steps, 1)
 
     @property
