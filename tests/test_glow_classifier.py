@@ -10,6 +10,7 @@ from tf_iresnet.export import export_saved_model
 from training.baselines import GlowClassifier
 from training.catalog import load_experiment
 from training.data import DataSpec, SplitRange
+from training.finished import Finished
 from training.models import build_model, parameter_count
 
 EVENT = (4, 4, 3)
@@ -68,6 +69,23 @@ def test_the_models_of_table_3_are_of_one_size():
     models = [build_model(load_experiment(f"cifar10_classifier_{kind}"), spec) for kind in kinds]
     counts = [parameter_count(model) for model in models]
     assert max(counts) < 1.2 * min(counts)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cifar10_classifier_glow_affine", True),
+        ("mnist_classifier_resnet", True),
+        ("mnist_flow_nice", True),
+        ("cifar10_classifier_glowlike", False),
+        ("mnist_flow", False),
+        ("digits_hybrid", False),
+    ],
+)
+def test_what_is_only_compared_with_is_known_by_its_architecture(name, expected):
+    """Of these no certificate is asked for."""
+    finished = Finished(None, load_experiment(name), None, None, 0)
+    assert finished.is_baseline == expected
 
 
 def test_bad_arguments_are_refused():

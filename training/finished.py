@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from tf_iresnet.models.model import InvertibleModel
-from training.baselines import BaselineFlow
 from training.checkpoints import Checkpoints
 from training.config import ClassifierExperiment, Experiment, FlowExperiment
 from training.data import Dataset, load_dataset
@@ -52,7 +51,7 @@ class Finished:
     @property
     def is_baseline(self) -> bool:
         """Whether the model is one to compare with, of which no Lipschitz constant is known."""
-        return isinstance(self.model, BaselineFlow)
+        return self.experiment.model.architecture != "iresnet"
 
     def check_invertible(self) -> None:
         """Refuses a model that has no inverse.
