@@ -55,7 +55,7 @@ demo: venv  ## train digits_flow; print bits/dim; write samples, reconstructions
 test: $(VENV)/test.stamp  ## run the test suite
 	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=$(THREADS) \
 	OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) \
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 25
 
 lint: $(VENV)/test.stamp  ## check style, formatting and types
 	$(BIN)/ruff check

@@ -16,7 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth, with_recomputation
+from benchmarks.comparisons import (
+    COMPARISONS,
+    Setting,
+    all_scales,
+    memory_by_depth,
+    with_recomputation,
+)
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
 
@@ -131,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"error: {' and '.join(missing)} not installed; see `make bench`", file=sys.stderr)
         return 1
-    from benchmarks.exported import first_scale as exported_first_scale  # imports TensorFlow
+    from benchmarks.exported import scales  # imports TensorFlow
 
     setting = QUICK if options.quick else Setting()
     if options.repeats:
@@ -147,10 +153,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results = compare(setting, options.threads, options.only, weights)
         if whole:
-            trained, model = exported_first_scale()
-            own = dataclasses.replace(setting, **model)
-            answer = compare(own, options.threads, ["inverse"], trained)
-            results["inverse_trained"] = answer["inverse"]
+            rows = []
+            for trained, model in scales():
+                own = dataclasses.replace(setting, **model)
+                rows.append(compare(own, options.threads, ["inverse"], trained)["inverse"])
+            results["inverse_trained"] = all_scales(rows)
             results |= without_peer(setting, options.threads)
             depths = results.pop("memory_by_depth")
             results["memory"] = with_recomputation(results["memory"], depths)

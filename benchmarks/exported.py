@@ -40,15 +40,17 @@ def exported_flow() -> IResNetFlow:
     return model
 
 
-def first_scale() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the weights of the first scale's blocks as the workers take them.
+def scales() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the blocks' weights of each scale as the workers take them, first to last.
 
     Also the arguments of `Setting` that belong to them.
     """
-    from benchmarks.trained import weights_of
-    from tf_iresnet.layers import InvertibleResidual
+    from benchmarks.trained import blocks_and_outputs, weights_of
 
-    layers = exported_flow().flow._flatten_layers()
-    blocks = [layer for layer in layers if isinstance(layer, InvertibleResidual)]
-    shape = blocks[0]._event_shape
-    return weights_of([block for block in blocks if block._event_shape == shape], shape)
+    model = exported_flow()
+    noted = blocks_and_outputs(model, tf.zeros([1, 28, 28, 1]))  # in the order of the flow
+    shapes = dict.fromkeys(tuple(y.shape[1:]) for _, y in noted)
+    return [
+        weights_of([block for block, y in noted if tuple(y.shape[1:]) == shape], shape)
+        for shape in shapes
+    ]

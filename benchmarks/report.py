@@ -7,7 +7,7 @@ from typing import Any
 _TITLES = {
     "training_step": "one training step",
     "inverse": "inverse, same error",
-    "inverse_trained": "inverse of the trained flow's first scale, same error",
+    "inverse_trained": "inverse of the trained flow's blocks, same error",
     "log_det": "log-determinant, evaluation",
     "memory": "peak memory of training",
 }
@@ -31,12 +31,13 @@ def markdown(results: dict[str, Any]) -> str:
     if "roofline_fraction" in results:
         fraction = results["roofline_fraction"]
         lines.append(f"The training step's bare convolutions take {fraction:.0%} of its time.")
-    if "inverse" in results:
-        row = results["inverse"]
-        lines.append(
-            f"Largest errors of the inverses: {row['ours_max_error']:.2g} and "
-            f"{row['normflows_max_error']:.2g}."
-        )
+    for name, whose in (("inverse", "inverses"), ("inverse_trained", "trained flow's inverses")):
+        if name in results:
+            row = results[name]
+            lines.append(
+                f"Largest errors of the {whose}: {row['ours_max_error']:.2g} and "
+                f"{row['normflows_max_error']:.2g}."
+            )
     if "memory" in results:
         terms = results["memory"]["ours_by_terms"]
         values = ", ".join(f"{value:.0f} MB at {count}" for count, value in terms.items())

@@ -11,9 +11,15 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import certificates, solvers
-from benchmarks.comparisons import COMPARISONS, Setting, memory_by_depth, with_recomputation
-from benchmarks.exported import exported_flow
+from benchmarks import certificates, comparisons, solvers
+from benchmarks.comparisons import (
+    COMPARISONS,
+    Setting,
+    all_scales,
+    memory_by_depth,
+    with_recomputation,
+)
+from benchmarks.exported import exported_flow, scales
 from benchmarks.measure import serve
 from benchmarks.ours import Worker
 from benchmarks.process import WorkerError, WorkerProcess
@@ -189,6 +195,48 @@ def test_recomputation_is_compared_at_the_peers_depth_and_terms():
     assert (row["ours"], row["ratio"], row["ours_by_depth"]["16"]["20"]) == (400.0, 1.125, 810.0)
 
 
+def test_times_of_scales_add_up_and_the_worst_error_counts():
+    fields = {"unit": "s", "ours_atol": 1e-6, "ours_max_error": 1e-4, "ours_evaluations": 9}
+    rows = [
+        {"ours": 1.0, "normflows": 2.0, "ratio": 2.0, **fields},
+        {"ours": 3.0, "normflows": 4.0, "ratio": 4 / 3, **fields, "ours_max_error": 2e-4},
+    ]
+    total = all_scales(rows)
+    assert (total["ours"], total["normflows"], total["ratio"]) == (4.0, 6.0, 1.5)
+    assert (total["ours_max_error"], total["ours_evaluations"]) == (2e-4, 18)
+    assert total["scales"] == rows
+
+
+def inverses(error_of_tolerance):
+    """A worker whose inverse is as wrong as this says, and the tolerances it was asked for."""
+    asked = []
+
+    def worker(command, atol, **unused):
+        assert command == "inverse"
+        asked.append(atol)
+        error = error_of_tolerance(atol)
+        fields = {"rms_error": error / 10, "evaluations": 8, "cpu_seconds": 2.0}
+        return {"seconds": 1.0, "max_error": error, **fields}
+
+    return worker, asked
+
+
+def test_inverses_are_compared_at_one_error():
+    ours, asked = inverses(lambda atol: 30 * atol**0.9)
+    peer, _ = inverses(lambda atol: 2e-4)
+    row = comparisons.inverse(ours, peer, Setting())
+    assert 0.5 * 2e-4 < row["ours_max_error"] <= row["normflows_max_error"] == 2e-4
+    assert row["ours_atol"] == min(asked)
+
+
+def test_an_error_that_tolerances_cannot_reach_ends_the_search():
+    ours, asked = inverses(lambda atol: 1e-3)
+    peer, _ = inverses(lambda atol: 2e-4)
+    row = comparisons.inverse(ours, peer, Setting())
+    assert row["ours_max_error"] > row["normflows_max_error"]
+    assert len(set(asked)) < 70
+
+
 def test_the_least_gain_is_that_of_the_blocks_at_high_rates():
     groups = {
         "slow": [{"rate": 0.2, "gain": 1.3}, {"rate": 0.85, "gain": 4.0}],
@@ -229,6 +277,18 @@ def test_the_exported_flow_has_the_exported_weights():
     x = np.random.default_rng(0).uniform(0, 256, (2, 28, 28, 1)).astype("float32")
     z = loaded.signatures["encode"](x=tf.constant(x))
     np.testing.assert_allclose(model.encode(x), next(iter(z.values())), rtol=1e-3, atol=1e-3)
+
+
+def test_the_scales_of_the_exported_flow_come_in_its_order():
+    arrays, arguments = zip(*scales(), strict=True)
+    assert [setting["shape"] for setting in arguments] == [(14, 14, 4), (7, 7, 16)]
+    scales_of_it = exported_flow().flow.layers[1].scales
+    for index, (weights, own) in enumerate(zip(arrays, arguments, strict=True)):
+        blocks = scales_of_it[index].layers[2::2]
+        for i, block in enumerate(blocks):
+            kernel = block.branch.parts[1].kernel
+            np.testing.assert_array_equal(weights[f"block{i}_kernel0"], kernel)
+        assert own["blocks"] == len(blocks)
 
 
 def test_the_tables_of_what_needs_no_peer():

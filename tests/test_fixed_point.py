@@ -42,7 +42,7 @@ def test_solvers_invert(make, batch, dtype):
     np.testing.assert_allclose(result.x, x, atol=50 * np.finfo(dtype).eps)
     residual = result.x + branch.plain(parameters, result.x) - y
     rms = np.sqrt(np.mean(np.square(residual), axis=1))
-    np.testing.assert_allclose(result.residual, rms, atol=np.finfo(dtype).eps)
+    np.testing.assert_allclose(result.residual, rms, atol=4 * np.finfo(dtype).eps)
 
 
 def test_steps_and_residual_are_those_of_the_algorithm():

@@ -71,8 +71,7 @@ class Anderson(Solver):
         batch, size = tf.shape(y)[0], y.shape[1:].num_elements()
         # More differences than entries depend on each other.
         memory = self.memory if size is None else max(min(self.memory, size), 1)
-        history = tf.zeros([batch, memory, tf.reduce_prod(tf.shape(y)[1:])], y.dtype)
-        history = tf.ensure_shape(history, [y.shape[0], memory, size])
+        history = (tf.zeros_like(y),) * memory
         counter = tf.zeros([batch], tf.int32)
         return _History(
             plain=tf.ones([batch], tf.bool),
@@ -98,7 +97,7 @@ class Anderson(Solver):
         factor = per_example(tf.where(pushed, 1 / old.residual, tf.zeros_like(residual)), x)
         newest = tf.math.multiply_no_nan(error - old.error, factor)
         newest_step = tf.math.multiply_no_nan(step - old.step, factor)
-        errors, steps = _push(newest, old.errors), _push(newest_step, old.steps)
+        errors, steps = (newest, *old.errors[:-1]), (newest_step, *old.steps[:-1])
         row = _products(errors, newest)
         lower = tf.concat([row[:, 1:, None], old.gram[:, :-1, :-1]], 2)
         gram = tf.concat([row[:, None], lower], 1)
@@ -111,7 +110,8 @@ class Anderson(Solver):
         plain = (pause > 0) | (filled == 0)
         used = (tf.range(gram.shape[-1]) < filled[:, None]) & ~plain[:, None]
         weights = _least_squares(gram, _products(errors, error), used)
-        mixed = tf.linalg.matmul(weights[:, None], steps)
+        columns = [per_example(column, x) for column in tf.unstack(weights, axis=1)]
+        mixed = [column * step for column, step in zip(columns, steps, strict=True)]
         state = _History(
             plain=plain,
             error=error,
@@ -124,7 +124,7 @@ class Anderson(Solver):
             pause=tf.maximum(pause - 1, 0),
             next_pause=tf.where(kept, old.next_pause, tf.minimum(2 * old.next_pause, _LONG)),
         )
-        return step - tf.reshape(mixed, tf.shape(x)), state
+        return step - tf.add_n(mixed), state
 
 
 class _History(NamedTuple):
@@ -134,22 +134,18 @@ class _History(NamedTuple):
     error: tf.Tensor  # of the best point
     step: tf.Tensor  # the Picard step from there
     residual: tf.Tensor  # the error's RMS
-    errors: tf.Tensor  # differences of errors, newest first, scaled, [batch, memory, size]
-    steps: tf.Tensor  # differences of Picard steps by the same factors
+    errors: tuple[tf.Tensor, ...]  # differences of errors, newest first, scaled
+    steps: tuple[tf.Tensor, ...]  # differences of Picard steps by the same factors
     gram: tf.Tensor  # mean products of the former, [batch, memory, memory]
     filled: tf.Tensor  # how many differences there are; -1 before the first point
     pause: tf.Tensor  # how many Picard steps are still to come
     next_pause: tf.Tensor  # how many the next failure brings
 
 
-def _push(newest: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
-    newest = tf.reshape(newest, tf.shape(history[:, :1]))
-    return tf.concat([newest, history[:, :-1]], 1)
-
-
-def _products(history: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+def _products(history: tuple[tf.Tensor, ...], x: tf.Tensor) -> tf.Tensor:
     """Mean products with x, [batch, memory]; no matrix product, which GPUs may round to TF32."""
-    return tf.reduce_mean(history * tf.reshape(x, tf.shape(history[:, :1])), -1)
+    axes = list(range(1, x.shape.rank))
+    return tf.stack([tf.reduce_mean(column * x, axes) for column in history], axis=1)
 
 
 def _least_squares(gram: tf.Tensor, right: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
