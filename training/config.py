@@ -75,6 +75,7 @@ class FlowModel(AnyFlow):
     power_iterations: Count = 1
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
+    kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "glorot_uniform"
     log_det: LogDet = Roulette()
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1, control_variate=True)
 
@@ -114,6 +115,7 @@ class ClassifierModel(Settings):
     power_iterations: Count = 1
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
+    kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "delta_orthogonal"
     ema_momentum: OptionalShare = 0.999
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_iresnet import functions
 from tf_iresnet.bounds.dense import product_up
+from tf_iresnet.initializers import checked_name
 from tf_iresnet.layers.activations import make_activation
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
 from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff, checked_normalization
@@ -33,6 +34,8 @@ class Branch(keras.layers.Layer, abc.ABC):
       activation: "elu", "lipswish", "clipswish", "softplus", "tanh" or "maxmin".
       power_iterations: of each spectral layer.
       normalization: "power_iteration" or "bound", of each spectral layer.
+      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
+        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       context_size: features of a context; None for none.
       **kwargs: of `keras.layers.Layer`.
     """
@@ -43,6 +46,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         activation: str,
         power_iterations: int,
         normalization: str,
+        kernel_initializer: str,
         context_size: int | None,
         **kwargs: Any,
     ) -> None:
@@ -51,6 +55,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         self.activation = activation
         self.power_iterations = power_iterations
         self.normalization = checked_normalization(normalization)
+        self.kernel_initializer = checked_name(kernel_initializer)
         self.context_size = checked_context_size(context_size)
 
     @property
@@ -64,6 +69,7 @@ class Branch(keras.layers.Layer, abc.ABC):
             "coeff": self.coeff,
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
+            "kernel_initializer": self.kernel_initializer,
             "context_size": self.context_size,
             "name": name,
             "dtype": self.dtype_policy,
@@ -130,6 +136,7 @@ class Branch(keras.layers.Layer, abc.ABC):
             "activation": self.activation,
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
+            "kernel_initializer": self.kernel_initializer,
             "context_size": self.context_size,
         }
 
@@ -149,6 +156,8 @@ class SpectralBranch(Branch):
       input_activation: whether an activation comes before the first linear layer.
       power_iterations: of each spectral layer.
       normalization: "power_iteration" or "bound", of each spectral layer.
+      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
+        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       context_size: features of a context, of which every bias is a linear function; None for no
         context.
       **kwargs: of `keras.layers.Layer`.
@@ -172,10 +181,19 @@ class SpectralBranch(Branch):
         input_activation: bool = True,
         power_iterations: int = 1,
         normalization: str = "power_iteration",
+        kernel_initializer: str = "glorot_uniform",
         context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(coeff, activation, power_iterations, normalization, context_size, **kwargs)
+        super().__init__(
+            coeff,
+            activation,
+            power_iterations,
+            normalization,
+            kernel_initializer,
+            context_size,
+            **kwargs,
+        )
         if isinstance(hidden, bool) or int(hidden) != hidden or hidden < 1:
             raise ValueError(f"hidden must be an integer of at least 1, got {hidden!r}.")
         if not kernel_sizes or any(int(k) != k or k < 1 for k in kernel_sizes):

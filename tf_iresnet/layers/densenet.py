@@ -99,6 +99,8 @@ class DenseNetBranch(Branch):
       activation: "clipswish", "lipswish", "elu", "softplus", "tanh" or "maxmin".
       power_iterations: of each spectral layer.
       normalization: "power_iteration" or "bound", of each spectral layer.
+      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
+        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       context_size: features of a context, of which every bias is a linear function; None for no
         context.
       **kwargs: of `keras.layers.Layer`.
@@ -126,10 +128,19 @@ class DenseNetBranch(Branch):
         activation: str = "clipswish",
         power_iterations: int = 1,
         normalization: str = "power_iteration",
+        kernel_initializer: str = "glorot_uniform",
         context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(coeff, activation, power_iterations, normalization, context_size, **kwargs)
+        super().__init__(
+            coeff,
+            activation,
+            power_iterations,
+            normalization,
+            kernel_initializer,
+            context_size,
+            **kwargs,
+        )
         for name, value in (("growth", growth), ("depth", depth), ("kernel_size", kernel_size)):
             if isinstance(value, bool) or int(value) != value or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")

@@ -41,6 +41,8 @@ class InvertibleResidual(InvertibleLayer):
       power_iterations: steps per training call of each spectral layer.
       normalization: "power_iteration", or "bound" for a block that is proven to be invertible at
         every step.
+      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
+        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       log_det: the estimator; by default `RussianRoulette(exact_terms=2)`.
       solver: of the inverse; by default `Picard()`.
       recompute: whether training keeps x alone for the backward pass and computes the branch a
@@ -75,6 +77,7 @@ class InvertibleResidual(InvertibleLayer):
         input_activation: bool = True,
         power_iterations: int = 1,
         normalization: str = "power_iteration",
+        kernel_initializer: str = "glorot_uniform",
         log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
         recompute: bool = False,
@@ -93,6 +96,7 @@ class InvertibleResidual(InvertibleLayer):
                 input_activation=input_activation,
                 power_iterations=power_iterations,
                 normalization=normalization,
+                kernel_initializer=kernel_initializer,
                 context_size=context_size,
                 name="branch",
                 dtype=self.dtype_policy,
@@ -208,6 +212,7 @@ class InvertibleResidual(InvertibleLayer):
             "input_activation": branch.input_activation,
             "power_iterations": branch.power_iterations,
             "normalization": branch.normalization,
+            "kernel_initializer": branch.kernel_initializer,
             "context_size": branch.context_size,
         }
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet import lanczos, norms
+from tf_iresnet import initializers, lanczos, norms
 from tf_iresnet.bounds import gram
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
@@ -86,7 +86,7 @@ class SpectralLayer(keras.layers.Layer, abc.ABC):
         self.normalization = checked_normalization(normalization)
         self.activation = keras.activations.get(activation)
         self.use_bias = bool(use_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)

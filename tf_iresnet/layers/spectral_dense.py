@@ -23,7 +23,7 @@ class SpectralDense(SpectralLayer):
         "bound" by a proven upper bound, so that the norm is at most coeff at every step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
-      kernel_initializer: as in Keras.
+      kernel_initializer: as in Keras, or "delta_orthogonal" (`tf_iresnet.initializers`).
       bias_initializer: as in Keras.
       kernel_regularizer: as in Keras.
       bias_regularizer: as in Keras.

@@ -82,6 +82,7 @@ def branch_options(model: Any) -> dict[str, Any]:
         "activation": model.activation,
         "power_iterations": model.power_iterations,
         "normalization": model.normalization,
+        "kernel_initializer": model.kernel_initializer,
         "name": "branch",
         "dtype": model.dtype_policy,
     }

@@ -43,6 +43,8 @@ class IResNetClassifier(FeatureClassifier):
       actnorm: whether ActNorm comes before each block.
       power_iterations: per training step.
       normalization: "power_iteration", or "bound" for blocks proven invertible at every step.
+      kernel_initializer: of the branches, by name: "delta_orthogonal", which starts with all
+        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       solver: of the inverse; by default `Picard()`.
       recompute: whether blocks keep their input alone for the backward pass: less memory, more
         time.
@@ -78,6 +80,7 @@ class IResNetClassifier(FeatureClassifier):
         actnorm: bool = True,
         power_iterations: int = 1,
         normalization: str = "power_iteration",
+        kernel_initializer: str = "delta_orthogonal",
         solver: Solver | None = None,
         recompute: bool = False,
         ema_momentum: float | None = 0.999,
@@ -94,6 +97,7 @@ class IResNetClassifier(FeatureClassifier):
         self.actnorm = bool(actnorm)
         self.power_iterations = power_iterations
         self.normalization = normalization
+        self.kernel_initializer = kernel_initializer
         self.solver = Picard() if solver is None else solver
         self.recompute = bool(recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
@@ -131,6 +135,7 @@ class IResNetClassifier(FeatureClassifier):
             "actnorm": self.actnorm,
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
+            "kernel_initializer": self.kernel_initializer,
             "solver": keras.saving.serialize_keras_object(self.solver),
             "recompute": self.recompute,
         }

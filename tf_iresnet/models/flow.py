@@ -54,6 +54,8 @@ class IResNetFlow(LikelihoodModel):
         fixed one.
       power_iterations: per training step.
       normalization: "power_iteration", or "bound" for blocks proven invertible at every step.
+      kernel_initializer: of the branches, by name: "delta_orthogonal", which starts with all
+        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       log_det: estimator in training; by default `RussianRoulette(exact_terms=2)`.
       eval_log_det: estimator of `log_prob`; by default 20 exact terms and a roulette of finite
         variance.
@@ -98,6 +100,7 @@ class IResNetFlow(LikelihoodModel):
         prior: str = "learned",
         power_iterations: int = 1,
         normalization: str = "power_iteration",
+        kernel_initializer: str = "glorot_uniform",
         log_det: LogDetEstimator | None = None,
         eval_log_det: LogDetEstimator | None = None,
         solver: Solver | None = None,
@@ -132,6 +135,7 @@ class IResNetFlow(LikelihoodModel):
         self.actnorm = bool(actnorm)
         self.power_iterations = power_iterations
         self.normalization = normalization
+        self.kernel_initializer = kernel_initializer
         self.log_det = RussianRoulette() if log_det is None else log_det
         if eval_log_det is None:
             eval_log_det = RussianRoulette(exact_terms=20, probability=0.1, control_variate=True)
@@ -157,6 +161,7 @@ class IResNetFlow(LikelihoodModel):
             "actnorm": self.actnorm,
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
+            "kernel_initializer": self.kernel_initializer,
             "log_det": keras.saving.serialize_keras_object(self.log_det),
             "eval_log_det": keras.saving.serialize_keras_object(self.eval_log_det),
             "solver": keras.saving.serialize_keras_object(self.solver),

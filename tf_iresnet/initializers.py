@@ -1,0 +1,90 @@
+"""Initial kernels of layers whose norm is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("tf_iresnet")
+class DeltaOrthogonal(keras.initializers.Orthogonal):
+    r"""Kernels all of whose singular values are equal: orthogonal at the centre tap, else zero.
+
+    Spectral normalisation divides by the largest singular value. That of a random kernel is some
+    twice as large as what typical inputs meet, so that a branch of n layers starts with 2^-n of
+    what its bound allows; with this kernel it starts with all of it, for every input. Matrices
+    that are not square map the smaller side isometrically.
+
+    Args:
+      gain: the singular values.
+      seed: as of `keras.initializers.Orthogonal`.
+
+    Example:
+    >>> kernel = DeltaOrthogonal(seed=0)((3, 3, 4, 4))
+    >>> bool(np.allclose(kernel[1, 1] @ tf.transpose(kernel[1, 1]), np.eye(4), atol=1e-5))
+    True
+    >>> round(float(tf.norm(kernel)), 4)
+    2.0
+
+    Source: Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington 2018 (Dynamical Isometry and a Mean
+    Field Theory of CNNs), section 2.5.
+    """
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+        """Returns a kernel.
+
+        Args:
+          shape: spatial sizes, inputs, outputs.
+          dtype: floating point.
+        """
+        shape, name = tuple(shape), keras.backend.standardize_dtype(dtype)
+        if len(shape) < 2:
+            raise ValueError(f"shape must be spatial sizes, inputs and outputs, got {shape}.")
+        # Keras' own factorises in no narrower type.
+        wide = name if name == "float64" else "float32"
+        matrix = tf.cast(super().__call__(shape[-2:], dtype=wide), name)
+        # The tap of "same" padding that meets the pixel itself.
+        around = [[(taps - 1) // 2, taps // 2] for taps in shape[:-2]]
+        matrix = tf.reshape(matrix, [1] * len(around) + list(shape[-2:]))
+        return tf.pad(matrix, [*around, [0, 0], [0, 0]])
+
+
+_OURS = {"delta_orthogonal": DeltaOrthogonal}
+
+
+def get(identifier: Any) -> Any:
+    """Returns a new initializer by its name, "delta_orthogonal" or one of Keras', or as given.
+
+    Args:
+      identifier: a name, a configuration, an initializer or a function.
+
+    Raises:
+      ValueError: if there is none of that name.
+
+    Example:
+    >>> type(get("delta_orthogonal")).__name__
+    'DeltaOrthogonal'
+    """
+    if isinstance(identifier, str) and identifier in _OURS:
+        return _OURS[identifier]()
+    return keras.initializers.get(identifier)
+
+
+def checked_name(name: Any) -> str:
+    """Returns the name of an initializer, which gives every layer another kernel.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    try:
+        if isinstance(name, str) and get(name) is not None:
+            return name
+    except ValueError:
+        pass
+    raise ValueError(
+        'kernel_initializer must be "delta_orthogonal" or the name of one of Keras, such as '
+        f'"glorot_uniform", got {name!r}.'
+    )
