@@ -80,7 +80,7 @@ class IResNetClassifier(FeatureClassifier):
         actnorm: bool = True,
         power_iterations: int = 1,
         normalization: str = "power_iteration",
-        kernel_initializer: str = "delta_orthogonal",
+        kernel_initializer: str = "glorot_uniform",
         solver: Solver | None = None,
         recompute: bool = False,
         ema_momentum: float | None = 0.999,
