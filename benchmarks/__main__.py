@@ -25,6 +25,7 @@ from benchmarks.comparisons import (
 )
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
+from training.machine import processor
 
 HERE = Path(__file__).parent
 QUICK = Setting(
@@ -61,7 +62,8 @@ def compare(
     """
     from benchmarks.peer_normflows import example_weights  # imports torch
 
-    results: dict[str, Any] = {"threads": threads, "repeats": setting.repeats, "versions": {}}
+    results: dict[str, Any] = {"threads": threads, "repeats": setting.repeats}
+    results |= {"processor": processor(), "versions": {}}
     if weights is None:
         weights = example_weights(setting.blocks, setting.shape[-1], setting.hidden, seed=0)
     with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,8 @@ def markdown(results: dict[str, Any]) -> str:
         lines.append(f"Memory by the number of terms: {values}.")
     lines += _own(results)
     lines.append(
-        f"Threads: {results['threads']}; repeats: {results['repeats']}; versions: "
+        f"Processor: {results.get('processor', 'not noted')}; threads: {results['threads']}; "
+        f"repeats: {results['repeats']}; versions: "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + "."
     )

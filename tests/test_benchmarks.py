@@ -141,7 +141,14 @@ def test_missing_packages_are_named(monkeypatch, capsys):
 @needs_peer
 def test_quick_comparisons_have_every_key():
     results = benchmarks.compare(benchmarks.QUICK, threads=1)
-    more = {"roofline_fraction", "where_the_time_goes", "threads", "versions", "repeats"}
+    more = {
+        "roofline_fraction",
+        "where_the_time_goes",
+        "threads",
+        "processor",
+        "versions",
+        "repeats",
+    }
     assert set(results) == {*COMPARISONS, *more}
     for name in COMPARISONS:
         row = results[name]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from training import files
 from training.catalog import load_experiment
 from training.errors import RunError
 from training.files import read_json, write_json
-from training.machine import cores, cpu_seconds, versions
+from training.machine import cores, cpu_seconds, processor, versions
 from training.run import Run
 
 EXTENSIBLE = ["schedule.name=constant"]
@@ -139,3 +140,18 @@ def test_processor_time_counts_the_children(tmp_path):
     assert cpu_seconds() - before > 0.05
     assert cores() >= 1
     assert json.dumps(versions())
+
+
+@pytest.mark.parametrize(
+    ("flags", "vectors"),
+    [("fma avx avx2 avx512f", ", AVX-512"), ("avx avx2", ", AVX2"), ("sse", "")],
+)
+def test_the_processor_is_named_with_its_widest_vectors(tmp_path, flags, vectors):
+    source = tmp_path / "cpuinfo"
+    core = f"model name\t: A: 7\nflags\t\t: {flags}\n\n"
+    source.write_text(core + core.replace("A", "B"))
+    assert processor(source) == "A: 7" + vectors
+
+
+def test_a_processor_that_linux_does_not_describe_has_pythons_name(tmp_path):
+    assert processor(tmp_path / "none") in {platform.processor(), platform.machine()}

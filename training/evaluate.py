@@ -17,7 +17,7 @@ from training.data import DataError, eval_batches
 from training.data.randomness import stream_key
 from training.errors import RunError
 from training.finished import Finished
-from training.machine import cores, cpu_seconds, versions
+from training.machine import cores, cpu_seconds, processor, versions
 from training.models import parameter_count
 from training.run import Run
 
@@ -75,6 +75,7 @@ def evaluate(
         "cpu_seconds": spent[-1] if spent else None,
         "evaluation_cpu_seconds": round(cpu_seconds() - before, 1),
         "cores": cores(),
+        "processor": processor(),
         "versions": versions(),
     }
     held, whole = finished.metrics(), finished.dataset.spec.split_sizes["test"]

@@ -19,7 +19,7 @@ from training.console import say
 from training.data import DataError, Dataset, Share, eval_batches, load_dataset, train_batches
 from training.devices import Devices, make_devices
 from training.errors import RunError
-from training.machine import cores, versions
+from training.machine import cores, processor, versions
 from training.models import build_model, parameter_count
 from training.run import Run
 from training.signals import Request, termination
@@ -243,6 +243,7 @@ def _summary(experiment: Experiment, model: keras.Model, run: Run) -> dict[str, 
         "seed": experiment.seed,
         "steps": experiment.steps,
         "cores": cores(),
+        "processor": processor(),
         "cpu_seconds": last["cpu_seconds"],
         "parameters": parameter_count(model),
         "certified_lipschitz": None,
