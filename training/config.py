@@ -115,7 +115,7 @@ class ClassifierModel(Settings):
     power_iterations: Count = 1
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
-    kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "delta_orthogonal"
+    kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "glorot_uniform"
     ema_momentum: OptionalShare = 0.999
 
 
