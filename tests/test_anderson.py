@@ -223,3 +223,13 @@ def test_a_block_keeps_its_solver(tmp_path):
     (restored,) = keras.saving.load_model(tmp_path / "model.keras").layers
     assert isinstance(restored.solver, Anderson)
     assert repr(restored.solver) == "Anderson(max_steps=70, atol=0.001, rtol=0.5, memory=3)"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_graphs_of_few_entries(size):
+    slopes = np.linspace(-0.9, 0.8, size)
+    y = np.random.default_rng(0).standard_normal((4, size))
+    solve = tf.function(lambda y: Anderson().solve(lambda x: x * slopes, y))
+    result = solve(tf.constant(y))
+    assert result.converged.numpy().all()
+    np.testing.assert_allclose(result.x, y / (1 + slopes), rtol=1e-9)

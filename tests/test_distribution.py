@@ -15,7 +15,9 @@ from tf_iresnet.models.distribution import BatchNormalization
 from training.devices import Devices
 
 # How far gradients may differ: in bfloat16 each device rounds its own sum to eight bits.
-PRECISION = {"float32": 1e-5, "mixed_bfloat16": 2e-2}
+# Without AVX-512 TensorFlow sums in bfloat16: 0.12 there, 0.02 with it; a sum that is taken for a
+# mean would be 1.
+PRECISION = {"float32": 1e-5, "mixed_bfloat16": 0.25}
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,8 @@ class _History(NamedTuple):
 def _products(history: tuple[tf.Tensor, ...], x: tf.Tensor) -> tf.Tensor:
     """Mean products with x, [batch, memory]; no matrix product, which GPUs may round to TF32."""
     axes = list(range(1, x.shape.rank))
-    return tf.stack([tf.reduce_mean(column * x, axes) for column in history], axis=1)
+    # No tf.stack: TensorFlow's graph optimizer loses the new axis of a slice of two stacked ones.
+    return tf.concat([tf.reduce_mean(column * x, axes)[:, None] for column in history], axis=1)
 
 
 def _least_squares(gram: tf.Tensor, right: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
