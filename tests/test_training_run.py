@@ -148,8 +148,7 @@ def test_processor_time_counts_the_children(tmp_path):
 )
 def test_the_processor_is_named_with_its_widest_vectors(tmp_path, flags, vectors):
     source = tmp_path / "cpuinfo"
-    core = f"model name\t: A: 7\nflags\t\t: {flags}\n\n"
-    source.write_text(core + core.replace("A", "B"))
+    source.write_text(2 * f"model name\t: A: 7\nflags\t\t: {flags}\n\n")
     assert processor(source) == "A: 7" + vectors
 
 

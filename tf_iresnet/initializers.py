@@ -22,6 +22,9 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
       gain: the singular values.
       seed: as of `keras.initializers.Orthogonal`.
 
+    Raises:
+      ValueError: when called, if a shape has no inputs and outputs.
+
     Example:
     >>> kernel = DeltaOrthogonal(seed=0)((3, 3, 4, 4))
     >>> bool(np.allclose(kernel[1, 1] @ tf.transpose(kernel[1, 1]), np.eye(4), atol=1e-5))
@@ -77,6 +80,9 @@ def checked_name(name: Any) -> str:
     """Returns the name of an initializer, which gives every layer another kernel.
 
     None is made: that would use up random numbers.
+
+    Args:
+      name: "delta_orthogonal", or that of one of Keras'.
 
     Raises:
       ValueError: if it is none.

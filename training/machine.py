@@ -51,9 +51,8 @@ def processor(source: Path = Path("/proc/cpuinfo")) -> str:
         lines = source.read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    said = dict(
-        reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line])
-    )
+    # The cores of a machine say the same.
+    said = dict([part.strip() for part in line.split(":", 1)] for line in lines if ":" in line)
     flags = said.get("flags", "").split()
     vectors = next((label for flag, label in _VECTORS if flag in flags), None)
     return ", ".join(filter(None, (said.get("model name", platform.machine()), vectors)))

@@ -46,8 +46,8 @@ class Branch(keras.layers.Layer, abc.ABC):
         activation: str,
         power_iterations: int,
         normalization: str,
-        kernel_initializer: str,
         context_size: int | None,
+        kernel_initializer: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -181,8 +181,8 @@ class SpectralBranch(Branch):
         input_activation: bool = True,
         power_iterations: int = 1,
         normalization: str = "power_iteration",
-        kernel_initializer: str = "glorot_uniform",
         context_size: int | None = None,
+        kernel_initializer: str = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -190,8 +190,8 @@ class SpectralBranch(Branch):
             activation,
             power_iterations,
             normalization,
-            kernel_initializer,
             context_size,
+            kernel_initializer,
             **kwargs,
         )
         if isinstance(hidden, bool) or int(hidden) != hidden or hidden < 1:

@@ -128,8 +128,8 @@ class DenseNetBranch(Branch):
         activation: str = "clipswish",
         power_iterations: int = 1,
         normalization: str = "power_iteration",
-        kernel_initializer: str = "glorot_uniform",
         context_size: int | None = None,
+        kernel_initializer: str = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -137,8 +137,8 @@ class DenseNetBranch(Branch):
             activation,
             power_iterations,
             normalization,
-            kernel_initializer,
             context_size,
+            kernel_initializer,
             **kwargs,
         )
         for name, value in (("growth", growth), ("depth", depth), ("kernel_size", kernel_size)):
