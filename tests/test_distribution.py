@@ -14,10 +14,10 @@ from tf_iresnet import replicas
 from tf_iresnet.models.distribution import BatchNormalization
 from training.devices import Devices
 
-# How far gradients may differ: in bfloat16 each device rounds its own sum to eight bits.
-# Without AVX-512 TensorFlow sums in bfloat16: 0.12 there, 0.02 with it; a sum that is taken for a
-# mean would be 1.
-PRECISION = {"float32": 1e-5, "mixed_bfloat16": 0.25}
+# How far gradients may differ, as a share of the whole: in bfloat16 each device rounds its own sum
+# to eight bits. The bias before batch normalisation is apart: its gradient is zero, but only over
+# all devices: what is seen of it is how sums that cancel were rounded, and processors differ there.
+PRECISION = {"float32": (1e-5, 1e-5), "mixed_bfloat16": (2e-2, 0.25)}
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,17 @@ def test_the_gradients_of_two_devices_are_those_of_one(mirrored, dtype):
     assert_relative(found, on_one(f"gradients {dtype}"), PRECISION[dtype])
 
 
-def assert_relative(ours, theirs, tolerance):
-    mine, other = (np.concatenate([g.ravel() for g in all_.values()]) for all_ in (ours, theirs))
-    assert np.linalg.norm(mine - other) <= tolerance * np.linalg.norm(other)
+def assert_relative(ours, theirs, tolerances):
+    size = np.linalg.norm(np.concatenate([g.ravel() for g in theirs.values()]))
     # The gradient was larger, and is clipped as asked for.
-    np.testing.assert_allclose(np.linalg.norm(other) / 0.05, 0.1, rtol=1e-4)
+    np.testing.assert_allclose(size / 0.05, 0.1, rtol=1e-4)
+    parts = {True: [], False: []}
+    exact = on_one("gradients float32").values()
+    for mine, other, truth in zip(ours.values(), theirs.values(), exact, strict=True):
+        parts[np.linalg.norm(truth) > 1e-4 * size].append((mine - other).ravel())
+    assert len(parts[False]) == 1  # the bias
+    for differences, tolerance in zip(parts.values(), tolerances, strict=True):
+        assert np.linalg.norm(np.concatenate(differences)) <= tolerance * size
 
 
 @pytest.mark.slow
