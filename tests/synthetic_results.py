@@ -26,7 +26,8 @@ def write_run(results, experiment, seed=0, *, folder=None, contraction=None, mod
         "cpu_seconds": 12.0,
         "parameters": 345,
         "split": "test",
-        **(FLOW if "_flow" in experiment else CLASSIFIER),
+        **(FLOW if "_flow" in experiment or "_hybrid" in experiment else {}),
+        **({} if "_flow" in experiment else CLASSIFIER),
         **metrics,
     }
     content = {key: value for key, value in content.items() if value is not None}

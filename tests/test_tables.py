@@ -11,7 +11,7 @@ from scipy import stats
 from tests.synthetic_results import FOUND, LOST, write_run, write_seeds
 from tests.test_command_line import invoke, refused
 from training.errors import RunError
-from training.tables import intervals, make_table
+from training.tables import hybrids, intervals, make_table, sizes
 from training.tables.records import Records
 
 VANILLA = {0: 0.50, 1: 0.40, 2: 0.45}
@@ -177,6 +177,47 @@ def test_table_4(tmp_path):
     assert cells(table)["ours, longest training"]["MNIST"] == ours["bits/dim"]
     assert "train mnist_flow_nice --out" in table
     assert "train mnist_flow --out" not in table
+
+
+def test_hybrids_are_beside_the_separate_models(tmp_path):
+    write_run(tmp_path, "mnist_separate_flow", bits_per_dim=1.25, standard_error=0.0025)
+    write_run(tmp_path, "mnist_separate_classifier", error_percent=1.5, contraction=0.875)
+    write_run(
+        tmp_path, "mnist_hybrid_w1", bits_per_dim=1.375, standard_error=0.002, error_percent=2.0
+    )
+    table = hybrids.make_table(Records(tmp_path)).markdown()
+    rows = cells(table, "MNIST")
+    density, classes = rows["density alone"], rows["classes alone"]
+    both = rows["both, cross-entropy weighted by 1"]
+    assert (density["bits/dim"], density["error, %"]) == ("1.250 ± 0.003", "–")
+    assert classes["bits/dim"] == "–"
+    assert classes["inverse"] == "yes: bound 0.875"
+    assert both["bits/dim"] == "1.375 ± 0.002"
+    assert numbers(both["error, %"])[0] == 2.0
+    assert rows["both, cross-entropy weighted by 0.1"]["bits/dim"] == "not run"
+    assert "train mnist_hybrid_w01 --out" in table
+    assert "train mnist_hybrid_w1 --out" not in table
+
+
+def test_half_sizes_are_beside_the_full_ones(tmp_path):
+    for folder, bits, error in (("", 1.25, 0.003), ("half/", 1.5, 0.004)):
+        write_run(
+            tmp_path,
+            "cifar10_flow_nice",
+            folder=f"{folder}cifar10_flow_nice",
+            bits_per_dim=bits,
+            standard_error=error,
+            parameters=1000 if folder else 2000,
+        )
+    write_run(tmp_path, "mnist_flow_maf")
+    table = sizes.make_table(Records(tmp_path)).markdown()
+    row = cells(table, "CIFAR-10")["NICE"]
+    assert row["gain"] == "0.250 ± 0.005"
+    assert (row["parameters"], row["parameters of half"]) == ("2,000", "1,000")
+    assert cells(table, "MNIST")["MAF"]["bits/dim of half"] == "not run"
+    assert cells(table, "MNIST")["MAF"]["gain"] == ""
+    folders = [record.folder.relative_to(tmp_path) for record in Records(tmp_path).all()]
+    assert [str(folder) for folder in folders][-1] == "half/cifar10_flow_nice"
 
 
 def test_table_1_is_measured(tmp_path, monkeypatch):

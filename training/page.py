@@ -5,7 +5,14 @@ from typing import Any
 
 from training.errors import RunError
 from training.files import read_json
-from training.tables import classification, densities, invertible_classifiers, properties
+from training.tables import (
+    classification,
+    densities,
+    hybrids,
+    invertible_classifiers,
+    properties,
+    sizes,
+)
 from training.tables.cells import inverse, reconstruction
 from training.tables.intervals import error_rate
 from training.tables.records import Record, Records
@@ -61,6 +68,8 @@ def make_page(results: Path, figures: Path) -> str:
             classification.make_table,
             invertible_classifiers.make_table,
             densities.make_table,
+            sizes.make_table,
+            hybrids.make_table,
         )
     ]
     if properties.is_measured(records):

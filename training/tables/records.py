@@ -12,6 +12,7 @@ from training.files import read_json
 
 _TEXTS, _NUMBERS = ("experiment", "command"), ("seed", "steps", "cpu_seconds", "parameters")
 _MEASURES = ("error_percent", "bits_per_dim")
+_SEEDS, HALF = "table2", "half"  # folders of runs that vary an experiment
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Records:
     """The results in a folder, by the experiments' names.
 
     A run worth keeping is `EXPERIMENT/`; runs that differ in their seed alone, with which means
-    over seeds are made, are `table2/EXPERIMENT_seedK/`.
+    over seeds are made, are `table2/EXPERIMENT_seedK/`; with half the parameters it is
+    `half/EXPERIMENT/`.
 
     Args:
         folder: the folder.
@@ -86,11 +88,12 @@ class Records:
         if not self.folder.is_dir():
             raise RunError(f"--results {str(folder)!r} is no folder; give one of finished runs")
 
-    def find(self, experiment: str) -> Record | None:
+    def find(self, experiment: str, group: str = "") -> Record | None:
         """Reads an experiment's run.
 
         Args:
             experiment: its name.
+            group: `HALF` for its version of half the size.
 
         Returns:
             The run's results; None if it was not run, or not evaluated on the test set.
@@ -98,7 +101,7 @@ class Records:
         Raises:
             RunError: its files are damaged, or of another experiment.
         """
-        folder = self.folder / experiment
+        folder = self.folder / group / experiment
         record = read_record(folder) if _holds_run(folder) else None
         if record is not None and record.experiment != experiment:
             raise RunError(
@@ -119,7 +122,7 @@ class Records:
             RunError: a folder's files are damaged, or of another experiment or seed.
         """
         found: dict[int, Record] = {}
-        for folder in sorted((self.folder / "table2").glob(f"{experiment}_seed*")):
+        for folder in sorted((self.folder / _SEEDS).glob(f"{experiment}_seed*")):
             match = re.fullmatch(r"_seed(\d+)", folder.name.removeprefix(experiment))
             if match is None or not _holds_run(folder):
                 continue
@@ -134,15 +137,16 @@ class Records:
         return dict(sorted(found.items()))
 
     def all(self) -> list[Record]:
-        """Reads every run, those with several seeds last.
+        """Reads every run.
 
         Returns:
-            The runs in the order of their folders' names.
+            The runs in the order of their folders' names, variants last.
 
         Raises:
             RunError: files are damaged.
         """
-        folders = [*sorted(self.folder.glob("*")), *sorted((self.folder / "table2").glob("*"))]
+        places = (self.folder, self.folder / HALF, self.folder / _SEEDS)
+        folders = [folder for place in places for folder in sorted(place.glob("*"))]
         return [read_record(folder) for folder in folders if _holds_run(folder)]
 
 
