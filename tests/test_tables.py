@@ -180,8 +180,8 @@ def test_table_4(tmp_path):
 
 
 def test_hybrids_are_beside_the_separate_models(tmp_path):
-    write_run(tmp_path, "mnist_separate_flow", bits_per_dim=1.25, standard_error=0.0025)
-    write_run(tmp_path, "mnist_separate_classifier", error_percent=1.5, contraction=0.875)
+    write_run(tmp_path, "mnist_flow_separate", bits_per_dim=1.25, standard_error=0.0025)
+    write_run(tmp_path, "mnist_classifier_separate", error_percent=1.5, contraction=0.875)
     write_run(
         tmp_path, "mnist_hybrid_w1", bits_per_dim=1.375, standard_error=0.002, error_percent=2.0
     )

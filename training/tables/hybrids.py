@@ -7,11 +7,11 @@ from training.tables.table import NOT_RUN, Grid, Table
 
 _DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 _ROWS = (
-    ("density alone", "{}_separate_flow"),
+    ("density alone", "{}_flow_separate"),
     ("both, cross-entropy weighted by 0.01", "{}_hybrid_w001"),
     ("both, cross-entropy weighted by 0.1", "{}_hybrid_w01"),
     ("both, cross-entropy weighted by 1", "{}_hybrid_w1"),
-    ("classes alone", "{}_separate_classifier"),
+    ("classes alone", "{}_classifier_separate"),
 )
 _HEADER = (
     "model",
