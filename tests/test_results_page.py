@@ -29,7 +29,9 @@ FIGURE = {"figure": "4", "caption": "Bias.", "command": "python -m training figu
 @pytest.fixture
 def results(tmp_path):
     folder = tmp_path / "results"
-    run = write_run(folder, "mnist_flow", 5, contraction=0.9, reconstruction=FOUND, cores=2)
+    run = write_run(
+        folder, "mnist_flow", 5, contraction=0.9, reconstruction=FOUND, cores=2, processor="Z80"
+    )
     (run / "ood.json").write_text(json.dumps(OOD))
     write_seeds(folder, "mnist_classifier_c09", {0: 0.5, 1: 0.6})
     return folder
@@ -44,7 +46,7 @@ def test_the_committed_page_is_what_the_command_makes():
 def test_every_run_is_there_with_its_seed_command_and_budget(results, tmp_path):
     page = make_page(results, tmp_path / "figures")
     row = "| mnist_flow | 5 | 1.2500 ± 0.0025 bits/dim | 10000 | yes: bound 0.900 | 2.0e-06 | 345 |"
-    assert f"{row} 100 | 12 | 2 |" in page
+    assert f"{row} 100 | 12 | 2 | Z80 |" in page
     assert "| table2/mnist_classifier_c09_seed1 | 1 | 0.60 [0.47, 0.77] % |" in page
     assert "python -m training train mnist_flow --out runs/mnist_flow  # mnist_flow" in page
     for title in ("Table 2", "Table 3", "Table 4", "What differs from the paper"):
