@@ -146,13 +146,14 @@ AnyClassifierModel = Annotated[
 
 
 class Optimizer(Settings):
-    """One of Keras' optimizers.
+    """One of Keras' optimizers, or `training.muon.Muon`.
 
+    `momentum` is that of "sgd" and of "muon", and `nesterov` of "sgd" ("muon" always has it).
     `weight_decay` is Keras' own, decoupled from the gradient, and applies to kernels. An L2 term
     of strength w inside SGD with momentum m corresponds to about w / (1 - m) of it.
     """
 
-    name: Literal["adam", "adamax", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamax", "adamw", "muon", "sgd"] = "adam"
     learning_rate: Positive = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False

@@ -22,12 +22,14 @@ from training.config import (
 )
 from training.data import DataSpec
 from training.errors import RunError
+from training.muon import Muon
 from training.settings import AnyFlow
 
 _OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamax": keras.optimizers.Adamax,
     "adamw": keras.optimizers.AdamW,
+    "muon": Muon,
     "sgd": keras.optimizers.SGD,
 }
 
@@ -179,8 +181,10 @@ def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
         "global_clipnorm": settings.clipnorm,
         "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
     }
+    if settings.name in ("muon", "sgd"):
+        arguments["momentum"] = settings.momentum
     if settings.name == "sgd":
-        arguments |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
+        arguments["nesterov"] = settings.nesterov
     return _OPTIMIZERS[settings.name](**arguments)
 
 
