@@ -26,7 +26,7 @@ def exported_flow() -> IResNetFlow:
       ValueError: if the variables are not those of the model.
     """
     settings: dict[str, Any] = json.loads(
-        (_ROOT / "training/results/mnist_flow/config.json").read_text()
+        (_ROOT / "saved_models/mnist_flow/config.json").read_text()
     )["settings"]
     splits = {name: SplitRange("all", 0, 1) for name in ("train", "validation", "test")}
     spec = DataSpec("mnist", (28, 28, 1), 256, None, splits)
