@@ -48,6 +48,9 @@ _CAPTION = (
 )
 
 
+_WIDE = 30
+
+
 def _figure(curves: dict[str, dict[str, Any]]) -> Any:
     names = sorted({name for found in curves.values() for name in found})
     looks = {
@@ -56,17 +59,25 @@ def _figure(curves: dict[str, dict[str, Any]]) -> Any:
         for i, name in enumerate(names)
     }
     shown = [data for data in _TITLES if data in curves]
-    figure = new_figure(PAGE, 2.6)
+    figure = new_figure(PAGE, 2.9)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for index, (axes, data) in enumerate(zip(panels, shown, strict=True)):
+        spent: list[float] = []
         for name, points in curves[data].items():
             seconds, bits = zip(*points, strict=True)
+            spent += seconds
             axes.plot(seconds, bits, label=name.replace("_", " "), **looks[name])
         axes.set(xlabel="training (CPU-seconds)", xscale="log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        wide = max(spent) > _WIDE * min(spent)  # numbers at 1, 2 and 5 would overlap
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if wide else (1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.legend()
         letter(axes, index, _TITLES[data])
     panels[0].set_ylabel("validation bits/dim")
+    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+    figure.legend(
+        handles=[lines[name.replace("_", " ")] for name in names],
+        loc="outside lower center",
+        ncols=min(len(names), 5),
+    )
     return figure
