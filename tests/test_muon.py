@@ -38,7 +38,7 @@ def test_small_directions_are_not_left_behind():
     left, _, right = np.linalg.svd(rng.normal(size=(40, 16)), full_matrices=False)
     matrix = (left * np.geomspace(0.02, 1.0, 16)) @ right
     values = singular_values(orthogonal_factor(tf.constant(matrix, tf.float32), 5))
-    assert values.max() / values.min() < 2.5 < 50
+    assert values.max() / values.min() < 2.5  # 50 in the matrix itself
 
 
 def test_no_gradient_is_no_step():

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from training.tables.records import Record
 
 UNKNOWN = "not measured"
+DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}  # that have densities
 REMEMBERED = "paper, as remembered"
 REMEMBERED_NOTE = (
     f"The columns “{REMEMBERED}” quote the paper from memory and were not checked against it: "
@@ -64,6 +65,18 @@ def spread(values: Iterable[float], form: str = "{:,.0f}") -> str:
     numbers = list(values)
     ends = [form.format(end) for end in (min(numbers), max(numbers))]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def bits(record: Record) -> str:
+    """Writes bits/dim.
+
+    Args:
+        record: the run of a density.
+
+    Returns:
+        A cell, with the standard error over test images.
+    """
+    return f"{record.number('bits_per_dim'):.3f} ± {record.number('standard_error'):.3f}"
 
 
 def likelihood(record: Record) -> str:

@@ -1,12 +1,11 @@
 """Table 4: bits/dim of flows."""
 
-from training.tables.cells import REMEMBERED, REMEMBERED_NOTE, likelihood
+from training.tables.cells import DATASETS, REMEMBERED, REMEMBERED_NOTE, bits, likelihood
 from training.tables.records import Record, Records, commands
 from training.tables.table import NOT_RUN, Grid, Table
 
-_DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 # The names of rows, the experiments' endings and the paper's bits/dim, quoted from memory.
-_ROWS = (
+ROWS = (
     ("NICE", "_nice", "4.36", "4.48"),
     ("MAF", "_maf", "1.89", "4.31"),
     ("Real-NVP", "_realnvp", "1.06", "3.49"),
@@ -55,16 +54,16 @@ def make_table(records: Records) -> Table:
     """
     found = {
         (data, ending): records.find(f"{data}_flow{ending}")
-        for data in _DATASETS
-        for _, ending, *_ in _ROWS
+        for data in DATASETS
+        for _, ending, *_ in ROWS
     }
     header = ["model"]
-    for name in _DATASETS.values():
+    for name in DATASETS.values():
         header += [name, f"{name} ({REMEMBERED})"]
     overview = []
-    for label, ending, *paper in _ROWS:
+    for label, ending, *paper in ROWS:
         row = [label]
-        for data, remembered in zip(_DATASETS, paper, strict=True):
+        for data, remembered in zip(DATASETS, paper, strict=True):
             row += [_bits(found[data, ending]), remembered]
         overview.append(row)
     details = [
@@ -72,11 +71,11 @@ def make_table(records: Records) -> Table:
             _HEADER,
             [
                 [label, *_row(found[data, ending], paper[index]), f"{data}_flow{ending}"]
-                for label, ending, *paper in _ROWS
+                for label, ending, *paper in ROWS
             ],
             title=name,
         )
-        for index, (data, name) in enumerate(_DATASETS.items())
+        for index, (data, name) in enumerate(DATASETS.items())
     ]
     missing = [
         line
@@ -93,16 +92,14 @@ def make_table(records: Records) -> Table:
 
 
 def _bits(record: Record | None) -> str:
-    if record is None:
-        return NOT_RUN
-    return f"{record.number('bits_per_dim'):.3f} ± {record.number('standard_error'):.3f}"
+    return NOT_RUN if record is None else bits(record)
 
 
 def _row(record: Record | None, paper: str) -> list[str]:
     if record is None:
         return [NOT_RUN, paper, *[""] * 6]
     return [
-        _bits(record),
+        bits(record),
         paper,
         likelihood(record),
         *(f"{record.number(key):,.0f}" for key in ("parameters", "cpu_seconds", "steps")),

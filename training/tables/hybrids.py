@@ -1,11 +1,10 @@
 """Density and classes by one network, beside two networks that learn one of them each."""
 
-from training.tables.cells import inverse
+from training.tables.cells import DATASETS, bits, inverse
 from training.tables.intervals import error_rate
 from training.tables.records import Record, Records, commands
 from training.tables.table import NOT_RUN, Grid, Table
 
-_DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 _ROWS = (
     ("density alone", "{}_flow_separate"),
     ("both, cross-entropy weighted by 0.01", "{}_hybrid_w001"),
@@ -44,7 +43,7 @@ def make_table(records: Records) -> Table:
         RunError: results are damaged.
     """
     grids, missing = [], []
-    for data, title in _DATASETS.items():
+    for data, title in DATASETS.items():
         rows = []
         for label, form in _ROWS:
             name = form.format(data)
@@ -58,14 +57,9 @@ def make_table(records: Records) -> Table:
 def _row(record: Record | None) -> list[str]:
     if record is None:
         return [NOT_RUN, NOT_RUN, *[""] * 5]
-    bits, error = "–", "–"
-    if "bits_per_dim" in record.metrics:
-        bits = f"{record.number('bits_per_dim'):.3f} ± {record.number('standard_error'):.3f}"
-    if "error_percent" in record.metrics:
-        error = str(error_rate(record))
     return [
-        bits,
-        error,
+        bits(record) if "bits_per_dim" in record.metrics else "–",
+        str(error_rate(record)) if "error_percent" in record.metrics else "–",
         inverse([record]),
         *(f"{record.number(key):,.0f}" for key in ("parameters", "cpu_seconds", "steps")),
         str(record.seed),

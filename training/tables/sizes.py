@@ -2,20 +2,11 @@
 
 import math
 
+from training.tables.cells import DATASETS, bits
+from training.tables.densities import ROWS
 from training.tables.records import HALF, Records
 from training.tables.table import NOT_RUN, Grid, Table
 
-_SYSTEMS = {
-    "NICE": "nice",
-    "MAF": "maf",
-    "Real-NVP": "realnvp",
-    "Glow": "glow",
-    "FFJORD": "ffjord",
-    "i-ResNet": "iresnet",
-    "Residual Flow": "residual",
-    "i-DenseNet": "idensenet",
-}
-_DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 _HEADER = (
     "model",
     "bits/dim",
@@ -28,7 +19,8 @@ _HEADER = (
 _NOTES = (
     "Bits/dim on test images after the same steps, and by how much the full size is better, with "
     "the standard error of a difference of two independent means: that of the same images is "
-    "smaller. Half-size versions have narrower networks; their commands are among all runs below.",
+    "smaller. Half-size versions have fewer blocks or narrower networks; their commands are among "
+    "all runs below.",
 )
 
 
@@ -45,10 +37,11 @@ def make_table(records: Records) -> Table:
         RunError: results are damaged.
     """
     grids = []
-    for data, title in _DATASETS.items():
+    for data, title in DATASETS.items():
         rows = [
-            [label, *_row(records, f"{data}_flow_{name}"), f"{data}_flow_{name}"]
-            for label, name in _SYSTEMS.items()
+            [label, *_row(records, f"{data}_flow{ending}"), f"{data}_flow{ending}"]
+            for label, ending, *_ in ROWS
+            if ending
         ]
         grids.append(Grid(_HEADER, rows, title=title))
     return Table("Flows and their half-size versions", grids, _NOTES)
@@ -61,10 +54,9 @@ def _row(records: Records, experiment: str) -> list[str]:
         if record is None:
             cells += [NOT_RUN, ""]
             continue
-        bits, error = record.number("bits_per_dim"), record.number("standard_error")
-        cells += [f"{bits:.3f} ± {error:.3f}", f"{record.number('parameters'):,.0f}"]
-        found.append((bits, error))
+        cells += [bits(record), f"{record.number('parameters'):,.0f}"]
+        found.append((record.number("bits_per_dim"), record.number("standard_error")))
     if len(found) < 2:
         return [*cells, ""]
-    (bits, error), (half, half_error) = found
-    return [*cells, f"{half - bits:.3f} ± {math.hypot(error, half_error):.3f}"]
+    (whole, error), (half, half_error) = found
+    return [*cells, f"{half - whole:.3f} ± {math.hypot(error, half_error):.3f}"]
