@@ -10,6 +10,8 @@ import tensorflow as tf
 from tests.test_training import tiny, weights
 from training import muon
 from training.config import parse_experiment
+from training.data import load_dataset
+from training.models import build_model
 from training.muon import Muon, orthogonal_factor
 from training.train import train
 
@@ -119,6 +121,9 @@ def test_an_experiment_trains_by_it_and_goes_on_where_it_was(tmp_path):
         return tiny("interval=3", "schedule={name='constant'}", *changes, steps=steps)
 
     assert parse_experiment(experiment(6).model_dump(mode="json")) == experiment(6)
+    optimizer = build_model(experiment(6), load_dataset("digits").spec).optimizer
+    assert isinstance(optimizer, Muon)
+    assert optimizer.momentum == 0.75
     train(experiment(6), tmp_path / "whole", verbose=0)
     for steps in (3, 6):
         train(experiment(steps), tmp_path / "parts", verbose=0)
