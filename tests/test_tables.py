@@ -11,7 +11,7 @@ from scipy import stats
 from tests.synthetic_results import FOUND, LOST, write_run, write_seeds
 from tests.test_command_line import invoke, refused
 from training.errors import RunError
-from training.tables import hybrids, intervals, make_table, sizes
+from training.tables import hybrids, intervals, make_table, sizes, trials
 from training.tables.records import Records
 
 VANILLA = {0: 0.50, 1: 0.40, 2: 0.45}
@@ -218,6 +218,33 @@ def test_half_sizes_are_beside_the_full_ones(tmp_path):
     assert cells(table, "MNIST")["MAF"]["gain"] == ""
     folders = [record.folder.relative_to(tmp_path) for record in Records(tmp_path).all()]
     assert [str(folder) for folder in folders][-1] == "half/cifar10_flow_nice"
+
+
+def trial(rate, **result):
+    command = f"python -m training train mnist_flow --out runs/t --seed 0 --set rate={rate}"
+    return {"command": command, "steps": 5, "cpu_seconds": 7.4, "processor": "p", **result}
+
+
+def test_trials_are_in_the_order_of_their_results(tmp_path):
+    tried = [
+        trial(1, val_bits_per_dim=1.5),
+        trial(2, val_bits_per_dim=1.25),
+        trial(3, val_accuracy=0.995),
+    ]
+    (tmp_path / "trials.json").write_text(json.dumps(tried), encoding="utf-8")
+    lines = trials.make_table(Records(tmp_path)).markdown().splitlines()
+    assert [line for line in lines if line.startswith("| mnist")] == [
+        "| mnist_flow | `steps=5` `rate=3` | 0.50 % | 7 | p |",
+        "| mnist_flow | `steps=5` `rate=2` | 1.250 bits/dim | 7 | p |",
+        "| mnist_flow | `steps=5` `rate=1` | 1.500 bits/dim | 7 | p |",
+    ]
+
+
+@pytest.mark.parametrize("damage", [[{}], [trial(1)], {"trials": 1}])
+def test_damaged_trials_are_refused(tmp_path, damage):
+    (tmp_path / "trials.json").write_text(json.dumps(damage), encoding="utf-8")
+    with pytest.raises(RunError, match=r"trials\.json"):
+        trials.make_table(Records(tmp_path))
 
 
 def test_table_1_is_measured(tmp_path, monkeypatch):

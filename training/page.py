@@ -12,6 +12,7 @@ from training.tables import (
     invertible_classifiers,
     properties,
     sizes,
+    trials,
 )
 from training.tables.cells import inverse, reconstruction
 from training.tables.intervals import error_rate
@@ -72,6 +73,7 @@ def make_page(results: Path, figures: Path) -> str:
             densities.make_table,
             sizes.make_table,
             hybrids.make_table,
+            trials.make_table,
         )
     ]
     if properties.is_measured(records):

@@ -1,0 +1,70 @@
+"""The settings that were tried on validation images before the experiments were run."""
+
+import shlex
+from typing import Any
+
+from training.errors import RunError
+from training.files import read_json
+from training.tables.records import Records
+from training.tables.table import Grid, Table
+
+FILE = "trials.json"
+_HEADER = ("experiment", "settings", "on validation images", "CPU-seconds", "processor")
+_NOTES = (
+    "Each experiment's trials in the order of their results, of one seed; a flow's are bits/dim of "
+    "500 images, a classifier's the error in percent on 5,000. They are short runs by `python -m "
+    "training train EXPERIMENT --out DIR` with these settings, often of a smaller version of the "
+    "model.",
+)
+
+
+def make_table(records: Records) -> Table:
+    """Makes the table of `trials.json`.
+
+    Args:
+        records: the results.
+
+    Returns:
+        A grid of all trials.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = records.folder / FILE
+    trials = read_json(path) if path.exists() else []
+    try:
+        ordered = sorted(trials, key=lambda trial: (_words(trial)[0], _value(trial)))
+        rows = [_row(trial) for trial in ordered]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RunError(f"{str(path)!r} is damaged: {error!r}; restore it") from error
+    return Table("Trials", [Grid(_HEADER, rows)], _NOTES)
+
+
+def _row(trial: dict[str, Any]) -> list[str]:
+    experiment, *settings = _words(trial)
+    unit = "bits/dim" if "val_bits_per_dim" in trial else "%"
+    digits = 3 if unit == "bits/dim" else 2
+    return [
+        experiment,
+        " ".join(f"`{setting}`" for setting in settings),
+        f"{_value(trial):.{digits}f} {unit}",
+        f"{trial['cpu_seconds']:,.0f}",
+        str(trial["processor"]),
+    ]
+
+
+def _value(trial: dict[str, Any]) -> float:
+    """What a trial was judged by; less is better."""
+    if "val_bits_per_dim" in trial:
+        return float(trial["val_bits_per_dim"])
+    return 100 * (1 - float(trial["val_accuracy"]))
+
+
+def _words(trial: dict[str, Any]) -> list[str]:
+    """Gives the experiment's name and the settings that its command changes."""
+    _, _, _, verb, experiment, *rest = shlex.split(trial["command"])
+    if verb != "train":
+        raise ValueError(trial["command"])
+    changed = [f"steps={trial['steps']}"]
+    pairs = zip(rest, rest[1:], strict=False)
+    return [experiment, *changed, *(value for flag, value in pairs if flag == "--set")]
