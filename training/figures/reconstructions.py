@@ -40,7 +40,8 @@ def draw(request: Request) -> Drawing:
         numbers[run.experiment.name] = {"coeff": coeff, **_described(trips)}
         found.append((run.experiment.name, trips))
         title = "no constraint" if coeff is None else f"$c = {coeff}$"
-        rows.append(f"{title}\nerror ≤ {trips.errors.max():.1e}")
+        worst = trips.errors.max()
+        rows.append(f"{title}\n" + (f"error ≤ {worst:.1e}" if np.isfinite(worst) else "diverges"))
     return Drawing(_figure(rows, [trips for _, trips in found]), _caption(numbers), numbers)
 
 
