@@ -1,5 +1,6 @@
 """The settings that were tried on validation images before the experiments were run."""
 
+import itertools
 import shlex
 from typing import Any
 
@@ -66,5 +67,5 @@ def _words(trial: dict[str, Any]) -> list[str]:
     if verb != "train":
         raise ValueError(trial["command"])
     changed = [f"steps={trial['steps']}"]
-    pairs = zip(rest, rest[1:], strict=False)
+    pairs = itertools.pairwise(rest)
     return [experiment, *changed, *(value for flag, value in pairs if flag == "--set")]
