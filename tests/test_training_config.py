@@ -57,7 +57,7 @@ def test_an_experiment_differs_from_the_one_it_extends_by_its_own_lines():
     twin = load_experiment("mnist_classifier_vanilla").model_dump()
     base["model"]["coeff"] = None
     changed = {key for key, value in twin.items() if base[key] != value}
-    assert changed == {"name", "description", "steps"}
+    assert changed == {"name", "description"}
 
 
 def test_a_conditional_experiment_differs_from_its_twin_by_the_context():
