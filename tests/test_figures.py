@@ -12,7 +12,7 @@ from tests.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks
 from training.catalog import load_experiment
 from training.evaluate import batches_with_index
-from training.figures import KINDS, series_terms, trajectories
+from training.figures import KINDS, reconstructions, series_terms, trajectories
 from training.figures.write import write_figure
 from training.finished import open_finished
 from training.reconstruct import round_trips
@@ -176,6 +176,12 @@ def test_reconstructions_with_and_without_the_constraint(runs, tmp_path):
     )
     assert numbers[names[0]]["largest_error"] < 1e-4
     assert numbers[names[0]]["not_converged"] == 0
+
+
+def test_the_rows_of_reconstructions_say_what_comes_back():
+    assert reconstructions._title(0.9, 5.1e-6) == "$c = 0.9$\nerror ≤ 5.1e-06"
+    assert reconstructions._title(None, np.inf) == "no constraint\ndiverges"
+    assert reconstructions._title(None, np.nan) == "no constraint\ndiverges"
 
 
 @pytest.mark.slow

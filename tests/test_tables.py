@@ -240,7 +240,12 @@ def test_trials_are_in_the_order_of_their_results(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("damage", [[{}], [trial(1)], {"trials": 1}])
+EVALUATION = {"command": "python -m training evaluate runs/t"}
+
+
+@pytest.mark.parametrize(
+    "damage", [[{}], [trial(1)], {"trials": 1}, [trial(1, val_accuracy=1.0) | EVALUATION]]
+)
 def test_damaged_trials_are_refused(tmp_path, damage):
     (tmp_path / "trials.json").write_text(json.dumps(damage), encoding="utf-8")
     with pytest.raises(RunError, match=r"trials\.json"):

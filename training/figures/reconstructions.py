@@ -39,10 +39,14 @@ def draw(request: Request) -> Drawing:
         coeff = getattr(run.experiment.model, "coeff", None)
         numbers[run.experiment.name] = {"coeff": coeff, **_described(trips)}
         found.append((run.experiment.name, trips))
-        title = "no constraint" if coeff is None else f"$c = {coeff}$"
-        worst = trips.errors.max()
-        rows.append(f"{title}\n" + (f"error ≤ {worst:.1e}" if np.isfinite(worst) else "diverges"))
+        rows.append(_title(coeff, trips.errors.max()))
     return Drawing(_figure(rows, [trips for _, trips in found]), _caption(numbers), numbers)
+
+
+def _title(coeff: float | None, worst: float) -> str:
+    """Says which network a row is of, and how far its images come back."""
+    network = "no constraint" if coeff is None else f"$c = {coeff}$"
+    return f"{network}\n" + (f"error ≤ {worst:.1e}" if np.isfinite(worst) else "diverges")
 
 
 def _described(trips: RoundTrips) -> dict[str, Any]:
