@@ -172,7 +172,7 @@ def test_another_architecture_has_other_settings():
     with pytest.raises(RunError, match=r"setting 'model\.coeff' does not exist"):
         parse_experiment(settings)
     changed = load_experiment("mnist_classifier_c09", ["model.architecture=resnet"])
-    assert changed.model == ResNetModel(ema_momentum=0.995)  # what all classifiers have stays
+    assert changed.model == ResNetModel(ema_momentum=0.99)  # what all classifiers have stays
     with pytest.raises(RunError, match=r"setting model.* 'vgg'"):
         load_experiment("mnist_classifier_c09", ["model.architecture=vgg"])
 
