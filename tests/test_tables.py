@@ -220,9 +220,12 @@ def test_half_sizes_are_beside_the_full_ones(tmp_path):
     assert [str(folder) for folder in folders][-1] == "half/cifar10_flow_nice"
 
 
+WITH = {"processor": "p", "optimizer": "muon, 0.1"}
+
+
 def trial(rate, **result):
     command = f"python -m training train mnist_flow --out runs/t --seed 0 --set rate={rate}"
-    return {"command": command, "steps": 5, "cpu_seconds": 7.4, "processor": "p", **result}
+    return {"command": command, "steps": 5, "cpu_seconds": 7.4, **WITH, **result}
 
 
 def test_trials_are_in_the_order_of_their_results(tmp_path):
@@ -234,9 +237,9 @@ def test_trials_are_in_the_order_of_their_results(tmp_path):
     (tmp_path / "trials.json").write_text(json.dumps(tried), encoding="utf-8")
     lines = trials.make_table(Records(tmp_path)).markdown().splitlines()
     assert [line for line in lines if line.startswith("| mnist")] == [
-        "| mnist_flow | `steps=5` `rate=3` | 0.50 % | 7 | p |",
-        "| mnist_flow | `steps=5` `rate=2` | 1.250 bits/dim | 7 | p |",
-        "| mnist_flow | `steps=5` `rate=1` | 1.500 bits/dim | 7 | p |",
+        "| mnist_flow | muon, 0.1 | `steps=5` `rate=3` | 0.50 % | 7 | p |",
+        "| mnist_flow | muon, 0.1 | `steps=5` `rate=2` | 1.250 bits/dim | 7 | p |",
+        "| mnist_flow | muon, 0.1 | `steps=5` `rate=1` | 1.500 bits/dim | 7 | p |",
     ]
 
 

@@ -10,12 +10,19 @@ from training.tables.records import Records
 from training.tables.table import Grid, Table
 
 FILE = "trials.json"
-_HEADER = ("experiment", "settings", "on validation images", "CPU-seconds", "processor")
+_HEADER = (
+    "experiment",
+    "optimizer, rate",
+    "settings",
+    "on validation images",
+    "CPU-seconds",
+    "processor",
+)
 _NOTES = (
     "Each experiment's trials in the order of their results, of one seed; a flow's are bits/dim of "
     "500 images, a classifier's the error in percent on 5,000. They are short runs by `python -m "
     "training train EXPERIMENT --out DIR` with these settings, often of a smaller version of the "
-    "model.",
+    "model, and with the optimizer and rate beside them: the experiments hold those chosen since.",
 )
 
 
@@ -47,6 +54,7 @@ def _row(trial: dict[str, Any]) -> list[str]:
     digits = 3 if unit == "bits/dim" else 2
     return [
         experiment,
+        str(trial["optimizer"]),
         " ".join(f"`{setting}`" for setting in settings),
         f"{_value(trial):.{digits}f} {unit}",
         f"{trial['cpu_seconds']:,.0f}",
