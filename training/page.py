@@ -120,8 +120,8 @@ def _runs(records: Records) -> str:
             "Bits/dim with the standard error over test images, errors in percent with Wilson's "
             "95 % interval. CPU-seconds are those of training.",
             Grid(header, rows).markdown(),
-            "They were trained by these commands, and evaluated by `python -m training evaluate`. An "
-            "experiment may have changed since: `config.json` of each run has all its settings.",
+            "They were trained by these commands, and evaluated by `python -m training evaluate`. "
+            "An experiment may have changed since: `config.json` of each run has all its settings.",
             f"```sh\n{commands}\n```",
         ]
     )
