@@ -19,6 +19,7 @@ from tf_iresnet.layers import (
     MultiScale,
     SpectralLayer,
     Squeeze,
+    Whitening,
 )
 from tf_iresnet.layers.densenet import ConcatenatedLayer
 from training.baselines.autoregressive import MaskedAutoregressive
@@ -120,6 +121,8 @@ CASES = {
     "conditioned": Case(_conditioned, (3, 2, 2)),
     "actnorm": Case(lambda dtype: ActNorm(dtype=dtype), (3,), False),
     "actnorm of images": Case(lambda dtype: ActNorm(dtype=dtype), (2, 3, 2), False),
+    "whitening": Case(lambda dtype: Whitening(dtype=dtype), (3,), False),
+    "whitening of images": Case(lambda dtype: Whitening(dtype=dtype), (2, 3, 2), False),
     "squeeze 1-D": Case(lambda dtype: Squeeze(3, dtype=dtype), (6, 2), False),
     "squeeze 2-D": Case(lambda dtype: Squeeze(dtype=dtype), (4, 2, 3), False),
     "squeeze 3-D": Case(lambda dtype: Squeeze(dtype=dtype), (2, 4, 2, 1), False),
@@ -154,6 +157,10 @@ def randomize(layer: InvertibleLayer, seed: int = 0) -> None:
         elif isinstance(part, ActNorm):
             part.log_scale.assign(0.5 * rng.standard_normal(part.log_scale.shape))
             part.bias.assign(rng.standard_normal(part.bias.shape))
+        elif isinstance(part, Whitening):
+            noise = np.tril(0.3 * rng.standard_normal(part.matrix.shape), -1)
+            part.matrix.assign(noise + np.diag(np.exp(noise[-1])))
+            part.mean.assign(rng.standard_normal(part.mean.shape))
         elif isinstance(part, LipSwish):
             part.beta.assign(rng.uniform(-0.5, 2.0))
         elif isinstance(part, Affine):

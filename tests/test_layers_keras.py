@@ -28,6 +28,7 @@ from tf_iresnet.layers import (
     SpectralDense,
     SpectralLayer,
     Squeeze,
+    Whitening,
 )
 from tf_iresnet.log_det import Exact
 
@@ -112,6 +113,7 @@ CASES = {
         2,
     ),
     "actnorm": (ActNorm, {}, (4, 3, 2), (4, 3, 2), 2, 1),
+    "whitening": (Whitening, {"ridge": 0.01}, (9, 3, 2), (9, 3, 2), 0, 3),
     "squeeze": (Squeeze, {"factor": 2}, (2, 4, 6, 1), (2, 2, 3, 4), 0, 0),
     "padding": (InjectivePadding, {"channels": 2}, (2, 3, 3), (2, 3, 5), 0, 0),
     "residual": (

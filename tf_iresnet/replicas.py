@@ -82,3 +82,24 @@ def channel_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     mean = total / count
     # Two passes: the difference of large squares would cancel.
     return mean, summed(tf.reduce_sum(tf.square(x - mean), axes)) / count
+
+
+def channel_covariance(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and covariance of the channels over all other axes and over all replicas.
+
+    Args:
+      x: [batch, ..., channels], float32 or wider.
+
+    Returns:
+      The mean, [channels], and the (biased) covariance, [channels, channels].
+
+    Example:
+    >>> mean, covariance = channel_covariance(tf.constant([[1.0, 0.0], [3.0, 1.0]]))
+    >>> covariance.numpy().tolist()
+    [[1.0, 0.5], [0.5, 0.25]]
+    """
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    count, total = summed([tf.cast(tf.shape(rows)[0], x.dtype), tf.reduce_sum(rows, 0)])
+    mean = total / count
+    centred = rows - mean
+    return mean, summed(tf.matmul(centred, centred, transpose_a=True)) / count

@@ -72,6 +72,7 @@ class FlowModel(AnyFlow):
     coeff: OptionalShare = 0.98
     activation: str = "lipswish"
     actnorm: bool = True
+    whitening: bool = False
     power_iterations: Count = 1
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"
@@ -112,6 +113,7 @@ class ClassifierModel(Settings):
     coeff: OptionalShare = 0.9
     activation: str = "elu"
     actnorm: bool = True
+    whitening: bool = False
     power_iterations: Count = 1
     recompute: bool = False
     normalization: Literal["power_iteration", "bound"] = "power_iteration"

@@ -14,6 +14,7 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.squeeze import Squeeze
+from tf_iresnet.layers.whitening import Whitening
 
 __all__ = [
     "ActNorm",
@@ -35,4 +36,5 @@ __all__ = [
     "SpectralDense",
     "SpectralLayer",
     "Squeeze",
+    "Whitening",
 ]

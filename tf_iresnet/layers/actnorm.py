@@ -11,11 +11,11 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.data_initialized import DataInitialized
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class ActNorm(InvertibleLayer):
+class ActNorm(DataInitialized):
     r"""y = (x + b) exp(s), with s and b of each channel set so that one batch is standardised.
 
     ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. Used alone in a plain
@@ -35,52 +35,21 @@ class ActNorm(InvertibleLayer):
     Source: Kingma, Dhariwal 2018 (Glow), section 3.1.
     """
 
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
-        channels = (input_shape[-1],)
+    def _add_own_weights(self, channels: int) -> None:
         self.log_scale, self.bias = (
-            self.add_weight(name=name, shape=channels, initializer="zeros", autocast=False)
+            self.add_weight(name=name, shape=(channels,), initializer="zeros", autocast=False)
             for name in ("log_scale", "bias")
         )
-        self.initialized = self.add_weight(
-            name="initialized",
-            shape=(),
-            initializer="zeros",
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
 
-    def _initial(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _initialized_weights(self) -> list[keras.Variable]:
+        return [self.bias, self.log_scale]
+
+    def _initial(self, x: tf.Tensor) -> list[tf.Tensor]:
         """Bias and log-scale that standardise the batch."""
         mean, variance = replicas.channel_moments(x)
         deviation = tf.sqrt(variance)
         constant = deviation <= 1e-6 * (1 + tf.abs(mean))
-        return -mean, -tf.math.log(tf.where(constant, tf.ones_like(deviation), deviation))
-
-    @property
-    def needs_data(self) -> bool:
-        return float(tf.convert_to_tensor(self.initialized)) == 0.0
-
-    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        self._given(context, x)
-        bias, log_scale = self._initial(x)
-        self.bias.assign(bias)
-        self.log_scale.assign(log_scale)
-        self.initialized.assign(1.0)
-        return self.forward(x)
-
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        self._given(context, x)
-        if training:
-            bias, log_scale = self._initial(x)
-            fresh = tf.convert_to_tensor(self.initialized) == 0
-            self.bias.assign(tf.where(fresh, bias, tf.convert_to_tensor(self.bias)))
-            self.log_scale.assign(tf.where(fresh, log_scale, tf.convert_to_tensor(self.log_scale)))
-            self.initialized.assign(1.0)
-        return self.forward(x)
+        return [-mean, -tf.math.log(tf.where(constant, tf.ones_like(deviation), deviation))]
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return (x + tf.convert_to_tensor(self.bias)) * tf.exp(tf.convert_to_tensor(self.log_scale))
@@ -97,6 +66,3 @@ class ActNorm(InvertibleLayer):
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         scale = np.asarray(self.log_scale, np.float64)
         return rounded_up(float(np.exp(-scale.min())), 8)
-
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
-        return tuple(output_shape)

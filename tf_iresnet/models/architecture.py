@@ -12,6 +12,7 @@ from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.squeeze import Squeeze
+from tf_iresnet.layers.whitening import Whitening
 from tf_iresnet.models.arguments import widths_of_scales
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def flow_scales(model: IResNetFlow) -> list[InvertibleSequential]:
 def scale_of_blocks(
     model: Any, index: int, branches: Sequence[Branch], squeeze: bool, **options: Any
 ) -> InvertibleSequential:
-    """Returns a squeeze, where there is one, and residual blocks, each after ActNorm.
+    """Returns a squeeze and whitening, where wanted, and residual blocks, each after ActNorm.
 
     Args:
       model: a model whose arguments are set.
@@ -58,6 +59,8 @@ def scale_of_blocks(
     layers: list[InvertibleLayer] = []
     if squeeze:
         layers.append(Squeeze(dtype=policy, name="squeeze"))
+    if model.whitening:
+        layers.append(Whitening(dtype=policy, name="whitening"))
     for number, branch in enumerate(branches):
         if model.actnorm:
             layers.append(ActNorm(dtype=policy, name=f"actnorm_{number}"))

@@ -41,6 +41,7 @@ class IResNetClassifier(FeatureClassifier):
       coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
       activation: of the branches; the very first block has none before its first convolution.
       actnorm: whether ActNorm comes before each block.
+      whitening: whether each scale's blocks start from uncorrelated channels (`Whitening`).
       power_iterations: per training step.
       normalization: "power_iteration", or "bound" for blocks proven invertible at every step.
       kernel_initializer: of the branches, by name: "delta_orthogonal", which starts with all
@@ -78,6 +79,7 @@ class IResNetClassifier(FeatureClassifier):
         coeff: float | None = 0.9,
         activation: str = "elu",
         actnorm: bool = True,
+        whitening: bool = False,
         power_iterations: int = 1,
         normalization: str = "power_iteration",
         kernel_initializer: str = "glorot_uniform",
@@ -95,6 +97,7 @@ class IResNetClassifier(FeatureClassifier):
         self.coeff = coeff
         self.activation = activation
         self.actnorm = bool(actnorm)
+        self.whitening = bool(whitening)
         self.power_iterations = power_iterations
         self.normalization = normalization
         self.kernel_initializer = kernel_initializer
@@ -133,6 +136,7 @@ class IResNetClassifier(FeatureClassifier):
             "coeff": self.coeff,
             "activation": self.activation,
             "actnorm": self.actnorm,
+            "whitening": self.whitening,
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
             "kernel_initializer": self.kernel_initializer,

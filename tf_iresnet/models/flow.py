@@ -50,6 +50,7 @@ class IResNetFlow(LikelihoodModel):
       activation: of the branches.
       factor_out: whether half of the channels leave after each scale but the last.
       actnorm: whether ActNorm comes before each block.
+      whitening: whether each scale's blocks start from uncorrelated channels (`Whitening`).
       prior: "learned" for a diagonal normal with trained mean and scale, "standard" for a
         fixed one.
       power_iterations: per training step.
@@ -97,6 +98,7 @@ class IResNetFlow(LikelihoodModel):
         activation: str = "lipswish",
         factor_out: bool = False,
         actnorm: bool = True,
+        whitening: bool = False,
         prior: str = "learned",
         power_iterations: int = 1,
         normalization: str = "power_iteration",
@@ -133,6 +135,7 @@ class IResNetFlow(LikelihoodModel):
         self.coeff = coeff
         self.activation = activation
         self.actnorm = bool(actnorm)
+        self.whitening = bool(whitening)
         self.power_iterations = power_iterations
         self.normalization = normalization
         self.kernel_initializer = kernel_initializer
@@ -159,6 +162,7 @@ class IResNetFlow(LikelihoodModel):
             "coeff": self.coeff,
             "activation": self.activation,
             "actnorm": self.actnorm,
+            "whitening": self.whitening,
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
             "kernel_initializer": self.kernel_initializer,
