@@ -11,6 +11,7 @@ from tests import replicated
 from tests import small_models as small
 from tests.replicated import trained
 from tf_iresnet import replicas
+from tf_iresnet.layers import Whitening
 from tf_iresnet.models.distribution import BatchNormalization
 from training.devices import Devices
 
@@ -118,6 +119,18 @@ def test_batch_normalisation_is_that_of_all_replicas(mirrored):
     wide = x.astype("float64")
     expected = (wide - wide.mean((0, 1, 2))) / wide.std((0, 1, 2))
     np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-3)
+
+
+def test_whitening_is_that_of_all_replicas(mirrored):
+    mix = np.array([[1.0, 0.9], [0.0, 0.1]])
+    x = (10 + np.random.default_rng(0).standard_normal((9, 4, 2)) @ mix).astype("float32")
+    with mirrored.strategy.scope():
+        layer = Whitening(ridge=1e-6)
+        layer.build((None, 4, 2))
+    parts = [tf.constant(x[:7]), tf.constant(x[7:])]
+    found = on_replicas(mirrored, lambda part: layer(part, training=True), parts)
+    rows = np.concatenate(found).reshape(-1, 2)
+    np.testing.assert_allclose(np.cov(rows.T, bias=True), np.eye(2), atol=1e-3)
 
 
 def test_predictions_keep_the_order_of_the_examples(mirrored):

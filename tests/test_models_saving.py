@@ -8,6 +8,7 @@ import pytest
 import small_models as small
 
 from tf_iresnet.fixed_point import Picard
+from tf_iresnet.layers import Whitening
 from tf_iresnet.log_det import PowerSeries, RussianRoulette
 from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
 from tf_iresnet.models.density import DensityModel
@@ -113,6 +114,7 @@ EVERY_ARGUMENT = {
         "activation": "elu",
         "factor_out": True,
         "actnorm": False,
+        "whitening": True,
         "prior": "standard",
         "power_iterations": 2,
         "log_det": PowerSeries(terms=4),
@@ -132,6 +134,7 @@ EVERY_ARGUMENT = {
         "coeff": None,
         "activation": "softplus",
         "actnorm": False,
+        "whitening": True,
         "power_iterations": 2,
         "solver": Picard(max_steps=50),
         "ema_momentum": None,
@@ -165,7 +168,9 @@ def test_a_config_holds_every_argument(kind, arguments):
 
 def test_the_layers_are_made_as_the_config_says():
     model = IResNetFlow(**EVERY_ARGUMENT[IResNetFlow])
-    blocks = [part for scale in model.flow.layers[1].scales for part in scale.layers[1:]]
+    scales = model.flow.layers[1].scales
+    assert all(isinstance(scale.layers[1], Whitening) for scale in scales)
+    blocks = [part for scale in scales for part in scale.layers[2:]]
     assert [block.branch.hidden for block in blocks] == [4, 6, 6]
     for block in blocks:
         assert block.coeff == 0.7
