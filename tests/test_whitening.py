@@ -48,6 +48,14 @@ def test_it_is_set_once():
     assert not layer.needs_data
 
 
+def test_later_batches_need_not_be_finite():
+    layer = Whitening()
+    layer.initialize(mixed(40, 2, dtype="float32"))
+    y = layer(np.full((2, 2, 3), np.nan, "float32"), training=True)
+    assert np.isnan(y).all()
+    assert np.isfinite(layer.matrix).all()
+
+
 def test_nothing_in_it_is_trained():
     layer = Whitening()
     layer.build((None, 3))
