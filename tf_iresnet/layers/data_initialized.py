@@ -63,9 +63,7 @@ class DataInitialized(InvertibleLayer):
         self._given(context, x)
         if training:
             fresh = tf.convert_to_tensor(self.initialized) == 0
-            # Later batches may hold what no decomposition takes: zeros in their place.
-            values = self._initial(tf.where(fresh, x, tf.zeros_like(x)))
-            for weight, value in zip(self._initialized_weights(), values, strict=True):
+            for weight, value in zip(self._initialized_weights(), self._initial(x), strict=True):
                 weight.assign(tf.where(fresh, value, tf.convert_to_tensor(weight)))
             self.initialized.assign(1.0)
         return self.forward(x)
