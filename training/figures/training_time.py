@@ -26,7 +26,10 @@ def draw(request: Request) -> Drawing:
         RunError: there is no such run, or a run's files are damaged.
     """
     curves: dict[str, dict[str, Any]] = {}
-    for record in Records(request.results).all():
+    results = Records(request.results)
+    for record in results.all():
+        if record.folder.parent != results.folder:
+            continue  # a variant, such as a model of half the size
         data, _, rest = record.experiment.partition("_flow")
         points = [
             [item["cpu_seconds"], item["val_bits_per_dim"]]
