@@ -56,6 +56,7 @@ def test_an_experiment_differs_from_the_one_it_extends_by_its_own_lines():
     base = load_experiment("mnist_classifier_c09").model_dump()
     twin = load_experiment("mnist_classifier_vanilla").model_dump()
     base["model"]["coeff"] = None
+    base["optimizer"]["learning_rate"] = 0.005
     changed = {key for key, value in twin.items() if base[key] != value}
     assert changed == {"name", "description"}
 
