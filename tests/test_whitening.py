@@ -10,8 +10,8 @@ RNG = np.random.default_rng(0)
 MIX = np.array([[3.0, 2.9, 0.1], [0.0, 0.2, 1.0], [0.5, 0.5, -0.02]])
 
 
-def mixed(*shape, mix=MIX, dtype="float64"):
-    return (RNG.standard_normal((*shape, len(mix))) @ mix + 5.0).astype(dtype)
+def mixed(*shape, dtype="float64"):
+    return (RNG.standard_normal((*shape, len(MIX))) @ MIX + 5.0).astype(dtype)
 
 
 def regularised(x, ridge):

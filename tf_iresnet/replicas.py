@@ -76,12 +76,10 @@ def channel_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     >>> mean.numpy().tolist(), variance.numpy().tolist()
     ([2.0], [1.0])
     """
-    axes = list(range(x.shape.rank - 1))
-    count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
-    count, total = summed([count, tf.reduce_sum(x, axes)])
-    mean = total / count
+    count, mean = _count_and_mean(x)
     # Two passes: the difference of large squares would cancel.
-    return mean, summed(tf.reduce_sum(tf.square(x - mean), axes)) / count
+    squares = tf.reduce_sum(tf.square(x - mean), list(range(x.shape.rank - 1)))
+    return mean, summed(squares) / count
 
 
 def channel_covariance(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -98,8 +96,13 @@ def channel_covariance(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     >>> covariance.numpy().tolist()
     [[1.0, 0.5], [0.5, 0.25]]
     """
-    rows = tf.reshape(x, [-1, x.shape[-1]])
-    count, total = summed([tf.cast(tf.shape(rows)[0], x.dtype), tf.reduce_sum(rows, 0)])
-    mean = total / count
-    centred = rows - mean
+    count, mean = _count_and_mean(x)
+    centred = tf.reshape(x - mean, [-1, x.shape[-1]])
     return mean, summed(tf.matmul(centred, centred, transpose_a=True)) / count
+
+
+def _count_and_mean(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many values each channel has on all replicas, and their mean."""
+    count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+    count, total = summed([count, tf.reduce_sum(x, list(range(x.shape.rank - 1)))])
+    return count, total / count
