@@ -77,8 +77,6 @@ class Whitening(DataInitialized):
         mean, covariance = replicas.channel_covariance(tf.cast(x, tf.float64))
         variances = tf.linalg.diag_part(covariance)
         constant = tf.sqrt(variances) <= 1e-6 * (1 + tf.abs(mean))
-        kept = tf.cast(~constant, tf.float64)
-        covariance *= kept[:, None] * kept
         added = tf.where(constant, tf.ones_like(variances), self.ridge * variances)
         factor = tf.linalg.cholesky(covariance + tf.linalg.diag(added))
         identity = tf.eye(x.shape[-1], dtype=tf.float64)
