@@ -153,6 +153,24 @@ def test_a_divergent_branch_says_so(slope):
         result.checked()
 
 
+def test_a_branch_that_wanders_is_given_up_early():
+    y = tf.constant(rows(0, 4, 500), tf.float32)
+    solver = Picard(max_steps=10_000)
+    result = tf.function(lambda y: solver.solve(lambda x: 3 * tf.sin(5 * x), y), autograph=False)(y)
+    assert not result.converged.numpy().any()
+    assert result.steps.numpy().max() < 1000
+
+
+def test_a_slow_contraction_is_not_given_up():
+    y = tf.constant(rows(0, 2), tf.float64)
+    rate, atol = 0.9995, 1e-3
+    solver = Picard(max_steps=100_000, atol=atol, rtol=0.0)
+    result = tf.function(lambda y: solver.solve(lambda x: -rate * x, y), autograph=False)(y)
+    assert result.converged.numpy().all()
+    assert result.steps.numpy().min() > 10_000
+    np.testing.assert_allclose(result.x * (1 - rate), y, atol=2 * atol)
+
+
 def test_in_graphs_what_does_not_converge_is_nan():
     @tf.function(input_signature=[tf.TensorSpec([None, 2])])
     def solve(y):
