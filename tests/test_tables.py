@@ -153,6 +153,16 @@ def test_table_3(tmp_path):
     assert rows["additive Glow, reversed channels"]["error, %"] == "not run"
 
 
+def test_an_experiment_with_seeds_alone_is_found_by_its_first(tmp_path):
+    write_seeds(tmp_path, "cifar10_classifier_c09", {1: 30.0})
+    assert cells(markdown("3", tmp_path))["i-ResNet"]["error, %"] == "not run"
+    write_seeds(tmp_path, "cifar10_classifier_c09", {0: 20.0})
+    ours = cells(markdown("3", tmp_path))["i-ResNet"]
+    assert (numbers(ours["error, %"])[0], ours["seed"]) == (20.0, "0")
+    write_run(tmp_path, "cifar10_classifier_c09", error_percent=10.0)
+    assert numbers(cells(markdown("3", tmp_path))["i-ResNet"]["error, %"])[0] == 10.0
+
+
 def test_table_4(tmp_path):
     write_run(
         tmp_path,

@@ -89,7 +89,7 @@ class Records:
             raise RunError(f"--results {str(folder)!r} is no folder; give one of finished runs")
 
     def find(self, experiment: str, group: str = "") -> Record | None:
-        """Reads an experiment's run.
+        """Reads an experiment's run; where only runs with several seeds were kept, seed 0's.
 
         Args:
             experiment: its name.
@@ -102,6 +102,8 @@ class Records:
             RunError: its files are damaged, or of another experiment.
         """
         folder = self.folder / group / experiment
+        if not group and not _holds_run(folder):
+            return self.seeds(experiment).get(0)
         record = read_record(folder) if _holds_run(folder) else None
         if record is not None and record.experiment != experiment:
             raise RunError(
