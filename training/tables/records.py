@@ -102,14 +102,14 @@ class Records:
             RunError: its files are damaged, or of another experiment.
         """
         folder = self.folder / group / experiment
-        if not group and not _holds_run(folder):
-            return self.seeds(experiment).get(0)
-        record = read_record(folder) if _holds_run(folder) else None
-        if record is not None and record.experiment != experiment:
+        if not _holds_run(folder):
+            return None if group else self.seeds(experiment).get(0)
+        record = read_record(folder)
+        if record.experiment != experiment:
             raise RunError(
                 f"{str(folder)!r} holds results of {record.experiment!r}; name the folder after it"
             )
-        return record if record is not None and record.measured else None
+        return record if record.measured else None
 
     def seeds(self, experiment: str) -> dict[int, Record]:
         """Reads an experiment's runs with several seeds.
