@@ -311,3 +311,28 @@ def test_maxmin_keeps_ties_and_norms():
     y, point = MaxMin().linearize([], x)
     assert y.numpy().tolist() == [[1.0, 1.0, 3.0, 2.0]]
     assert MaxMin().pullback([], point, y).numpy().tolist() == x.numpy().tolist()
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_maxmin_sorts_numbers_of_every_width_and_tapes_see_it(dtype, jit):
+    x = tf.cast([[2.0, 5.0, 4.0, 3.0], [-0.0, 1e-3, -7.0, -7.0]], dtype)
+    weights = tf.cast([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], dtype)
+
+    @tf.function(jit_compile=jit)
+    def derivatives(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y, _ = MaxMin().linearize([], x)
+                total = tf.reduce_sum(weights * y * y)
+            gradient = inner.gradient(total, x)
+        return y, gradient, outer.gradient(gradient, x)
+
+    y, gradient, curvature = (tf.cast(t, tf.float64).numpy() for t in derivatives(x))
+    moved = np.array([[2.0, 1.0, 3.0, 4.0], [6.0, 5.0, 7.0, 8.0]])
+    wide = tf.cast(x, tf.float64).numpy()
+    np.testing.assert_array_equal(y, np.sort(wide.reshape(2, 2, 2))[..., ::-1].reshape(2, 4))
+    np.testing.assert_allclose(gradient, 2 * moved * wide, rtol=1e-2)
+    np.testing.assert_array_equal(curvature, 2 * moved)
