@@ -136,6 +136,7 @@ BASELINES = {
     "coupling of images": _baseline(Coupling, (2, 3, 4), [1, 2], 4, (3, 1), "sigmoid"),
     "invertible linear": _baseline(InvertibleLinear, (2, 2, 3)),
     "autoregressive": _baseline(MaskedAutoregressive, (2, 2, 1), [7], True),
+    "autoregressive convolutions": _baseline(MaskedAutoregressive, (3, 2, 2), [5], False, (3, 1)),
 }
 ALL = CASES | BASELINES
 

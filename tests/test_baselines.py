@@ -173,6 +173,11 @@ def test_a_context_is_refused(name):
         (lambda: Glow((1,), 4, coupling="linear"), 'coupling must be "affine" or "additive"'),
         (lambda: FFJORD((1,), 4, steps=0), "steps must be an integer of at least 1, got 0"),
         (lambda: MAF((1,), 4, depth=0), "depth must be an integer of at least 1, got 0"),
+        (lambda: MAF((1,), 4, kernel_sizes=(3, 0)), "kernel_sizes must hold"),
+        (
+            lambda: baseline("maf", architecture=MAF((1,), 4, kernel_sizes=(2, 1))),
+            "kernel_sizes must hold 2 odd integers for 1 hidden layers, got",
+        ),
         (lambda: baseline("nice", (1,), levels=None, preprocessing=None), "at least 2 channels"),
         (lambda: baseline("nice", architecture="nice"), "architecture must be a Architecture"),
         (lambda: baseline("nice", (6, 6, 1)), "no multiples of factor 2"),

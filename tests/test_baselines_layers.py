@@ -1,5 +1,8 @@
 """The baselines' layers against formulas written out in NumPy and SciPy."""
 
+import itertools
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -20,7 +23,8 @@ DIMS = 5
 
 def built(layer, dims=DIMS, seed=0, by=0.4):
     rng = np.random.default_rng(seed)
-    layer.build((None, dims))
+    keras.utils.set_random_seed(seed)
+    layer.build((None, *dims) if isinstance(dims, tuple) else (None, dims))
     for variable in layer.trainable_variables:
         variable.assign_add(by * rng.standard_normal(variable.shape))
     return layer
@@ -85,13 +89,37 @@ def test_a_linear_layer_is_its_matrix_from_a_rotation_on():
 @pytest.mark.parametrize("hidden", [(12,), (9, 11)])
 def test_an_autoregressive_layer_looks_back_alone(hidden, backwards):
     layer = built(MaskedAutoregressive(hidden, backwards, dtype="float64"))
-    jacobian = jacobians(layer.forward, points())
-    _, log_det = layer.forward_and_log_det(points())
+    x = points(60)  # so that each hidden unit is at work at one of them
+    jacobian = jacobians(layer.forward, x)
+    _, log_det = layer.forward_and_log_det(x)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=0, atol=1e-12)
     if backwards:
         jacobian = jacobian[:, ::-1, ::-1]
     used = np.abs(jacobian).max(0) > 1e-9
     np.testing.assert_array_equal(used, np.tril(np.ones((DIMS, DIMS), bool)))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("event", [(3, 2, 2), (2, 3, 1), (4, 3)])
+def test_masked_convolutions_look_back_alone(event, backwards):
+    layer = built(MaskedAutoregressive((24, 20), backwards, (3, 1, 3), dtype="float64"), event)
+    size = math.prod(event)
+    x = np.random.default_rng(0).standard_normal((60, *event))
+    jacobian = jacobians(layer.forward, x).reshape(60, size, size)
+    _, log_det = layer.forward_and_log_det(x)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=0, atol=1e-12)
+    used = np.abs(jacobian).max(0) > 1e-9
+    if backwards:
+        used = used[::-1, ::-1]
+    assert not np.triu(used, 1).any()
+    # Two 3 x 3 kernels see two pixels far; whatever of that is before is used.
+    places = [np.array(place) for place in np.ndindex(*event)]
+    for after, before in itertools.combinations(range(size - 1, -1, -1), 2):
+        away = places[after][:-1] - places[before][:-1]
+        if (abs(away) <= 1).all():
+            assert used[after, before]
+        if (abs(away) > 2).any():
+            assert not used[after, before]
 
 
 def test_an_autoregressive_layer_is_its_formula():

@@ -14,6 +14,7 @@ ARCHITECTURES = {
     "glow additive": Glow((1, 1), 4, (3, 1), "additive"),
     "ffjord": FFJORD((1,), 4, (3, 3)),
     "maf": MAF((2,), 7),
+    "maf of convolutions": MAF((2,), 5, kernel_sizes=(3, 1)),
 }
 
 

@@ -75,6 +75,7 @@ class MAFModel(AnyFlow):
     blocks: Counts = (2,)
     hidden: Count | Counts = 64
     depth: Count = 1
+    kernel_sizes: Counts | None = None
 
 
 BaselineModel = NICEModel | RealNVPModel | GlowModel | FFJORDModel | MAFModel

@@ -228,20 +228,26 @@ class MAF(Architecture):
     Args:
         blocks: autoregressive layers of each scale.
         hidden: width of the networks' hidden layers.
-        depth: how many hidden layers a network has.
+        depth: how many hidden layers a dense network has.
+        kernel_sizes: of masked convolutions, odd, in place of dense layers; None for none.
     """
 
     depth: int = 1
+    kernel_sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checked_integer("depth", self.depth, 1)
+        if self.kernel_sizes is not None:
+            sizes = checked_integers("kernel_sizes", self.kernel_sizes, "layer of a network")
+            object.__setattr__(self, "kernel_sizes", sizes)
 
     def block(self, index, width, channels, taps, **options):
+        depth = self.depth if self.kernel_sizes is None else len(self.kernel_sizes) - 1
         backwards = index % 2 == 1
         return [
             ActNorm(**options),
-            MaskedAutoregressive([width] * self.depth, backwards, **options),
+            MaskedAutoregressive([width] * depth, backwards, self.kernel_sizes, **options),
         ]
 
 

@@ -21,21 +21,36 @@ class MaskedAutoregressive(BijectorLayer):
     Args:
         hidden: widths of the network's hidden layers.
         backwards: whether the order of the dimensions is turned round.
+        kernel_sizes: of masked convolutions, odd, one more than hidden layers; None for a dense
+            network.
         **kwargs: of `keras.layers.Layer`.
 
     Source: Papamakarios, Pavlakou, Murray 2017 (MAF), section 3.
     """
 
-    def __init__(self, hidden: Sequence[int] = (64,), backwards: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64,),
+        backwards: bool = False,
+        kernel_sizes: Sequence[int] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.hidden = tuple(int(width) for width in hidden)
         self.backwards = bool(backwards)
+        self.kernel_sizes = None if kernel_sizes is None else tuple(kernel_sizes)
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         self._size = tf.TensorShape(input_shape[1:]).num_elements()
-        options = {"name": "network", "dtype": self.variable_dtype}
-        self.network = MaskedNetwork(self._size, self.hidden, self.backwards, **options)
+        self.network = MaskedNetwork(
+            (self._size,) if self.kernel_sizes is None else input_shape[1:],
+            self.hidden,
+            self.kernel_sizes,
+            self.backwards,
+            name="network",
+            dtype=self.variable_dtype,
+        )
         self.network.build((None, self._size))
 
     def bijector(self, network: Any) -> tfb.Bijector:
@@ -48,4 +63,9 @@ class MaskedAutoregressive(BijectorLayer):
         return tfb.Chain([tfb.Invert(flat), flow, flat])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "hidden": self.hidden, "backwards": self.backwards}
+        return {
+            **super().get_config(),
+            "hidden": self.hidden,
+            "backwards": self.backwards,
+            "kernel_sizes": self.kernel_sizes,
+        }

@@ -19,7 +19,7 @@ class Affine(keras.layers.Layer):
         outputs: channels of the output.
         kernel_size: of the convolution; unused for vectors.
         zero: whether the kernel starts at zero.
-        mask: a vector's kernel is multiplied by it; None for none.
+        mask: the kernel is multiplied by it; None for none.
     """
 
     def __init__(
@@ -109,50 +109,88 @@ class PlainNetwork(keras.layers.Layer):
 
 
 class MaskedNetwork(keras.layers.Layer):
-    """A dense network whose output i depends on the inputs before i alone (MADE).
+    """A network whose output i depends on the inputs before i alone.
 
-    It turns [batch, d] into a shift and a log-scale, both [batch, d]; the last layer starts at
-    zero. A kernel's entries outside the mask are stored but never used.
+    It turns [batch, d], examples without their shape, into a shift and a log-scale, both
+    [batch, d]; the last layer starts at zero. Vectors pass dense layers (MADE), images
+    convolutions that see the pixels before theirs in raster order and, of their own pixel, the
+    channels before. A kernel's entries outside the mask are stored but never used.
 
     Args:
-        size: the number d of inputs.
+        event_shape: the shape of an example, channels last.
         hidden: widths of the hidden layers.
+        kernel_sizes: of the layers, one more than hidden ones; odd. None is for vectors.
         backwards: whether "before" means after: the order of the inputs is turned round.
 
-    Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4.
+    Raises:
+        ValueError: the sizes do not fit.
+
+    Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4; van den Oord,
+    Kalchbrenner, Kavukcuoglu 2016 (Pixel Recurrent Neural Networks), section 3.4.
     """
 
-    def __init__(self, size: int, hidden: Sequence[int], backwards: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        hidden: Sequence[int],
+        kernel_sizes: Sequence[int] | None = None,
+        backwards: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(autocast=False, **kwargs)
-        order = np.arange(size)[::-1] if backwards else np.arange(size)
-        degrees = [order]
-        for width in hidden:
-            # Evenly spread over the degrees that some output may use.
-            degrees.append(np.arange(width) * max(size - 1, 1) // width)
-        masks = [after >= before[:, None] for before, after in itertools.pairwise(degrees)]
+        self.event_shape = tuple(event_shape)
+        *space, channels = self.event_shape
+        sizes = [1] * (len(hidden) + 1) if kernel_sizes is None else list(kernel_sizes)
+        if len(sizes) != len(hidden) + 1 or any(size % 2 == 0 for size in sizes):
+            raise ValueError(
+                f"kernel_sizes must hold {len(hidden) + 1} odd integers for {len(hidden)} hidden "
+                f"layers, got {kernel_sizes!r}."
+            )
+        order = np.arange(channels)[::-1] if backwards else np.arange(channels)
+        # A hidden unit of degree m sees the inputs up to m. Degrees are spread evenly over those
+        # that some output may use: of images also none (-1) and all of the own pixel's channels,
+        # since convolutions move what a unit has seen.
+        least, count = (-1, channels + 1) if space else (0, max(channels - 1, 1))
+        degrees = [order, *(least + np.arange(width) * count // width for width in hidden)]
+        own = [after >= before[:, None] for before, after in itertools.pairwise(degrees)]
         out = order > degrees[-1][:, None]
-        masks.append(np.concatenate([out, out], axis=1))
+        own.append(np.concatenate([out, out], axis=1))
+        masks = [
+            _mask_of_kernel([size] * len(space), channels_seen, backwards)
+            for size, channels_seen in zip(sizes, own, strict=True)
+        ]
         self.layers = [
             Affine(
-                mask.shape[1],
+                mask.shape[-1],
+                size,
                 zero=index == len(hidden),
                 mask=mask,
                 name=f"layer_{index}",
                 dtype=self.dtype_policy,
             )
-            for index, mask in enumerate(masks)
+            for index, (size, mask) in enumerate(zip(sizes, masks, strict=True))
         ]
         track(self, "layers", self.layers)
 
     def build(self, input_shape: Any) -> None:
-        channels = input_shape[-1]
+        *space, channels = self.event_shape
         for layer in self.layers:
-            layer.build((None, channels))
+            layer.build((None, *space, channels))
             channels = layer.outputs
         self.built = True
 
     def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size = x.shape[-1]
+        x = tf.reshape(x, [-1, *self.event_shape])
         for index, layer in enumerate(self.layers):
             x = layer(tf.nn.relu(x) if index else x)
         shift, log_scale = tf.split(x, 2, axis=-1)
-        return shift, log_scale
+        return tf.reshape(shift, [-1, size]), tf.reshape(log_scale, [-1, size])
+
+
+def _mask_of_kernel(sizes: Sequence[int], own: np.ndarray, backwards: bool) -> np.ndarray:
+    """Returns a convolution's mask: all of the pixels before, and what is seen of the own one."""
+    place = np.arange(np.prod(sizes, dtype=int)).reshape(sizes)[..., None, None]
+    centre = place.size // 2
+    before = place > centre if backwards else place < centre
+    return before | ((place == centre) & own)

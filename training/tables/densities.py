@@ -35,7 +35,9 @@ _NOTES = (
     "models are larger and were trained for days on GPUs. On MNIST, ours is over the 784 "
     "dimensions of 28x28 images, while the paper's code pads to 32x32: not strictly comparable. "
     "The paper's NICE is of whitened images, which is another density. MADE (2.04 and 5.67 in the "
-    "paper, as remembered) is not part of this project.",
+    "paper, as remembered) is not part of this project. MAF's networks are masked convolutions: "
+    "the paper's dense ones, with no more parameters than the others, would have a hundred hidden "
+    "units on MNIST and 32 on CIFAR-10.",
     REMEMBERED_NOTE,
 )
 
