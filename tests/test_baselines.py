@@ -174,6 +174,7 @@ def test_a_context_is_refused(name):
         (lambda: FFJORD((1,), 4, steps=0), "steps must be an integer of at least 1, got 0"),
         (lambda: MAF((1,), 4, depth=0), "depth must be an integer of at least 1, got 0"),
         (lambda: MAF((1,), 4, kernel_sizes=(3, 0)), "kernel_sizes must hold"),
+        (lambda: MAF((1,), 4, 2, (3, 3)), "leave out one of depth=2 and kernel_sizes="),
         (
             lambda: baseline("maf", architecture=MAF((1,), 4, kernel_sizes=(2, 1))),
             "kernel_sizes must hold 2 odd integers for 1 hidden layers, got",

@@ -12,7 +12,7 @@ import tensorflow as tf
 from reference import SEED, conv_matrix, value_and_gradients
 from scipy import special
 
-from tf_iresnet import functions
+from tf_iresnet import functions, sorting
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.linear_maps import ConvMap, DenseMap
 from tf_iresnet.log_det import PowerSeries, RussianRoulette
@@ -182,7 +182,7 @@ def test_z_score_of_the_roulette(probe_distribution):
     [
         functions.Taped(lambda p, x: tf.sin(x @ p[0]), 1),
         functions.Chain([functions.Affine(DenseMap(4, 4), False)]),
-        functions.Chain([functions.MaxMin(), *[functions.Affine(DenseMap(4, 4), False)]]),
+        functions.Chain([sorting.MaxMin(), *[functions.Affine(DenseMap(4, 4), False)]]),
     ],
     ids=["user's own", "one layer", "maxmin"],
 )

@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 from reference import SEED
 
-from tf_iresnet.functions import Affine, Chain, Function, LipSwish, MaxMin, Silu
+from tf_iresnet.functions import Affine, Chain, Function, LipSwish, Silu
 from tf_iresnet.linear_maps import ConvMap
 from tf_iresnet.log_det import PowerSeries
+from tf_iresnet.sorting import MaxMin
 
 
 def branch(beta, dtype="float64"):

@@ -235,7 +235,11 @@ def test_an_inverse_that_does_not_converge_is_never_silent():
 
 
 def test_too_few_steps_are_reported_with_the_bound():
-    block = InvertibleResidual(hidden=4, solver=Picard(max_steps=2))
+    # One initialisation in sixty of glorot_uniform contracts so well that two steps suffice.
+    keras.utils.set_random_seed(0)
+    block = InvertibleResidual(
+        hidden=4, kernel_initializer="delta_orthogonal", solver=Picard(max_steps=2)
+    )
     with pytest.raises(ConvergenceError, match=r"after 2 steps.*Lipschitz constant of at most 0\."):
         block.inverse(10 * normal(3, 2))
 

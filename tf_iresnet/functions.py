@@ -251,44 +251,6 @@ class Silu(Pointwise):
         return gradient, []
 
 
-@tf.custom_gradient
-def _neighbours(x):
-    """Exchanges neighbouring channels: (b, a, d, c, ...) of (a, b, c, d, ...)."""
-    pairs = tf.reshape(x, tf.concat([tf.shape(x)[:-1], [-1, 2]], axis=0))
-    wide = {2: tf.uint32, 4: tf.uint64}.get(x.dtype.size)
-    if wide is None:
-        pairs = tf.reverse(pairs, axis=[-1])
-    else:
-        # A pair as one integer, rotated by half: several times as fast as a reversal.
-        bits, half = tf.bitcast(pairs, wide), tf.constant(8 * x.dtype.size, wide)
-        bits = tf.bitwise.left_shift(bits, half) | tf.bitwise.right_shift(bits, half)
-        pairs = tf.bitcast(bits, x.dtype)
-    # An exchange is its own transpose.
-    return tf.ensure_shape(tf.reshape(pairs, tf.shape(x)), x.shape), _neighbours
-
-
-class MaxMin(Primitive):
-    """Sorts neighbouring pairs of channels: an orthogonal permutation at every point."""
-
-    def linearize(self, parameters, x):
-        other = _neighbours(x)
-        first = tf.range(tf.shape(x)[-1]) % 2 == 0
-        swap = tf.where(first, x < other, other < x)
-        return tf.where(swap, other, x), swap
-
-    @staticmethod
-    def _exchange(swap, x):
-        return tf.where(swap, _neighbours(x), x)
-
-    def pushforward(self, parameters, point, tangent):
-        return self._exchange(point, tangent)
-
-    pullback = pushforward  # an exchange is its own inverse and transpose
-
-    def gradient(self, parameters, point, upstream, pairs=()):
-        return self._exchange(point, upstream), []
-
-
 class Chain(Function):
     """A composition of functions, first to last; parameters are theirs in this order."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet import concatenation, functions
+from tf_iresnet import concatenation, functions, sorting
 
 
 class _Activation(keras.layers.Layer, abc.ABC):
@@ -126,7 +126,7 @@ class MaxMin(_Activation):
         self.built = True
 
     def function(self) -> functions.Primitive:
-        return functions.MaxMin()
+        return sorting.MaxMin()
 
 
 _SMOOTH: dict[str, Callable[[], functions.Primitive]] = {

@@ -229,7 +229,8 @@ class MAF(Architecture):
         blocks: autoregressive layers of each scale.
         hidden: width of the networks' hidden layers.
         depth: how many hidden layers a dense network has.
-        kernel_sizes: of masked convolutions, odd, in place of dense layers; None for none.
+        kernel_sizes: of masked convolutions, odd, in place of dense layers, and `depth` then
+            stays at 1; None for none.
     """
 
     depth: int = 1
@@ -241,6 +242,11 @@ class MAF(Architecture):
         if self.kernel_sizes is not None:
             sizes = checked_integers("kernel_sizes", self.kernel_sizes, "layer of a network")
             object.__setattr__(self, "kernel_sizes", sizes)
+            if self.depth != 1:
+                raise ValueError(
+                    "depth is of dense networks, that of convolutions the number of kernel_sizes: "
+                    f"leave out one of depth={self.depth} and kernel_sizes={sizes}."
+                )
 
     def block(self, index, width, channels, taps, **options):
         depth = self.depth if self.kernel_sizes is None else len(self.kernel_sizes) - 1
