@@ -177,6 +177,7 @@ def test_parts_of_a_step(worker):
         np.testing.assert_allclose(variable, value, atol=1e-2)
 
 
+@pytest.mark.soak  # three processes
 def test_memory_by_depth():
     setting = Setting(blocks=1, batch=2, shape=(4, 4, 2), hidden=4, memory_terms=(5, 6))
     setting = dataclasses.replace(setting, memory_blocks=(1,))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.autograph import as_written
 from tf_iresnet.certificate import Certificate, certify, residual_blocks
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.log_det import LogDetEstimator
@@ -33,6 +34,7 @@ class LogDetStatistics(NamedTuple):
     proven_finite: bool
 
 
+@as_written
 def log_det_statistics(
     layer: InvertibleLayer,
     x: Any,
@@ -79,15 +81,20 @@ def log_det_statistics(
         raise ValueError(f"draws must be an integer of at least 2, got {draws!r}.")
     x = tf.convert_to_tensor(x)
     seed = randomness.as_seed(seed)
-    seeds = tf.stack([randomness.fold_in(seed, draw) for draw in range(draws)])
     if not layer.built:
         layer.build(tuple(x.shape))
     doubt = _doubt(layer, log_det, certificate)
     if doubt:
         warnings.warn(doubt, InfiniteVarianceWarning, stacklevel=2)
+
+    @as_written
+    def value(draw: tf.Tensor) -> tf.Tensor:
+        own = randomness.fold_in(seed, draw)
+        return layer.forward_and_log_det(x, own, log_det, context=context)[1]
+
     values = tf.map_fn(
-        lambda seed: layer.forward_and_log_det(x, seed, log_det, context=context)[1],
-        seeds,
+        value,
+        tf.range(draws),
         fn_output_signature=tf.float64 if layer.variable_dtype == "float64" else tf.float32,
     )
     mean = tf.reduce_mean(values, axis=0)

@@ -10,13 +10,14 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import checked_context, given
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.log_det import LogDetEstimator
 
 
-class InvertibleLayer(keras.layers.Layer, abc.ABC):
+class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A bijection of each example onto the layer's output space, data towards latent.
 
     ``call`` may change state when ``training=True`` (ActNorm's initialisation, the power

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import initializers, lanczos, norms
+from tf_iresnet.autograph import AsWritten
 from tf_iresnet.bounds import gram
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
@@ -45,7 +46,7 @@ def checked_normalization(normalization: str) -> str:
     return normalization
 
 
-class SpectralLayer(keras.layers.Layer, abc.ABC):
+class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A linear layer with soft spectral normalisation, W min(1, c / sigma).
 
     With ``normalization="power_iteration"`` sigma = u^T W v estimates the norm of the operator at

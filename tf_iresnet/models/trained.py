@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import replicas
+from tf_iresnet.autograph import AsWritten
 from tf_iresnet.models.averaging import WeightAverage
 from tf_iresnet.models.distribution import (
     DistributedModel,
@@ -20,7 +21,7 @@ from tf_iresnet.models.distribution import (
 )
 
 
-class TrainedModel(DistributedModel, abc.ABC):
+class TrainedModel(AsWritten, DistributedModel, abc.ABC):
     """Base of what is trained here: a subclass says what a batch's losses are, and builds itself.
 
     Evaluation uses an exponential moving average of the weights, if there is one.
