@@ -1,5 +1,6 @@
 """Settings that must precede TensorFlow's import, and shared fixtures."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -17,6 +18,10 @@ _PROCESSOR = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_PROCESSOR, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 flags.FLAGS.mark_as_parsed()  # TFP's test utilities read flags
+
+# Graphs are many objects that live long: to search them so often for garbage is of no use.
+gc.freeze()
+gc.set_threshold(20_000)
 
 
 @pytest.fixture
