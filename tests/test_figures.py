@@ -214,6 +214,8 @@ def test_training_time_reads_histories(tmp_path):
         history = [{"cpu_seconds": s, "val_bits_per_dim": b} for s, b in values]
         (folder / "history.json").write_text(json.dumps(history))
     write_run(tmp_path, "mnist_classifier_c09")
+    small = write_run(tmp_path, "mnist_flow_small")  # not of table 4
+    (small / "history.json").write_text('[{"cpu_seconds": 1.0, "val_bits_per_dim": 9.0}]')
     half = write_run(tmp_path / "half", "mnist_flow")  # of the same experiment, yet no curve
     (half / "history.json").write_text('[{"cpu_seconds": 1.0, "val_bits_per_dim": 9.0}]')
     numbers = draw("training_time", tmp_path)
