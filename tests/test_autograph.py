@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import registry
+import small_models as small
 import tensorflow as tf
 
-from tests import registry
-from tests import small_models as small
 from tf_iresnet.layers import Squeeze
 from tf_iresnet.log_det import PowerSeries
 from tf_iresnet.statistics import log_det_statistics
