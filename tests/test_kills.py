@@ -46,6 +46,7 @@ class Command:
     """A training in the background; it and its children are gone afterwards."""
 
     def __init__(self, kind: str, folder: Path, *more: str):
+        self.launches = "launch" in HOW[kind]
         words = [*HOW[kind], "toy_moons_flow", "--out", str(folder), "--steps", str(STEPS)]
         if kind == "mirrored":
             more = (*more, "--strategy", "mirrored", "--logical-devices", "2")
@@ -79,11 +80,10 @@ class Command:
         except psutil.NoSuchProcess:
             children = []
         for child in children:
-            # Others, such as a tool that is asked for the processor's name, are no workers.
+            self.seen.add(child)
             with contextlib.suppress(psutil.Error, KeyError):
                 cluster = json.loads(child.environ()["TF_CONFIG"])["cluster"]
                 self.ports.update(int(place.split(":")[-1]) for place in cluster["worker"])
-                self.seen.add(child)
         return sorted(children, key=lambda child: child.pid)
 
     def text(self) -> str:
@@ -106,6 +106,8 @@ class Command:
     def assert_nothing_is_left(self) -> None:
         """No process of the run outlives it, and nobody listens at its workers' ports."""
         deadline = time.monotonic() + 30
+        # A training alone may start a tool, but nothing that listens.
+        assert bool(self.ports) == (self.launches and bool(self.seen))
         while self.ports & listening_ports() or any(map(is_alive, self.seen)):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -133,7 +135,6 @@ def saved_steps(folder: Path) -> list[int]:
 def kill(command: Command, kind: str) -> None:
     if kind in ("worker", "chief"):
         command.workers()[kind == "worker"].kill()
-        assert command.ports  # else nothing would be looked for afterwards
     else:
         command.process.kill()
 
