@@ -24,7 +24,7 @@ from tf_iresnet.bounds.dense import EPSILON, dense_matrix, offset, output_size
 _MARGINS = (1e-9, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2)  # of lambda above the estimate
 _LEAST = 1e-280  # more than underflow can hide, for taps that no pixel uses
 _STEPS = 120  # of Lanczos: trained kernels have many nearly equal singular values
-_BUDGET = 2e10  # floating-point operations; a second or less
+_BUDGET = 5e10  # floating-point operations; a second or two
 _MOST_BLOCKS = 512  # longer axes gain nothing: their norm is the symbol's supremum
 
 
