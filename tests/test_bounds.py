@@ -112,6 +112,19 @@ def test_what_takes_too_long_is_left_to_the_symbol(monkeypatch):
     assert tight < conv_norm_bound(kernel, (6, 6)) < conv_norm_bound(kernel)
 
 
+@pytest.mark.slow
+def test_a_convolution_of_a_classifier_s_last_scale_is_bounded_closely():
+    kernel = tf.constant(np.random.default_rng(0).standard_normal((3, 3, 256, 128)))
+    image = tf.ones((1, 4, 4, 256), tf.float64)
+    for _ in range(400):  # the power method, whose estimates are never above the norm
+        image /= tf.norm(image)
+        image = tf.nn.conv2d_transpose(
+            tf.nn.conv2d(image, kernel, 1, "SAME"), kernel, image.shape, 1, "SAME"
+        )
+    least = np.sqrt(tf.norm(image))
+    assert least <= conv_norm_bound(kernel.numpy(), (4, 4)) <= least * (1 + 1e-3)
+
+
 def test_grids():
     assert torus_grid(1, 2) == Grid(1)
     for taps in (2, 3, 4, 7):
