@@ -34,8 +34,8 @@ _NOTES = (
     "rates of the unconstrained networks, the better of their trials below: a quarter (MNIST) and "
     "a tenth (CIFAR-10) without the constraint, two fifths (CIFAR-10) for ResNet-164. The latter's "
     "steps take several times as long; the budget of a cell ends after two thirds of them (MNIST) "
-    "or three quarters. The best of ours has a recipe of its own, more blocks and a longer "
-    "training, and so no difference to vanilla.",
+    "or three quarters. The best of ours has a recipe of its own and a longer training, "
+    "and so no difference to vanilla.",
     REMEMBERED_NOTE,
 )
 
@@ -108,8 +108,7 @@ def _details(
         for (model, name), paper in zip(_MODELS.items(), _PAPER[data], strict=True)
     ]
     if best is not None:
-        alone = {best.seed: best}
-        rows.append(["c = 0.9, best of ours", *_row(alone, alone), "–"])
+        rows.append(["c = 0.9, best of ours", *_row({best.seed: best}, {}), "–"])
     return Grid(header, rows, title=_DATASETS[data])
 
 
