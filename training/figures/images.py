@@ -41,7 +41,8 @@ def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float)
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, images, label in zip(panels, rows, labels, strict=True):
         axes.imshow(pictures.image_rows([images]), interpolation="nearest")
-        axes.set(xticks=[], yticks=[], anchor="E")  # what is left over is room for the label
+        # What is left over is room for the label.
+        axes.set(xticks=[], yticks=[], anchor="E" if room else "C")
         axes.spines[:].set_visible(False)
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
     return figure
