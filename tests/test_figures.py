@@ -13,6 +13,7 @@ from tf_iresnet.certificate import residual_blocks
 from training.catalog import load_experiment
 from training.evaluate import batches_with_index
 from training.figures import KINDS, reconstructions, series_terms, trajectories
+from training.figures.images import rows_figure
 from training.figures.write import write_figure
 from training.finished import open_finished
 from training.reconstruct import round_trips
@@ -265,3 +266,11 @@ def test_help_says_what_a_figure_needs():
     assert "--run DIR" in text
     for name, kind in KINDS.items():
         assert f"{name}: {kind.runs}" in text
+
+
+def test_rows_without_labels_stand_in_the_middle():
+    figure = rows_figure([np.zeros((8, 4, 4, 1))] * 8, [""] * 8, 4.0)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        place = axes.get_position()
+        assert place.x0 == pytest.approx(1 - place.x1, abs=1e-3)
