@@ -253,6 +253,8 @@ def test_trials_are_in_the_order_of_their_results(tmp_path):
         trial(1, val_bits_per_dim=1.5),
         trial(2, val_bits_per_dim=1.25),
         trial(3, val_accuracy=0.995),
+        trial(4, val_bits_per_dim=None),
+        trial(5, val_bits_per_dim=45.9),
     ]
     (tmp_path / "trials.json").write_text(json.dumps(tried), encoding="utf-8")
     lines = trials.make_table(Records(tmp_path)).markdown().splitlines()
@@ -260,6 +262,8 @@ def test_trials_are_in_the_order_of_their_results(tmp_path):
         "| mnist_flow | muon, 0.1 | `steps=5` `rate=3` | 0.50 % | 7 | p |",
         "| mnist_flow | muon, 0.1 | `steps=5` `rate=2` | 1.250 bits/dim | 7 | p |",
         "| mnist_flow | muon, 0.1 | `steps=5` `rate=1` | 1.500 bits/dim | 7 | p |",
+        "| mnist_flow | muon, 0.1 | `steps=5` `rate=5` | 45.900 bits/dim | 7 | p |",
+        "| mnist_flow | muon, 0.1 | `steps=5` `rate=4` | not finite | 7 | p |",
     ]
 
 
