@@ -25,8 +25,8 @@ _NOTES = (
     "training train EXPERIMENT --out DIR` with these settings, often of a smaller version of the "
     "model, and with the optimizer and rate beside them: the experiments hold those chosen since. "
     "“Not finite” is a training that was given up because its loss was no number. Where the best "
-    "rate of the short runs was a new one, it was tried in a run of full length too, whose result "
-    "decided: rates of 0.05 that win over 300 steps lose over 1,200.",
+    "rate of a baseline's short runs was not the experiment's, both were tried in runs of full "
+    "length, which decided: rates that win over 300 steps lose over 1,200.",
 )
 
 
