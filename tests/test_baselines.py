@@ -8,10 +8,8 @@ import tensorflow as tf
 from scipy import stats
 from tiny_baselines import ARCHITECTURES, EVENT, baseline, moved
 
-from tests import replicated
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
 from training.baselines import FFJORD, MAF, NICE, Glow, RealNVP
-from training.devices import make_devices
 
 every = pytest.mark.parametrize("name", ARCHITECTURES)
 kinds = pytest.mark.parametrize("name", ["glow", "ffjord", "maf"])
@@ -195,15 +193,6 @@ def test_an_estimator_of_a_series_is_refused_by_ffjord():
     for estimator in (PowerSeries(terms=2), RussianRoulette()):
         with pytest.raises(ValueError, match=r"PowerSeries\(terms=1\).*Exact\(\)"):
             model.log_prob(X[:2], log_det=estimator)
-
-
-@pytest.mark.soak
-def test_two_devices_train_as_one_does():
-    one = replicated.trained(make_devices(), "baseline")
-    two = replicated.trained(make_devices("mirrored", 2), "baseline")
-    assert any("permutation" in name for name in one)
-    for (name, mine), other in zip(one.items(), two.values(), strict=True):
-        np.testing.assert_allclose(other, mine, rtol=0, atol=1e-7, err_msg=name)
 
 
 def test_an_empty_batch_goes_through_a_solver():

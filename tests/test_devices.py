@@ -16,6 +16,13 @@ def test_one_device_unless_asked_for_more():
     assert (devices.replicas, devices.workers, devices.is_chief) == (1, 1, True)
 
 
+def test_trainings_of_one_process_share_a_strategy():
+    # TensorFlow mixes up the sums of two that were made for the same devices.
+    first, second = make_devices("mirrored", 2), make_devices("mirrored", 2)
+    assert first.replicas == 2
+    assert first.strategy is second.strategy
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -1,6 +1,7 @@
 """The devices and processes that train one model together."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -135,9 +136,16 @@ def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devi
         return Devices(tf.distribute.get_strategy())
     if kind == "mirrored":
         # Named, since TensorFlow would else take the GPUs first.
-        names = [f"CPU:{i}" for i in range(logical_devices)] if logical_devices else None
-        return Devices(tf.distribute.MirroredStrategy(names))
+        names = tuple(f"CPU:{i}" for i in range(logical_devices)) if logical_devices else None
+        return Devices(_mirrored(names))
     return _workers()
+
+
+@functools.cache
+def _mirrored(names: tuple[str, ...] | None) -> tf.distribute.MirroredStrategy:
+    # One for all trainings of a process: each strategy numbers its sums from the same start, and
+    # TensorFlow takes those of two on the same devices for one another.
+    return tf.distribute.MirroredStrategy(names)
 
 
 def _split_processor(count: int) -> None:
