@@ -47,7 +47,9 @@ def test_the_area_is_that_of_all_pairs(ties):
 
 def test_the_area_of_equal_scores_is_one_half():
     exact = stats.binomtest(2, 4).proportion_ci(0.95, "exact")
-    np.testing.assert_allclose(auroc(np.zeros(5), np.zeros(4)), (0.5, *exact), rtol=1e-12)
+    found = auroc(np.zeros(5), np.zeros(4))
+    assert found.value == 0.5
+    np.testing.assert_allclose(found[1:], exact, rtol=1e-12)
 
 
 def test_separated_scores_have_an_exact_interval():
@@ -77,7 +79,7 @@ def coverage(shift, sizes, draws):
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_the_intervals_hold_the_truth_as_often_as_they_say(shift):
     # Exact intervals err on the safe side.
-    assert 0.94 <= coverage(shift, (60, 80), 1000) <= 0.985
+    assert 0.94 <= coverage(shift, (60, 80), 1000) <= 0.975
 
 
 @pytest.mark.soak
