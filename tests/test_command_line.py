@@ -170,6 +170,7 @@ def test_refusals(words, message, tmp_path, monkeypatch, run):
         (("sample", "--out", "."), "is a folder"),
         (("evaluate", "--split", "tset"), "split='tset'"),
         (("evaluate", "--limit", 0), "limit=0"),
+        (("evaluate", "--views"), "--views is for classifiers"),
         (("exact", "--images", 0), "--images 0"),
         (("certify", "--rescale", 0), "--rescale 0.0 cannot be used"),
         (("certify", "--rescale", 1.5), "--rescale 1.5 cannot be used"),

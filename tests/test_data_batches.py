@@ -20,6 +20,7 @@ from training.data import (
     eval_batches,
     load_dataset,
     train_batches,
+    views,
 )
 from training.data.augment import AUGMENT_WORDS, augment_images
 from training.data.preprocess import dequantise
@@ -250,6 +251,26 @@ def test_cutout_blanks_a_square():
     for side in (rows.sum(axis=1), columns.sum(axis=1)):
         assert (side.min(), side.max()) == (4, 8)  # half of a side of 16, cut off at the border
     assert hole.any(axis=0).all()
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "constant"), (3, "symmetric")])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_views_are_the_shifted_and_mirrored_images(channels, mode, dtype):
+    images = random_images(5, 6, channels).astype(dtype)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
+    shifted = [padded[:, at : at + 6, at : at + 6] for at in (1, 0, 2)]
+    mirrored = [view[:, :, ::-1] for view in shifted]
+    for operations, expected in (
+        ((), shifted[:1]),
+        (("affine", "cutout"), shifted[:1]),
+        (("flip",), [shifted[0], mirrored[0]]),
+        (("cutout", "crop"), shifted),
+        (("crop", "flip"), shifted + mirrored),
+    ):
+        found = [view.numpy() for view in views(tf.constant(images), operations)]
+        assert len(found) == len(expected)
+        for view in expected:  # in any order
+            assert sum(np.array_equal(view, other) for other in found) == 1
 
 
 # --- evaluation ------------------------------------------------------------------------------

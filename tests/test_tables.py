@@ -130,6 +130,31 @@ def test_the_best_classifier_stands_below_the_twins(results):
     assert "c = 0.9, best of ours" not in cells(table, "CIFAR-10")
 
 
+def test_several_views_have_a_row_of_their_own(results):
+    found = {"count": 6, "split": "test", "images": 10_000, "error_percent": 9.0}
+    best = {"error_percent": 10.0, "contraction": 0.875}
+    write_run(results, "cifar10_classifier_best", views=found, **best)
+    rows = cells(markdown("2", results), "CIFAR-10")
+    by_one, by_six = rows["c = 0.9, best of ours"], rows["c = 0.9, best of ours, 6 views"]
+    truth = stats.binomtest(900, 10_000).proportion_ci(0.95, "wilson")
+    assert numbers(by_six["error, %"]) == pytest.approx(
+        [9.0, 100 * truth.low, 100 * truth.high], abs=0.005
+    )
+    assert numbers(by_one["error, %"])[0] == 10.0
+    others = set(by_one) - {"model", "error, %"}
+    assert all(by_one[key] == by_six[key] for key in others)
+    for stale in ({"split": "validation"}, {"images": 20}):
+        write_run(results, "cifar10_classifier_best", views={**found, **stale}, **best)
+        assert "6 views" not in markdown("2", results)
+
+
+@pytest.mark.parametrize("views", [3, {"split": "test", "images": 10_000, "count": 6}])
+def test_damaged_views_are_refused(results, views):
+    write_run(results, "cifar10_classifier_best", views=views)
+    with pytest.raises(RunError, match=r"cifar10_classifier_best/metrics\.json' is damaged"):
+        markdown("2", results)
+
+
 def test_a_plain_resnet_is_no_bijection(results):
     model = {"architecture": "resnet"}
     write_seeds(results, "mnist_classifier_resnet", {0: 0.6}, model=model, contraction=0.5)

@@ -136,15 +136,23 @@ def launch(workers: int, arguments: tuple[str, ...]) -> None:
     type=click.Path(),
     help="Compare example by example with another run, evaluated before.",
 )
+@click.option(
+    "--views", is_flag=True, help="Classify also by several views of each image: shifted, mirrored."
+)
 def evaluate(
-    folder: str, data_dir: str | None, split: str, limit: int | None, against: str | None
+    folder: str,
+    data_dir: str | None,
+    split: str,
+    limit: int | None,
+    against: str | None,
+    views: bool,
 ) -> None:
     finished = _open(folder, data_dir)
     from training.evaluate import evaluate as measure
     from training.run import Run
 
     other = None if against is None else Run(against)
-    _show(measure(finished, split=split, limit=limit, against=other))
+    _show(measure(finished, split=split, limit=limit, against=other, by_views=views))
 
 
 @main.command(help="Draw samples of the flow in DIR as a picture.")

@@ -13,7 +13,7 @@ from tf_iresnet.certificate import Certificate
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
 from training.console import warn
-from training.data import DataError, eval_batches
+from training.data import DataError, eval_batches, views
 from training.data.randomness import stream_key
 from training.errors import RunError
 from training.finished import Finished
@@ -26,7 +26,12 @@ _SPREAD = {"images": 64, "draws": 8}  # of the estimator's standard deviation
 
 
 def evaluate(
-    finished: Finished, *, split: str = "test", limit: int | None = None, against: Run | None = None
+    finished: Finished,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    against: Run | None = None,
+    by_views: bool = False,
 ) -> dict[str, Any]:
     """Measures bits/dim or the error rate, of a hybrid both, and writes `metrics.json`.
 
@@ -44,14 +49,18 @@ def evaluate(
         against: another run, evaluated on the same examples: their mean difference, of this run
             minus the other, goes to "against", with the standard error of paired differences.
             Of hybrids it is bits/dim that is compared.
+        by_views: measure also the error rate of the mean of the logits of several views of each
+            image, those of `training.data.views` that fit the training: it goes to "views".
 
     Returns:
         The results, with the others in `metrics.json`.
 
     Raises:
         DataError: there is no such split, or it has fewer examples.
-        RunError: the other run was not evaluated on these examples.
+        RunError: the other run was not evaluated on these examples, or there are no views.
     """
+    if by_views:
+        _check_views(finished)
     experiment, before = finished.experiment, cpu_seconds()
     other = None if against is None else _single_values(against, finished, split)
     measured = _single(finished, split, limit)
@@ -59,6 +68,8 @@ def evaluate(
     singles = next(iter(measured.values()))
     if against is not None and other is not None:
         results["against"] = _paired(against, singles, other)
+    if by_views:
+        results["views"] = _by_views(finished, split, limit)
     certificate = _certificate(finished)
     if finished.is_flow and finished.model.eval_log_det.stochastic:
         results["estimator"] = _spread(finished, split, len(singles), certificate)
@@ -329,9 +340,12 @@ def _density(finished: Finished, bits: np.ndarray) -> dict[str, Any]:
     return results
 
 
-def _mistakes(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]:
+def _mistakes(
+    finished: Finished, split: str, limit: int | None, shown: tuple[str, ...] = ()
+) -> list[np.ndarray]:
+    """Whether the label is wrong, of the views that belong to the augmentations `shown`."""
     logits = tf.function(
-        lambda x: finished.model(x, training=False),
+        lambda x: sum(finished.model(view, training=False) for view in views(x, shown)),
         input_signature=input_specs(finished),
         autograph=False,
     )
@@ -339,3 +353,25 @@ def _mistakes(finished: Finished, split: str, limit: int | None) -> list[np.ndar
         np.argmax(logits(x).numpy(), axis=-1) != y.numpy()
         for _, (x, y) in batches_with_index(finished, split, limit)
     ]
+
+
+def _check_views(finished: Finished) -> None:
+    experiment = finished.experiment
+    if finished.is_flow or not {"crop", "flip"} & set(experiment.augment):
+        raise RunError(
+            f"--views is for classifiers that were trained on shifted or mirrored images; "
+            f"{experiment.name} has task={experiment.task!r} and augment={experiment.augment}: "
+            "leave it out"
+        )
+
+
+def _by_views(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+    augment = finished.experiment.augment
+    _, (x, _) = next(batches_with_index(finished, split, 1))
+    mistakes = np.concatenate(_mistakes(finished, split, limit, augment))
+    return {
+        "count": len(views(x, augment)),
+        "split": split,
+        "images": len(mistakes),
+        "error_percent": 100 * float(mistakes.mean()),
+    }

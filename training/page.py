@@ -120,8 +120,9 @@ def _runs(records: Records) -> str:
             "Bits/dim with the standard error over test images, errors in percent with Wilson's "
             "95 % interval. CPU-seconds are those of training.",
             Grid(header, rows).markdown(),
-            "They were trained by these commands, and evaluated by `python -m training evaluate`. "
-            "An experiment may have changed since: `config.json` of each run has all its settings.",
+            "They were trained by these commands, and evaluated by `python -m training evaluate`, "
+            "where views are named with `--views`. An experiment may have changed since: "
+            "`config.json` of each run has all its settings.",
             f"```sh\n{commands}\n```",
         ]
     )
@@ -136,6 +137,9 @@ def _result(record: Record) -> str:
         parts.append(f"{record.number('log_prob'):.3f} nats")
     if record.measured and "error_percent" in record.metrics:
         parts.append(f"{error_rate(record)} %")
+        by_views = record.by_views()
+        if by_views is not None:
+            parts.append(f"{error_rate(by_views)} % by {by_views.metrics['count']} views")
     return ", ".join(parts) or "not evaluated"
 
 

@@ -1,6 +1,6 @@
 """Data sets in memory and the batches that training and evaluation read from them."""
 
-from training.data.augment import AUGMENTATIONS
+from training.data.augment import AUGMENTATIONS, views
 from training.data.evaluation import eval_arrays, eval_batches
 from training.data.preprocess import TASKS
 from training.data.registry import KNOWN_DATASETS, load_dataset
@@ -23,4 +23,5 @@ __all__ = [
     "eval_batches",
     "load_dataset",
     "train_batches",
+    "views",
 ]

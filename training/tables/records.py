@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,27 @@ class Record:
             RunError: it is not there, or no number.
         """
         return _number(self.folder / "metrics.json", self.metrics, key)
+
+    def by_views(self) -> "Record | None":
+        """Gives the results that a classifier has by several views of each image.
+
+        Returns:
+            This record with their error rate; None where `evaluate --views` was not run on the
+            same examples.
+
+        Raises:
+            RunError: they are damaged.
+        """
+        found = self.metrics.get("views")
+        if found is None:
+            return None
+        path = self.folder / "metrics.json"
+        if not isinstance(found, dict):
+            raise RunError(f"{str(path)!r} is damaged: 'views' is {found!r}; restore it")
+        if any(found.get(key) != self.metrics.get(key) for key in ("split", "images")):
+            return None
+        measured = {key: _number(path, found, key) for key in ("count", "error_percent")}
+        return replace(self, metrics={**self.metrics, **measured})
 
 
 class Records:
