@@ -17,7 +17,6 @@ from training.data import DataError, load_dataset
 from training.errors import RunError
 from training.evaluate import evaluate
 from training.exact_check import exact_check
-from training.files import read_json
 from training.finished import open_finished
 from training.model_card import model_card
 from training.models import build_model
@@ -366,34 +365,6 @@ def test_a_classifier_from_training_to_pictures(tmp_path, monkeypatch):
     for use in (lambda: draw_samples(finished, 3), lambda: exact_check(finished)):
         with pytest.raises(RunError, match="is a classifier"):
             use()
-
-
-def test_views_are_averaged_where_training_shifted_and_mirrored(tmp_path):
-    changes = [*CLASSIFIER, 'augment=["flip", "crop"]', "interval=40", "model.ema_momentum=0.9"]
-    train(load_experiment("mnist_classifier_c09", changes, steps=40), tmp_path / "run", verbose=0)
-    finished = open_finished(tmp_path / "run")
-    results = evaluate(finished, by_views=True)
-    test = finished.dataset.arrays("test")
-    x, y = np.asarray(test.x) / np.float32(16), np.asarray(test.labels)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shown = [padded[:, at : at + 8, at : at + 8] for at in (0, 1, 2)]
-    logits = [finished.model(v).numpy() for view in shown for v in (view, view[:, :, ::-1])]
-    wrong = [100 * np.mean(found.argmax(axis=1) != y) for found in (sum(logits), logits[2])]
-    expected = {"count": 6, "split": "test", "images": 300, "error_percent": wrong[0]}
-    assert results["views"] == pytest.approx(expected)
-    assert results["error_percent"] == pytest.approx(wrong[1])
-    assert abs(wrong[0] - wrong[1]) > 0.3  # which of the two it is shows
-    assert read_json(tmp_path / "run" / "metrics.json")["views"] == results["views"]
-
-
-def test_views_are_refused_where_there_are_none(copy, tmp_path):
-    before = (copy / "metrics.json").read_bytes()
-    with pytest.raises(RunError, match=r"--views is for classifiers .* task='flow' and augment"):
-        evaluate(open_finished(copy), by_views=True)
-    assert (copy / "metrics.json").read_bytes() == before
-    train(load_experiment("mnist_classifier_c09", CLASSIFIER, steps=2), tmp_path / "c", verbose=0)
-    with pytest.raises(RunError, match=r"task='classifier' and augment=\(.*leave it out"):
-        evaluate(open_finished(tmp_path / "c"), by_views=True)
 
 
 def test_the_command_that_repeats_a_run_names_no_folder_of_this_machine():

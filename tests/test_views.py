@@ -1,0 +1,42 @@
+"""Classifiers measured by several views of each image, against the mean made by NumPy."""
+
+import numpy as np
+import pytest
+
+from tests.test_training import CLASSIFIER, tiny
+from training.catalog import load_experiment
+from training.errors import RunError
+from training.evaluate import evaluate
+from training.files import read_json
+from training.finished import open_finished
+from training.train import train
+
+
+def test_views_are_averaged_where_training_shifted_and_mirrored(tmp_path):
+    changes = [*CLASSIFIER, 'augment=["flip", "crop"]', "interval=40", "model.ema_momentum=0.9"]
+    train(load_experiment("mnist_classifier_c09", changes, steps=40), tmp_path / "run", verbose=0)
+    finished = open_finished(tmp_path / "run")
+    results = evaluate(finished, by_views=True)
+    test = finished.dataset.arrays("test")
+    x, y = np.asarray(test.x) / np.float32(16), np.asarray(test.labels)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shown = [padded[:, at : at + 8, at : at + 8] for at in (0, 1, 2)]
+    logits = [finished.model(v).numpy() for view in shown for v in (view, view[:, :, ::-1])]
+    wrong = [100 * np.mean(found.argmax(axis=1) != y) for found in (sum(logits), logits[2])]
+    expected = {"count": 6, "split": "test", "images": 300, "error_percent": wrong[0]}
+    assert results["views"] == pytest.approx(expected)
+    assert results["error_percent"] == pytest.approx(wrong[1])
+    assert abs(wrong[0] - wrong[1]) > 0.3  # which of the two it is shows
+    assert read_json(tmp_path / "run" / "metrics.json")["views"] == results["views"]
+
+
+def test_views_are_refused_where_there_are_none(tmp_path):
+    flow = tmp_path / "flow"
+    train(tiny(), flow, verbose=0)
+    before = (flow / "metrics.json").read_bytes()
+    with pytest.raises(RunError, match=r"--views is for classifiers .* task='flow' and augment"):
+        evaluate(open_finished(flow), by_views=True)
+    assert (flow / "metrics.json").read_bytes() == before
+    train(load_experiment("mnist_classifier_c09", CLASSIFIER, steps=2), tmp_path / "c", verbose=0)
+    with pytest.raises(RunError, match=r"task='classifier' and augment=\(.*leave it out"):
+        evaluate(open_finished(tmp_path / "c"), by_views=True)
