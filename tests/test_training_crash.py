@@ -53,18 +53,19 @@ def terminate_after(monkeypatch, step):
     monkeypatch.setattr(callbacks.Steps, "on_train_batch_end", look)
 
 
-def test_a_run_asked_to_end_saves_and_goes_on_amid_its_interval(
-    whole, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(("asked", "noted"), [(4, [3]), (5, [3, 6])], ids=["amid", "at_the_end_of"])
+def test_a_run_asked_to_end_in_an_interval_saves_and_goes_on(
+    whole, tmp_path, monkeypatch, capsys, asked, noted
 ):
-    terminate_after(monkeypatch, 4)
+    terminate_after(monkeypatch, asked)
     train(experiment(), tmp_path, verbose=0)
     monkeypatch.undo()
-    assert "step 5 is saved; the same command goes on" in capsys.readouterr().out
+    assert f"step {asked + 1} is saved; the same command goes on" in capsys.readouterr().out
     assert not (tmp_path / "metrics.json").exists()
-    assert [record["step"] for record in history(tmp_path)] == [3]
-    assert open_finished(tmp_path).step == 5
+    assert [record["step"] for record in history(tmp_path)] == noted
+    assert open_finished(tmp_path).step == asked + 1
     train(experiment(), tmp_path, verbose=0)
-    # The mean over steps 4 to 6 is one of two processes.
+    # The mean over steps 4 to 6 may be one of two processes.
     assert_same_end(tmp_path, whole)
 
 

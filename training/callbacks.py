@@ -61,8 +61,9 @@ class Steps(keras.callbacks.Callback):
         if self._done >= self._steps:
             self.model.stop_training = True
         elif self.model.stop_is_agreed:
-            self._checkpoints.save(self._done)
-            raise Terminated
+            if self._done % self._interval:  # at its end `Save` does so, after what is noted there
+                self._checkpoints.save(self._done)
+                raise Terminated
         elif self._request.made:
             self.model.vote_to_stop()
 
@@ -96,7 +97,10 @@ class Record(keras.callbacks.Callback):
 
 
 class Save(keras.callbacks.Callback):
-    """Saves the state at the end of each of Keras' epochs, in all processes at once."""
+    """Saves the state at the end of each of Keras' epochs, in all processes at once.
+
+    It is the last callback, since training may be asked to end there.
+    """
 
     def __init__(self, checkpoints: Checkpoints):
         super().__init__()
@@ -104,6 +108,8 @@ class Save(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._checkpoints.save(steps_done(self.model))
+        if self.model.stop_is_agreed and not self.model.stop_training:
+            raise Terminated
 
 
 class Bounds(keras.callbacks.Callback):

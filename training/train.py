@@ -230,8 +230,8 @@ def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
         *steps,
         Bounds(),  # before those that write what is in the logs
         Record(run, checkpoints, spent),
-        Save(checkpoints),
         keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
+        Save(checkpoints),
     ]
 
 
