@@ -69,6 +69,14 @@ def test_a_run_asked_to_end_in_an_interval_saves_and_goes_on(
     assert_same_end(tmp_path, whole)
 
 
+def test_a_run_asked_to_end_before_its_last_step_is_finished(whole, tmp_path, monkeypatch, capsys):
+    terminate_after(monkeypatch, STEPS["steps"] - 1)
+    train(experiment(), tmp_path, verbose=0)
+    assert "finished 7 steps" in capsys.readouterr().out
+    assert (tmp_path / "metrics.json").exists()
+    assert_same_end(tmp_path, whole)
+
+
 def test_signals_are_handled_as_before_afterwards():
     before = signal.getsignal(signal.SIGTERM)
     with termination() as request:
