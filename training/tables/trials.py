@@ -27,7 +27,8 @@ _NOTES = (
     "“Not finite” is a training that was given up because its loss was no number. Where the best "
     "rate of a baseline's short runs was not the experiment's, both were tried in runs of full "
     "length, which decided: rates that win over 300 steps lose over 1,200. Those of "
-    "`mnist_flow` and `cifar10_classifier_best` are earlier attempts at the best runs, in full.",
+    "`mnist_flow` and `cifar10_classifier_best` are attempts at the best runs, in full, as are "
+    "those of `mnist_classifier_resnet`.",
 )
 
 
