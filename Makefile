@@ -4,12 +4,17 @@ PYTHON ?= python3
 WORKERS ?= 2
 # Threads of each test worker; two workers of one thread suit two cores.
 THREADS ?= 1
+# What soak's second half draws from, to show that results do not hang on make test's draws.
+SEED ?= $(shell date +%s)
 DEMO ?= runs/digits_flow
 # TFDS_DATA_DIR, if set, is where data sets are looked up.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=$(THREADS) \
+	OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) \
+	$(BIN)/python -m pytest -q -n $(WORKERS)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -53,17 +58,16 @@ demo: venv  ## train digits_flow; print bits/dim; write samples, reconstructions
 	@echo "pictures and SavedModel: $(DEMO)/samples.png $(DEMO)/reconstructions.png $(DEMO)/saved_model/digits_flow/1"
 
 test: $(VENV)/test.stamp  ## run the test suite
-	TF_NUM_INTRAOP_THREADS=$(THREADS) TF_NUM_INTEROP_THREADS=$(THREADS) \
-	OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) \
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 25
+	$(PYTEST) --dist worksteal --durations 25
 
 lint: $(VENV)/test.stamp  ## check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-soak: $(VENV)/test.stamp  ## run the tests that take too long for every run
+soak: $(VENV)/test.stamp  ## run the tests that take too long for every run, and the others backwards
 	$(BIN)/python -m pytest -q -m soak
+	TEST_SEED=$(SEED) $(PYTEST) --dist loadfile --reverse
 
 bench: $(VENV)/bench.stamp  ## compare with peers; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks

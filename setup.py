@@ -28,6 +28,7 @@ TRAIN = [
 
 TEST = [
     "pytest>=8.3",
+    "pytest-reverse>=1.8",
     "pytest-xdist>=3.6.1",
     "hypothesis>=6.100",
     "ruff>=0.9",

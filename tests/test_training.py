@@ -39,8 +39,9 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(run):
-    return open_finished(run)
+def finished(run, tmp_path_factory):
+    """That run opened from a copy, into which what measures it may write."""
+    return open_finished(shutil.copytree(run, tmp_path_factory.mktemp("opened") / "digits"))
 
 
 @pytest.fixture
@@ -223,8 +224,8 @@ def test_wrong_data_are_refused_before_any_work(tmp_path):
     assert not out.exists()
 
 
-def test_evaluation_s_numbers(finished, run):
-    metrics = evaluate(finished)
+def test_evaluation_s_numbers(finished):
+    run, metrics = finished.run.folder, evaluate(finished)
     assert metrics["images"] == 300
     assert metrics["exact_terms"] == 4
     assert metrics["certified_lipschitz"] == certify(finished.model).contraction < 0.98**3 * 1.1

@@ -42,6 +42,7 @@ def test_evaluation_gives_both_kinds_of_results(finished):
 
 
 def test_the_other_verbs(finished, tmp_path):
+    evaluate(finished, limit=10)  # the card tells what was measured
     assert write_reconstructions(finished, tmp_path / "r.png")["all_converged"]
     assert "noise" in score_outliers(finished, limit=10)["outliers"]
     write_saved_model(finished, tmp_path / "1")
