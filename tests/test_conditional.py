@@ -22,10 +22,9 @@ from tf_iresnet.layers import (
 )
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
 
-RNG = np.random.default_rng(0)
 EVENT, SIZE, BATCH = (2, 2, 2), 3, 3
-X = RNG.standard_normal((BATCH, *EVENT))
-C = RNG.standard_normal((BATCH, SIZE))
+X = np.random.default_rng(0).standard_normal((BATCH, *EVENT))
+C = np.random.default_rng(1).standard_normal((BATCH, SIZE))
 
 
 @keras.saving.register_keras_serializable("tf_iresnet_tests")
@@ -116,6 +115,7 @@ def test_gradients_in_the_context(make):
     def inverse(c):
         return [tf.reduce_sum(tf.sin(layer.inverse(X, context=c)))]
 
+    rng = np.random.default_rng(2)
     for function in (forward, inverse):
         c = tf.constant(C)
         with tf.GradientTape() as tape:
@@ -124,7 +124,7 @@ def test_gradients_in_the_context(make):
         gradient = tape.gradient(total, c).numpy()
         for row in range(BATCH):
             direction = np.zeros_like(C)
-            direction[row] = RNG.standard_normal(SIZE)
+            direction[row] = rng.standard_normal(SIZE)
             along = lambda t, d=direction, f=function: f(C + float(t) * d)  # noqa: E731
             truth = difference(along, 0.0, 1e-5)[0]
             assert abs(truth) > 1e-3
@@ -181,7 +181,7 @@ def test_a_spectral_layer_alone():
     layer = SpectralConv2D(4, 3, use_bias=False, context_size=SIZE, activation="relu")
     x, c = X.astype("float32"), C.astype("float32")
     assert np.array_equal(layer(x, context=c), layer(x, context=0 * c))  # starts unconditional
-    layer.context_kernel.assign(RNG.standard_normal((SIZE, 4)))
+    layer.context_kernel.assign(np.random.default_rng(2).standard_normal((SIZE, 4)))
     plain = tf.nn.conv2d(x, layer.normalized_kernel(), 1, "SAME")
     wanted = tf.nn.relu(plain + tf.matmul(c, layer.context_kernel)[:, None, None])
     np.testing.assert_allclose(layer(x, context=c), wanted, atol=1e-5)

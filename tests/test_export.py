@@ -154,6 +154,7 @@ def test_each_weight_is_stored_once_and_averages_not_at_all(folder, flow):
     assert shapes == sorted(tuple(v.shape) for v in parts)
 
 
+@pytest.mark.usefixtures("folder")
 def test_the_spectral_state_is_converged_for_export(flow):
     for layer in flow.flow.spectral_layers():
         before = layer.normalized_kernel().numpy()
