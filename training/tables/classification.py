@@ -32,11 +32,11 @@ _NOTES = (
     "below 1. The reconstruction's error is the largest of a pixel, as a share of the range, over "
     "test images and seeds.",
     "Every cell of a data set has the recipe that was tuned for c = 0.9, apart from the learning "
-    "rates of the unconstrained networks, the better of their trials below: a quarter (MNIST) and "
+    "rates of the unconstrained networks, the best of their trials below: a quarter (MNIST) and "
     "a tenth (CIFAR-10) without the constraint, two fifths (CIFAR-10) for ResNet-164. The latter's "
     "steps take several times as long; the budget of a cell ends after two thirds of them (MNIST) "
     "or three quarters. Of optimizer and rate c = 0.9, vanilla and ResNet-164 had two trials each "
-    "(ResNet-164 three on MNIST); the others of c = 0.9 are of changes to the network, for the "
+    "(ResNet-164 three); the others of c = 0.9 are of changes to the network, for the "
     "best of ours. That one has a recipe of its own and a longer training, and so no difference to "
     "vanilla. Where it has a row of several views, that is the same network: it classifies each "
     "image by the mean of its logits of the image, of the image moved by a pixel down and to the "
