@@ -99,6 +99,15 @@ class Command:
             self.workers()
             time.sleep(0.02)
 
+    def wait_for_workers(self, seconds: float = 60) -> list[psutil.Process]:
+        """Waits until the launcher has started both, which a run that goes on has yet to do."""
+        deadline = time.monotonic() + seconds
+        while len(workers := self.workers()) < 2 or not self.ports:
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.02)
+        return workers
+
     def finish(self, seconds: float = 600) -> int:
         self.workers()
         return self.process.wait(seconds)
@@ -134,7 +143,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 def kill(command: Command, kind: str) -> None:
     if kind in ("worker", "chief"):
-        command.workers()[kind == "worker"].kill()
+        command.wait_for_workers()[kind == "worker"].kill()
     else:
         command.process.kill()
 
@@ -200,6 +209,16 @@ def test_runs_of_all_kinds_end_alike(whole):
 def test_runs_killed_five_times(whole, tmp_path, kind):
     killed_and_finished(kind, tmp_path / "run", 5, seed=0)
     assert_same_end(tmp_path / "run", whole(kind), 0 if kind == "single" else 1e-6)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["worker", "chief"])
+def test_a_worker_killed_as_it_starts_ends_the_run(tmp_path, kind):
+    with Command(kind, tmp_path / "run") as command:
+        kill(command, kind)
+        assert command.finish() != 0
+        command.assert_nothing_is_left()
+        assert f"worker {int(kind == 'worker')} ended with signal 9" in command.text()
 
 
 @pytest.mark.soak
