@@ -17,6 +17,12 @@ def pytest_runtest_setup():
     keras.utils.set_random_seed(SEED)
 
 
+@pytest.fixture(scope="session")
+def common_seed() -> int:
+    """The random seed of every test."""
+    return SEED
+
+
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace):
     doctest_namespace.update(np=np, tf=tf)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,23 +91,22 @@ class Command:
         self.log.flush()
         return Path(self.log.name).read_text()
 
-    def wait_for_step(self, folder: Path, step: int, seconds: float = 300) -> None:
-        """Waits until a checkpoint of that step or a later one is there."""
+    def wait_until(self, true: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not any(saved >= step for saved in saved_steps(folder)):
+        while not true():
             assert self.process.poll() is None, self.text()
             assert time.monotonic() < deadline, self.text()
             self.workers()
             time.sleep(0.02)
 
-    def wait_for_workers(self, seconds: float = 60) -> list[psutil.Process]:
+    def wait_for_step(self, folder: Path, step: int) -> None:
+        """Waits until a checkpoint of that step or a later one is there."""
+        self.wait_until(lambda: any(saved >= step for saved in saved_steps(folder)), 300)
+
+    def wait_for_workers(self) -> list[psutil.Process]:
         """Waits until the launcher has started both, which a run that goes on has yet to do."""
-        deadline = time.monotonic() + seconds
-        while len(workers := self.workers()) < 2 or not self.ports:
-            assert self.process.poll() is None, self.text()
-            assert time.monotonic() < deadline, self.text()
-            time.sleep(0.02)
-        return workers
+        self.wait_until(lambda: len(self.workers()) == 2 and bool(self.ports), 60)
+        return self.workers()
 
     def finish(self, seconds: float = 600) -> int:
         self.workers()

@@ -1,14 +1,11 @@
 """What a test draws hangs on no other test."""
 
-import os
 import random
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-SEED = int(os.environ.get("TEST_SEED", "0"))
 
 
 def draws():
@@ -24,12 +21,12 @@ def early():
 
 
 @pytest.mark.parametrize("turn", [0, 1])
-def test_each_test_begins_with_the_same_draws(turn):
+def test_each_test_begins_with_the_same_draws(turn, common_seed):
     first = draws()
-    keras.utils.set_random_seed(SEED)
+    keras.utils.set_random_seed(common_seed)
     assert draws() == first
 
 
-def test_a_shared_fixture_is_the_same_whichever_test_asks_first(early):
-    keras.utils.set_random_seed(SEED)
+def test_a_shared_fixture_is_the_same_whichever_test_asks_first(early, common_seed):
+    keras.utils.set_random_seed(common_seed)
     assert draws() == early
