@@ -32,7 +32,7 @@ def slacks(kernel: np.ndarray, sizes: tuple[int, ...], truth: float) -> list[flo
     pairs = zip(kernel.shape, sizes, strict=False)
     bounds = (
         conv_norm_bound(kernel),
-        float(gram.norm_bound(map_for_kernel(kernel.shape, sizes), tf.constant(kernel))),
+        float(gram.norm_bounds(map_for_kernel(kernel.shape, sizes), tf.constant(kernel)[None])[0]),
         symbol_bound(kernel, tuple(sized_grid(k, n, "same", len(sizes)) for k, n in pairs)),
         conv_norm_bound(kernel, sizes),
     )

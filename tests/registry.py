@@ -102,7 +102,7 @@ CASES = {
     "dense softplus": _residual((3,), hidden=7, activation="softplus", kernel_sizes=(1, 1)),
     "dense tanh": _residual((3,), hidden=7, activation="tanh", input_activation=False, coeff=0.5),
     "dense maxmin": _residual((4,), hidden=8, activation="maxmin", kernel_sizes=(1, 1)),
-    "dense one layer": _residual((3,), kernel_sizes=(1,), power_iterations=0),
+    "dense one layer": _residual((3,), kernel_sizes=(1,), power_iterations=1),
     "conv 1-D": _residual((6, 2), hidden=4, kernel_sizes=(3, 2), activation="elu"),
     "conv 2-D": _residual((4, 3, 2), hidden=5),
     "conv 2-D without input activation": _residual(

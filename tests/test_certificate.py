@@ -40,7 +40,9 @@ def norm_of(layer):
 
 def misled(coeff=0.9):
     """A block whose power iteration sees 0.1 although its first kernel has norm 1.5."""
-    block = InvertibleResidual(hidden=3, kernel_sizes=(1, 1), coeff=coeff, name="misled")
+    block = InvertibleResidual(
+        hidden=3, kernel_sizes=(1, 1), coeff=coeff, name="misled", normalization="power_iteration"
+    )
     block.build((None, 3))
     first, last = block.branch._linear
     first.kernel.assign(np.diag([1.5, 0.1, 0.1]))
@@ -144,7 +146,7 @@ def test_a_flow_s_certificate():
 
 
 def test_a_flow_by_bounds_is_proven_at_every_step():
-    """At a learning rate at which one power iteration a step is left behind."""
+    """At a learning rate that moves all kernels far; an estimate follows."""
     x, proven = small_models.pixels(16), {}
     for normalization in ("bound", "power_iteration"):
         flow = small_models.flow(
@@ -156,7 +158,7 @@ def test_a_flow_by_bounds_is_proven_at_every_step():
             bounds.append(certify(flow).contraction)
         proven[normalization] = max(bounds)
     assert proven["bound"] <= 0.9**2
-    assert proven["power_iteration"] > 0.9**2 * 1.05
+    assert 0.9**2 * (1 - 1e-3) < proven["power_iteration"] < 0.9**2 * 1.005**2
 
 
 def test_the_truth_wins_over_the_power_iteration():

@@ -246,12 +246,11 @@ def test_a_flow_of_dense_branches_learns(tmp_path):
     small.train(model, x, steps=1)
     before = float(tf.reduce_mean(model.bits_per_dim(x, seed=0)))
     small.train(model, x, steps=6)
-    model.converge_spectral_state()
     assert float(tf.reduce_mean(model.bits_per_dim(x, seed=0))) < before - 0.1
     certificate = certify(model)
     assert certificate.invertible
-    assert certificate.contraction <= 0.9 * (1 + 1e-4)
-    assert estimated_lipschitz(model) == pytest.approx(certificate.contraction, rel=1e-3)
+    assert certificate.contraction <= 0.9
+    assert estimated_lipschitz(model) == pytest.approx(certificate.contraction, rel=2e-2)
     np.testing.assert_allclose(model.decode(model.encode(x)), x, atol=1e-4)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

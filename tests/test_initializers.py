@@ -60,7 +60,7 @@ def test_a_branch_starts_with_all_that_its_bound_allows():
         first, second = branch.parts[0], branch.parts[2]
         assert first.norm_bound() < 0.95
         gains[name] = float(tf.norm(second(first(x))) / tf.norm(x))
-    np.testing.assert_allclose(gains[NAME], 0.81, rtol=1e-4)
+    np.testing.assert_allclose(gains[NAME], 0.81, rtol=2e-3)
     assert gains["glorot_uniform"] < 0.45
 
 

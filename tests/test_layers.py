@@ -301,7 +301,8 @@ def test_blocks_of_a_composition_draw_independent_probes():
 
 
 def test_update_reaches_every_spectral_layer():
-    flow = MultiScale([InvertibleSequential([Squeeze(), InvertibleResidual(hidden=4)])])
+    block = InvertibleResidual(hidden=4, normalization="power_iteration")
+    flow = MultiScale([InvertibleSequential([Squeeze(), block])])
     flow.build((None, 4, 4, 1))
     layers = list(flow.spectral_layers())
     assert len(layers) == 3

@@ -35,7 +35,7 @@ def test_coeff_outside_the_open_interval(make, coeff):
 
 
 WRONG = {
-    "power_iterations": (lambda: SpectralDense(3, power_iterations=-1), "at least 0, got -1"),
+    "power_iterations": (lambda: SpectralDense(3, power_iterations=-1), "at least 1, got -1"),
     "power_iterations fraction": (
         lambda: SpectralDense(3, power_iterations=1.5),
         "must be an integer, got 1.5",

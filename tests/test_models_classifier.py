@@ -103,16 +103,14 @@ def test_a_frozen_head(model):
     assert int(frozen.average.count) == 1
 
 
-def test_spectral_state_moves_once_per_step(model):
+def test_each_step_uses_the_norms_of_its_own_weights(model):
     layer = next(model.flow.spectral_layers())
-    saved = model.get_weights()
-    expected = layer.v.numpy()
-    layer.update_spectral_state(1)
-    expected, start = layer.v.numpy(), expected
-    assert np.any(expected != start)
-    model.set_weights(saved)
+    saved, used = model.get_weights(), layer.kernel.numpy()
     model.train_step((X, LABELS))
-    np.testing.assert_allclose(layer.v, expected, atol=1e-6)
+    np.testing.assert_array_equal(layer.known_norm.kernel, used)
+    assert np.any(layer.kernel.numpy() != used)
+    assert float(layer.lipschitz_estimate()) <= layer.coeff * (1 + 1e-6)
+    np.testing.assert_array_equal(layer.known_norm.kernel, layer.kernel)
     model.set_weights(saved)
 
 

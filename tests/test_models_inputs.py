@@ -38,7 +38,7 @@ FLOW = {
     "hidden-zero": ({"hidden": 0}, "hidden must be an integer of at least 1, got 0"),
     "hidden-text": ({"hidden": "8"}, "hidden must hold an integer .* got '8'"),
     "kernel_sizes": ({"kernel_sizes": 3}, "kernel_sizes must hold an integer .* got 3"),
-    "power_iterations": ({"power_iterations": -1}, "power_iterations must be at least 0, got -1"),
+    "power_iterations": ({"power_iterations": -1}, "power_iterations must be at least 1, got -1"),
     "ema-one": ({"ema_momentum": 1.0}, r"ema_momentum must lie in \(0, 1\), or be None .* got 1.0"),
     "ema-text": ({"ema_momentum": "x"}, r"ema_momentum must lie in \(0, 1\), .* got 'x'"),
     "log_det": ({"log_det": "exact"}, r"log_det must be a LogDetEstimator such as Exact\(\), got"),

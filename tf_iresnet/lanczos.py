@@ -11,45 +11,51 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.linear_maps import LinearMap
-from tf_iresnet.norms import PowerIterationResult, iterate, sigma_of, unit, unit_scale
+from tf_iresnet.norms import PowerIterationResult, unit, unit_scale
 
-_STEPS = 24  # of one cycle: so many vectors are kept
 _NOISE = 0.01  # of a start that may be orthogonal to what is sought
+# A residual above which the start says nothing, and the dimensions of the search from chance then.
+_LOST = 0.1
+_DIMENSIONS = 24
 
 
 def leading_vectors(
     linear_map: LinearMap,
     kernel: tf.Tensor,
-    u: tf.Tensor,
     v: tf.Tensor,
     *,
     tolerance: float,
-    iterations: int,
+    steps: int,
+    rounds: int,
+    anew: bool = False,
 ) -> PowerIterationResult:
-    r"""Returns sigma, u and v with \|W v - sigma u\| <= tolerance sigma and v = W^T u / sigma.
+    r"""Returns sigma, u and v with \|W^T u - sigma v\| <= tolerance sigma and u = W v / sigma.
 
-    Some singular value then lies within tolerance sigma of sigma. Each cycle takes the largest
-    Ritz value of W^T W in a Krylov space, which costs as much as that many power iterations and
-    finds leading singular values that are nearly equal, where those take hundreds. The start is
-    stirred a little, so that it may be orthogonal to the leading vector.
+    Some singular value then lies within tolerance sigma of sigma. A start that is good enough is
+    returned as it is. Each round takes the largest Ritz value of W^T W in a Krylov space and makes
+    one power iteration; the space costs as much as ``steps`` of these and finds leading singular
+    values that are nearly equal, where they take hundreds. The first round's start is stirred a
+    little, since it may be orthogonal to the leading vector; one whose residual is above 10 % is
+    of another kernel, and a search in a large space comes first.
 
     Args:
       linear_map: the operator's shapes.
       kernel: its kernel.
-      u: unit vector of the output space, [1, *output_shape].
       v: unit vector of the input space, [1, *input_shape].
       tolerance: of the residual, relative to sigma.
-      iterations: how many products W^T W at most, rounded up to whole cycles.
+      steps: dimensions of the Krylov space, at least 1; one alone makes power iterations.
+      rounds: how many rounds at most.
+      anew: whether to search in a large space first, however good the start.
 
     Returns:
-      Estimates from below, never a bound. A kernel of zeros leaves u and v as they are.
+      Estimates from below, never a bound. A kernel of zeros leaves v as it is, and u is zero.
 
     Example:
     >>> from tf_iresnet.linear_maps import DenseMap
     >>> kernel = tf.constant([[3.0, 0.0], [0.0, 1.0]])
-    >>> wrong = tf.constant([[0.0, 1.0]])
+    >>> start = tf.constant([[0.6, 0.8]])
     >>> result = leading_vectors(
-    ...     DenseMap(2, 2), kernel, wrong, wrong, tolerance=1e-4, iterations=10
+    ...     DenseMap(2, 2), kernel, start, tolerance=1e-4, steps=2, rounds=9
     ... )
     >>> round(float(result.sigma), 4)
     3.0
@@ -57,76 +63,93 @@ def leading_vectors(
     Source: Golub, Van Loan, Matrix Computations, chapter 10.
     """
     # A graph for each shape, not one for a model: that takes many times longer to optimise.
-    return _traced(linear_map, tolerance, iterations)(kernel, u, v)
+    search = _traced(linear_map, kernel.shape, kernel.dtype, tolerance, steps, rounds, anew)
+    return PowerIterationResult(*search(kernel, v))
 
 
 @functools.lru_cache(maxsize=256)
-def _traced(linear_map: LinearMap, tolerance: float, iterations: int) -> Callable[..., Any]:
-    """The search for one shape as a graph of (kernel, u, v)."""
+def _traced(
+    linear_map: LinearMap,
+    kernel_shape: tf.TensorShape,
+    dtype: tf.DType,
+    tolerance: float,
+    steps: int,
+    rounds: int,
+    anew: bool,
+) -> Callable[..., Any]:
+    """The search for one shape as a graph of (kernel, v)."""
+    shape = (1, *linear_map.input_shape)
+    size = math.prod(shape)
+    dimensions = min(steps, size)
 
-    def search(kernel: tf.Tensor, u: tf.Tensor, v: tf.Tensor) -> PowerIterationResult:
+    def search(kernel: tf.Tensor, v: tf.Tensor) -> PowerIterationResult:
         kernel, scale = unit_scale(kernel)
-        size = math.prod(linear_map.input_shape)
-        shape = (1, *linear_map.input_shape)
-        noise = tf.random.stateless_normal([size], [0, 0], dtype=kernel.dtype)
-        start = tf.reshape(v, [size]) + noise * (_NOISE / math.sqrt(size))
+        noise = tf.random.stateless_normal(shape, [0, 0], dtype=kernel.dtype)
+        noise *= _NOISE / math.sqrt(size)
 
         def gram(x: tf.Tensor) -> tf.Tensor:
             image = linear_map.apply(kernel, tf.reshape(x, shape))
             return tf.reshape(linear_map.adjoint(kernel, image), [size])
 
-        def measured(u: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            # u is W v / |W v| and the new v is W^T u / |W^T u|: what is left is W v's error.
-            u, v = iterate(linear_map, kernel, u, v, 1)
-            sigma = sigma_of(linear_map, kernel, u, v)
-            return tf.norm(linear_map.apply(kernel, v) - sigma * u), sigma, u, v
+        def measured(index: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            image = linear_map.apply(kernel, v)
+            sigma, u = tf.norm(image), unit(image)
+            following = linear_map.adjoint(kernel, u)  # of the power iteration
+            return index, tf.norm(following - sigma * v), sigma, u, v, following
 
-        def unfinished(residual, sigma, u, v):
+        def unfinished(index, residual, sigma, u, v, following):
             return residual > tolerance * sigma
 
-        def cycle(residual, sigma, u, v):
-            new = _ritz_vector(gram, tf.reshape(v, [size]), min(_STEPS, size))
-            new = tf.where(tf.reduce_any(new != 0), tf.reshape(new, shape), v)
-            return measured(u, new)
+        def step(index, residual, sigma, u, v, following):
+            start = tf.where(index == 0, v + noise, v)
+            if dimensions > 1:
+                new = tf.reshape(
+                    _ritz_vector(gram, unit(tf.reshape(start, [size])), dimensions), shape
+                )
+            else:
+                new = unit(tf.where(index == 0, start, following))
+            return measured(index + 1, tf.where(tf.reduce_any(new != 0), new, v))
 
-        first = tf.ensure_shape(u, (1, *linear_map.output_shape)), tf.reshape(unit(start), shape)
-        nothing = tf.zeros([], kernel.dtype)
-        values = cycle(nothing, nothing, *first)
-        cycles = max(1, math.ceil(iterations / _STEPS)) - 1
-        _, sigma, new_u, new_v = tf.while_loop(unfinished, cycle, values, maximum_iterations=cycles)
-        moved = sigma > 0
-        return PowerIterationResult(
-            scale * sigma, tf.where(moved, new_u, u), tf.where(moved, new_v, v)
+        def found_anew() -> tf.Tensor:
+            start = unit(tf.reshape(v + noise / _NOISE, [size]))
+            new = tf.reshape(_ritz_vector(gram, start, min(_DIMENSIONS, size)), shape)
+            return tf.where(tf.reduce_any(new != 0), new, v)
+
+        v = tf.ensure_shape(v, shape)
+        _, residual, sigma, *_ = measured(tf.constant(0), v)
+        v = tf.cond((residual > _LOST * sigma) | anew, found_anew, lambda: v)
+        _, _, sigma, u, v, _ = tf.while_loop(
+            unfinished, step, measured(tf.constant(0), v), maximum_iterations=rounds
         )
+        return PowerIterationResult(scale * sigma, u, v)
 
-    return tf.function(search, autograph=False)
+    with tf.init_scope():
+        return tf.function(search, autograph=False).get_concrete_function(
+            tf.TensorSpec(kernel_shape, dtype), tf.TensorSpec(shape, dtype)
+        )
 
 
 def _ritz_vector(gram: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, steps: int) -> tf.Tensor:
     """Returns the unit vector of the largest Ritz value after so many steps of Lanczos."""
-    size, dtype = int(start.shape[0]), start.dtype
-    small = 10 * np.finfo(dtype.as_numpy_dtype).eps
-
-    def step(index, q, basis, projected):
-        basis = tf.tensor_scatter_nd_update(basis, [[index]], [q])
-        image = gram(q)
-        # The whole row of the projected matrix: no harm in what rounding leaves off the band.
-        row = tf.linalg.matvec(basis, image)
-        projected = tf.tensor_scatter_nd_update(projected, [[index]], [row])
-        rest = image
+    small = 10 * np.finfo(start.dtype.as_numpy_dtype).eps
+    basis, images = [start], []
+    for index in range(steps):
+        image = gram(basis[-1])
+        images.append(image)
+        if index + 1 == steps:
+            break
+        known, rest = tf.stack(basis), image
         for _ in range(2):  # twice is enough to stay orthogonal
-            rest -= tf.linalg.matvec(basis, tf.linalg.matvec(basis, rest), transpose_a=True)
+            rest -= tf.linalg.matvec(known, tf.linalg.matvec(known, rest), transpose_a=True)
         # In an invariant subspace nothing but rounding is left.
         rest = tf.where(tf.norm(rest) > small * tf.norm(image), rest, tf.zeros_like(rest))
-        return index + 1, unit(rest), basis, projected
-
-    _, _, basis, projected = tf.while_loop(
-        lambda *_: True,
-        step,
-        (0, start, tf.zeros([steps, size], dtype), tf.zeros([steps, steps], dtype)),
-        maximum_iterations=steps,
-    )
-    # Row i holds the products with the vectors up to i: the lower triangle, which `eigh` reads.
+        basis.append(unit(rest))
+    vectors, products = tf.stack(basis), tf.stack(images)
+    projected = tf.linalg.matmul(vectors, products, transpose_b=True)
+    projected = 0.5 * (projected + tf.linalg.matrix_transpose(projected))
     scale = tf.reduce_max(tf.abs(projected))
-    _, vectors = tf.linalg.eigh(tf.math.divide_no_nan(projected, scale))
-    return unit(tf.linalg.matvec(basis, vectors[:, -1], transpose_a=True))
+    sound = tf.math.is_finite(scale) & (scale > 0)
+    safe = tf.where(sound, projected / tf.where(sound, scale, 1), tf.eye(steps, dtype=start.dtype))
+    _, weights = tf.linalg.eigh(safe)
+    # The image of the Ritz vector: a power iteration without a product more.
+    return unit(tf.linalg.matvec(products, weights[:, -1], transpose_a=True))

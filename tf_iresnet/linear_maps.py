@@ -7,6 +7,7 @@ functions of a branch share these, so that a norm is always that of the operator
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
@@ -27,6 +28,11 @@ class DenseMap:
     def output_shape(self) -> tuple[int, ...]:
         """The event shape of the output."""
         return (self.outputs,)
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of one application."""
+        return 2.0 * self.inputs * self.outputs
 
     def apply(self, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Returns x W."""
@@ -98,6 +104,11 @@ class ConvMap:
             reach = 0 if self.padding != "valid" else dilation * (kernel - 1)
             sizes.append(-(-(size - reach) // stride))
         return (*sizes, self.kernel_shape[-1])
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of one application."""
+        return 2.0 * math.prod(self.kernel_shape) * math.prod(self.output_shape[:-1])
 
     @property
     def _causal_pad(self) -> int:

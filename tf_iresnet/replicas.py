@@ -5,9 +5,25 @@ Outside of a strategy there is one replica, and nothing is communicated.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+
+
+@contextlib.contextmanager
+def own_variables() -> Iterator[None]:
+    """Makes variables of which every replica has its own, assigned without communication.
+
+    All replicas derive them from the same weights. Outside of replicas the first one's is read.
+    """
+
+    def make(next_creator: Any, **options: Any) -> Any:
+        return next_creator(**{**options, "synchronization": tf.VariableSynchronization.ON_READ})
+
+    with tf.variable_creator_scope(make):
+        yield
 
 
 def replica_context() -> Any:

@@ -1,33 +1,48 @@
-r"""A proven bound as a TensorFlow function, differentiable and made of matrix products.
+r"""Proven bounds of many kernels of one shape at once, made of matrix products.
 
 At each frequency of a grid (`tf_iresnet.bounds.symbol`) the symbol A has the Gram matrix
-G = A A^*, and \|A\|^2 = \|G\| <= \|G^p\|_F^(1/p), with p = 2^m reached by m squarings: at most
-r^(1/(2p)) too large for rank r. Only the frequency that decides takes part in the gradient, which
-tends to u v^*, that of the norm, as p grows.
+G = A A^*, and \|A\|^2 = \|G\|. With H_0 = G / \|G\|_F and H_{k+1} = H_k^2 / f_{k+1}, f_{k+1} the
+Frobenius norm of H_k^2,
 
-Everything is computed in float64, where GPUs do not round matrix products to TF32, and widened
-by what its roundings can have taken away: a squaring of a matrix of Frobenius norm 1, whose norm
-is at least n^(-1/2), errs by a few n units of 2^-53, relatively n^2; for n = 128 all of it is
-below 1e-9, far less than r^(1/(2p)).
+    \|H_k\|^2 = f_{k+1} \|H_{k+1}\|,  and  \|H_m\| <= 1,
+
+so m squarings bound \|A\| to a factor of at most r^(1/2^(m+2)) for rank r. The last norm is
+bounded by trace and Frobenius norm (Wolkowicz, Styan 1980), which is sharp where all singular
+values are equal, too.
+
+*Few products.* G = R + i I is held as the real matrix [[R, -I], [I, R]], of the same norm, and a
+square is Z Z^T: \|Z\|^2 = \|Z Z^T\| whether or not rounding left Z symmetric. Each stage leaves
+fewer frequencies in doubt. The others keep the bound that they have, which is a proof as well.
+
+*Few pixels.* The symbol's norm is that of the operator without an edge. On a few pixels the
+operator itself is a matrix that is small enough.
+
+*Roundings.* All is computed in float32, where processors multiply fastest; in float64 for kernels
+of that dtype, and where there is a GPU, since those may round float32 products to TF32. What
+rounding can take away is added: with u the unit roundoff, a product of n terms errs by at most
+n u times the product of absolute values, so a square of a matrix of Frobenius norm 1 by n u.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.bounds.dense import EPSILON
-from tf_iresnet.bounds.symbol import Grid, sized_grid
+from tf_iresnet.bounds.dense import dense_matrix
+from tf_iresnet.bounds.symbol import sized_grid
 from tf_iresnet.linear_maps import DenseMap, LinearMap
 
-_SQUARINGS = 7  # on a grid: 0.3 % for 4 equal singular values, 1 % for 128
-_SQUARINGS_ALONE = 8  # of one matrix, where they cost little
-_FINE = 16  # points of an axis, all shifts together
-_TINY = 1e-300
+# Squarings, and the share of the frequencies that take part in them.
+_STAGES = ((3, 1.0), (3, 0.25))
+_STAGES_ALONE = ((6, 1.0),)  # of one matrix
+_LEAST = 4  # frequencies of a stage
+_CHUNK = 128  # terms of a sum, of which the results are added: fewer roundings in a row
+_NARROW, _WRITTEN = 160, 2**18  # units of the narrower side, and entries, of operators as matrices
+_MOST = 2**25  # entries of the Gram matrices that are held at once
 # Unit roundoff and half of the smallest number above 0.
 _ROUNDINGS = {
     "bfloat16": (2.0**-8, 2.0**-134),
@@ -38,191 +53,351 @@ _ROUNDINGS = {
 
 
 class _Table(NamedTuple):
-    """A grid of frequencies, of which conjugates are left out.
+    """The frequencies of one shape.
 
-    ``waves`` holds exp(-2 pi i j d / points) of each axis for the frequencies j kept and the
-    differences d of two taps; ``differences`` the flat difference of each pair of taps;
-    ``classes`` the flat frequencies, one row for each shift.
+    ``angles`` holds, for each frequency, the phase of each tap, and ``waves`` the cosine and minus
+    the sine of the difference for each pair of taps; ``classes`` the frequencies of each shift of
+    the grid, any one of which is a proof.
     """
 
-    points: tuple[int, ...]
-    shape: tuple[int, ...]
-    waves: tuple[np.ndarray, ...]
-    differences: np.ndarray
+    angles: np.ndarray
+    waves: np.ndarray
     classes: np.ndarray
     factor: float
 
 
 @functools.cache
-def _table(grids: tuple[Grid, ...], taps: tuple[int, ...]) -> _Table:
-    points = tuple(grid.points for grid in grids)
-    shape = (points[0] // 2 + 1, *points[1:])
-    frequencies = np.indices(points)
-    conjugates = frequencies[0] >= shape[0]
-    kept = [np.where(conjugates, -f % n, f) for f, n in zip(frequencies, points, strict=True)]
-    flat = np.ravel_multi_index(kept, shape)
-    residues = [f % grid.shifts for f, grid in zip(frequencies, grids, strict=True)]
-    shift = np.ravel_multi_index(residues, [grid.shifts for grid in grids])
-    rows = {tuple(sorted(set(flat[shift == index].tolist()))) for index in range(shift.max() + 1)}
-    longest = max(map(len, rows))
-    waves = tuple(
-        np.exp(-2j * np.pi * np.outer(np.arange(kept), np.arange(1 - k, k)) / n)
-        for kept, n, k in zip(shape, points, taps, strict=True)
-    )
+def _table(linear_map: LinearMap) -> _Table:
+    taps, sizes = linear_map.kernel_shape[:-2], linear_map.spatial_shape
+    axes = zip(taps, sizes, strict=True)
+    grids = [sized_grid(k, n, linear_map.padding, len(taps), fine=1) for k, n in axes]
+    # Frequencies as integers j of 2 pi j / points. A real kernel's symbol at -j is the conjugate
+    # of that at j: one of the two will do.
+    points = [grid.points for grid in grids]
+    whole = np.indices(points).reshape(len(taps), -1)
+    mirrored = [-j % n for j, n in zip(whole, points, strict=True)]
+    flat, other = (np.ravel_multi_index(tuple(j), points) for j in (whole, mirrored))
+    kept = flat <= other
+    shifts = [grid.shifts for grid in grids]
+    shift = np.ravel_multi_index(tuple(j % n for j, n in zip(whole, shifts, strict=True)), shifts)[
+        kept
+    ]
+    members = [np.flatnonzero(shift == index) for index in range(math.prod(shifts))]
+    longest = max(map(len, members))
+    steps = (2 * np.pi / np.array(points))[:, None]
+    theta = (whole[:, kept] * steps).T  # [frequencies, axes]
     places = np.indices(taps).reshape(len(taps), -1)
-    pairs = places[:, :, None] - places[:, None, :] + np.reshape(taps, (-1, 1, 1)) - 1
+    angles = theta @ places
+    phases = (angles[:, :, None] - angles[:, None]).reshape(len(angles), -1)
     return _Table(
-        points,
-        shape,
-        waves,
-        np.ravel_multi_index(list(pairs), [2 * k - 1 for k in taps]).ravel(),
-        np.array([row + row[-1:] * (longest - len(row)) for row in sorted(rows)]),
+        angles,
+        np.stack([np.cos(phases), -np.sin(phases)]),
+        np.array([np.resize(m, longest) for m in members]),
         math.prod(grid.factor for grid in grids),
     )
 
 
-def norm_bound(linear_map: LinearMap, kernel: tf.Tensor) -> tf.Tensor:
-    """Returns an upper bound of the operator's norm, differentiable in the kernel.
+def norm_bounds(linear_map: LinearMap, kernels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""Returns upper bounds of the operators' norms, and their gradients.
+
+    The gradient is u v^T of the leading singular vectors, or a mean of several where they lead by
+    little, scaled so that <gradient, kernel> is the bound.
 
     Args:
       linear_map: a dense map or a convolution of stride 1.
-      kernel: its kernel, of any float dtype.
+      kernels: [count, *kernel_shape], of any float dtype.
 
     Returns:
-      A scalar of float64 that is never below the norm.
+      The bounds, float64 [count], never below the norms, and the gradients, of the kernels' shape
+      and dtype; both are constants.
 
     Example:
-    >>> bound = norm_bound(DenseMap(2, 2), tf.constant([[3.0, 0.0], [0.0, 1.0]]))
-    >>> 3.0 <= float(bound) < 3.003
+    >>> bound, _ = norm_bounds(DenseMap(2, 2), tf.constant([[[3.0, 0.0], [0.0, 1.0]]]))
+    >>> 3.0 <= float(bound[0]) < 3.003
     True
 
     Source: Delattre et al. 2023, Efficient bound of Lipschitz constant for convolutional layers
     by Gram iteration.
     """
-    kernel = tf.cast(kernel, tf.float64)
-    scale = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel)), _TINY))
-    kernel = kernel / scale
-    taps = tuple(kernel.shape[:-2])
-    symbol_error = gram_error = 0.0
-    factor = 1.0
-    if isinstance(linear_map, DenseMap) or math.prod(taps) == 1:
-        matrix, squarings = tf.reshape(kernel, kernel.shape[-2:]), _SQUARINGS_ALONE
+    kernels = tf.stop_gradient(tf.convert_to_tensor(kernels))
+    work = tf.float64 if kernels.dtype == tf.float64 or _gpus() else tf.float32
+    count, shape = int(kernels.shape[0]), tuple(kernels.shape[1:])
+    # [count, taps, narrow, wide], the sum of the taps' Frobenius norms being 1.
+    inputs, outputs = shape[-2:]
+    matrices = tf.reshape(tf.cast(kernels, work), [count, -1, inputs, outputs])
+    if inputs > outputs:
+        matrices = tf.transpose(matrices, [0, 1, 3, 2])
+    largest = _nonzero(tf.reduce_max(tf.abs(matrices), axis=[1, 2, 3]))
+    matrices /= largest[:, None, None, None]
+    sizes = tf.sqrt(tf.reduce_sum(tf.square(matrices), axis=[2, 3]))
+    total = _nonzero(tf.reduce_sum(sizes, axis=1))
+    matrices /= total[:, None, None, None]
+    if isinstance(linear_map, DenseMap) or math.prod(shape[:-2]) == 1:
+        bounds, gradients = _of_matrices(matrices[:, 0])
+        gradients = gradients[:, None]
+    elif _is_small(linear_map):
+        bounds, gradients = _of_operators(linear_map, matrices)
     else:
-        pairs = zip(taps, linear_map.spatial_shape, strict=True)
-        grids = (sized_grid(k, n, linear_map.padding, len(taps), _FINE) for k, n in pairs)
-        table = _table(tuple(grids), taps)
-        matrix, squarings, factor = _leading_symbol(table, kernel), _SQUARINGS, table.factor
-        # Relative to the kernel, not to the symbol, which taps that fold onto one another on a
-        # small image can cancel.
-        most = math.prod(taps) * tf.stop_gradient(tf.reduce_sum(tf.square(kernel)))
-        symbol_error = 8 * EPSILON * (math.prod(taps) + 8) * tf.sqrt(most)
-        gram_error = 16 * EPSILON * (max(kernel.shape[-2:]) + math.prod(taps) + 16) * most
-    narrow, wide = min(kernel.shape[-2:]), max(kernel.shape[-2:])
-    square = _power_bound(_gram(matrix), squarings)
-    square = square * (1 + (64 * (narrow + 16) ** 2 + 8 * narrow * wide) * EPSILON) + gram_error
-    return (tf.sqrt(square) + symbol_error) * (factor * (1 + 1e-12)) * scale
+        table = _table(linear_map)
+        each = table.waves.shape[1] * min(inputs, outputs) ** 2
+        batch = max(1, min(count, _MOST // each))
+        parts = [
+            _of_symbols(table, matrices[start : start + batch]) for start in range(0, count, batch)
+        ]
+        bounds, gradients = (tf.concat(part, axis=0) for part in zip(*parts, strict=True))
+    if inputs > outputs:
+        gradients = tf.transpose(gradients, [0, 1, 3, 2])
+    scale = tf.cast(largest, tf.float64) * tf.cast(total, tf.float64)
+    # Two divisions: each entry moves by 2 u of its size, the operator by 2 u of the sum of norms.
+    bounds = (bounds + 4 * _unit(work)) * (1 + 1e-12) * scale
+    bounds = tf.where(
+        tf.reduce_any(kernels != 0, axis=list(range(1, kernels.shape.rank))), bounds, 0
+    )
+    return bounds, tf.cast(tf.reshape(gradients, tf.shape(kernels)), kernels.dtype)
 
 
-def rounding_bound(kernel: tf.Tensor, *dtypes: str) -> tf.Tensor:
-    """Bounds by how much the operator's norm grows when a kernel is rounded.
+def rounding_bound(kernels: tf.Tensor, *dtypes: str) -> tf.Tensor:
+    """Bounds by how much the operators' norms grow when kernels are rounded.
 
     A tap's matrix K_t moves by at most the unit roundoff times |K_t|_F, and the operator by at
     most the sum over taps.
 
     Args:
-      kernel: the kernel before it is scaled by a factor of at most 1.
+      kernels: [count, *kernel_shape], before they are scaled by a factor of at most 1.
       *dtypes: one for each rounding.
 
     Returns:
-      A scalar of float64, differentiable in the kernel.
+      Float64 [count], a constant.
     """
-    squares = tf.square(tf.cast(kernel, tf.float64))
-    norms = tf.sqrt(tf.maximum(tf.reduce_sum(squares, axis=[-2, -1]), _TINY))
+    shape = kernels.shape[1:]
+    if kernels.dtype.size < 4:  # too narrow for sums
+        kernels = tf.cast(kernels, tf.float32)
+    scale = _nonzero(tf.reduce_max(tf.abs(kernels), axis=list(range(1, kernels.shape.rank))))
+    scaled = kernels / tf.reshape(scale, [-1] + [1] * len(shape))
+    norms = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=[-2, -1]))
+    norms = tf.reduce_sum(tf.reshape(norms, [kernels.shape[0], -1]), axis=1)
     roundoff = sum(_ROUNDINGS[dtype][0] for dtype in dtypes)
     tiny = sum(_ROUNDINGS[dtype][1] for dtype in dtypes)
-    largest = math.prod(kernel.shape[:-2]) * math.sqrt(math.prod(kernel.shape[-2:]))
-    return 1.01 * (roundoff * tf.reduce_sum(norms) + tiny * largest)
+    largest = math.prod(shape[:-2]) * math.sqrt(math.prod(shape[-2:]))
+    norms, scale = tf.cast(norms, tf.float64), tf.cast(scale, tf.float64)
+    return tf.stop_gradient(1.02 * (roundoff * norms * scale + tiny * largest))
 
 
-def _leading_symbol(table: _Table, kernel: tf.Tensor) -> tf.Tensor:
-    """Returns the symbol at the frequency that decides, differentiable in the kernel.
-
-    That is the one of the largest bound within one shift of the grid. Every shift is a proof: a
-    coarse look finds the one of a low bound.
-    """
-    grams = _grams(table, tf.stop_gradient(kernel))
-    classes = tf.constant(table.classes)
-    coarse = tf.gather(_power_bound(grams, 1), classes)
-    members = tf.gather(classes, tf.argmin(tf.reduce_max(coarse, axis=1)))
-    fine = _power_bound(tf.gather(grams, members), _SQUARINGS)
-    index = tf.gather(members, tf.argmax(fine))
-    angles = tf.zeros([1], tf.float64)
-    places = _unravel(index, table.shape)
-    for place, points, taps in zip(places, table.points, kernel.shape, strict=False):
-        step = tf.cast(place, tf.float64) * (-2 * math.pi / points)
-        angles = tf.reshape(angles[:, None] + step * tf.range(taps, dtype=tf.float64), [-1])
-    flat = tf.reshape(kernel, [-1, math.prod(kernel.shape[-2:])])
-    waves = tf.stack([tf.cos(angles), tf.sin(angles)])
-    real, imaginary = tf.unstack(tf.linalg.matmul(waves, flat))
-    return tf.reshape(tf.complex(real, imaginary), kernel.shape[-2:])
+def operations(linear_map: LinearMap) -> float:
+    """Returns about how many multiplications and additions `norm_bounds` needs for one kernel."""
+    if isinstance(linear_map, DenseMap):
+        narrow, wide = sorted((linear_map.inputs, linear_map.outputs))
+        return _work(narrow, wide, 1, 0, _STAGES_ALONE, 1)
+    if _is_small(linear_map):
+        narrow, wide = sorted(_units(linear_map))
+        return _work(narrow, wide, 1, 0, _STAGES_ALONE, 1)
+    taps = math.prod(linear_map.kernel_shape[:-2])
+    narrow, wide = sorted(linear_map.kernel_shape[-2:])
+    if taps == 1:
+        return _work(narrow, wide, 1, 0, _STAGES_ALONE, 1)
+    table = _table(linear_map)
+    transform = 4.0 * table.waves.shape[1] * table.waves.shape[2] * narrow**2
+    return _work(narrow, wide, taps, transform, _STAGES, 8.0 * table.classes.shape[1])
 
 
-def _grams(table: _Table, kernel: tf.Tensor) -> tf.Tensor:
-    """Returns the symbol's Gram matrices (or their conjugates), [frequencies, n, n].
+def _work(narrow: int, wide: int, taps: int, transform: float, stages: tuple, each: float) -> float:
+    squarings = sum(number * share for number, share in stages)
+    return 2.0 * (taps * narrow) ** 2 * wide + transform + each * squarings * 2.0 * narrow**3
+
+
+def _gpus() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def _unit(dtype: tf.DType) -> float:
+    return _ROUNDINGS[dtype.name][0]
+
+
+def _nonzero(x: tf.Tensor) -> tf.Tensor:
+    return tf.where(x == 0, tf.ones_like(x), x)
+
+
+def _of_matrices(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Bounds and gradients of [count, narrow, wide]."""
+    power = _Power.of(_product(matrices, matrices), copies=1)
+    for number, _ in _STAGES_ALONE:
+        power = power.squared(number)
+    squares = tf.reduce_sum(tf.reduce_sum(tf.square(matrices), axis=2), axis=1)
+    error = 1.01 * (_terms(int(matrices.shape[2])) + 4) * _unit(matrices.dtype)
+    bounds = tf.sqrt(power.bound() + error * tf.cast(squares, tf.float64))
+    gradients = tf.linalg.matmul(power.squared(1).matrix, matrices)
+    return bounds, _scaled(gradients, matrices, bounds)
+
+
+def _units(linear_map: LinearMap) -> tuple[int, int]:
+    return math.prod(linear_map.input_shape), math.prod(linear_map.output_shape)
+
+
+def _is_small(linear_map: LinearMap) -> bool:
+    """Whether the operator is written out: on a few pixels its norm is far below the symbol's."""
+    narrow, wide = sorted(_units(linear_map))
+    return narrow <= _NARROW and narrow * wide <= _WRITTEN
+
+
+@functools.cache
+def _entries(linear_map: LinearMap) -> np.ndarray:
+    """The operator [narrow units, wide units], by the entry of the kernel that each is, or -1."""
+    shape = linear_map.kernel_shape
+    numbers = np.arange(1.0, 1 + math.prod(shape)).reshape(shape)
+    matrix = dense_matrix(numbers, linear_map.spatial_shape, linear_map.padding)
+    entries = matrix.astype(np.int32) - 1
+    inputs, outputs = _units(linear_map)
+    return entries if inputs <= outputs else entries.T
+
+
+def _of_operators(linear_map: LinearMap, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Bounds and gradients of [count, taps, narrow, wide], from the operators as matrices."""
+    inputs, outputs = linear_map.kernel_shape[-2:]
+    turned = inputs > outputs  # kernels come with the fewer channels first
+    flat = tf.transpose(matrices, [0, 1, 3, 2]) if turned else matrices
+    count, size = int(matrices.shape[0]), math.prod(linear_map.kernel_shape)
+    flat = tf.reshape(flat, [count, size])
+    entries = _entries(linear_map)
+    padded = tf.concat([flat, tf.zeros_like(flat[:, :1])], axis=1)
+    index = np.where(entries < 0, size, entries).astype(np.int32)
+    bounds, gradients = _of_matrices(tf.gather(padded, index, axis=1))
+    by_entry = tf.transpose(tf.reshape(gradients, [count, -1]))
+    by_kernel = tf.math.unsorted_segment_sum(by_entry, index.ravel(), size + 1)[:-1]
+    gradients = tf.reshape(tf.transpose(by_kernel), [count, -1, inputs, outputs])
+    return bounds, tf.transpose(gradients, [0, 1, 3, 2]) if turned else gradients
+
+
+def _of_symbols(table: _Table, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Bounds and gradients of [count, taps, narrow, wide]."""
+    dtype = matrices.dtype
+    count, taps, narrow, wide = map(int, matrices.shape)
+    real, imaginary = _grams(table, matrices)
+    # Of all shifts of the grid, that whose largest Frobenius norm is least.
+    sizes = tf.reduce_sum(tf.square(real) + tf.square(imaginary), axis=[-2, -1])
+    classes = tf.constant(table.classes, tf.int32)
+    shift = tf.argmin(tf.reduce_max(tf.gather(sizes, classes, axis=1), axis=2), axis=1)
+    index = tf.gather(classes, shift)  # [count, frequencies]
+    real, imaginary = (tf.gather(part, index, batch_dims=1) for part in (real, imaginary))
+    upper = tf.concat([real, -imaginary], axis=-1)
+    power = _Power.of(tf.concat([upper, tf.concat([imaginary, real], axis=-1)], axis=-2), copies=2)
+    rest = tf.zeros([count], tf.float64)
+    for number, share in _STAGES:
+        members = int(index.shape[1])
+        kept = min(members, max(_LEAST, math.ceil(share * table.classes.shape[1])))
+        if kept < members:
+            bounds, places = tf.math.top_k(power.bound(), kept + 1)
+            rest, places = tf.maximum(rest, bounds[:, kept]), places[:, :kept]
+            power, index = power.gathered(places), tf.gather(index, places, batch_dims=1)
+        power = power.squared(number)
+    bounds = power.bound()
+    first = tf.argmax(bounds, axis=1)[:, None]
+    error = (_terms(wide) + 2 * taps**2 + 16) * _unit(dtype)
+    square = tf.maximum(tf.reduce_max(bounds, axis=1), rest) + error
+    bounds = tf.sqrt(square) * table.factor
+    # The symbol A at that frequency, its gradient P A with a power P of G, and that of the taps.
+    weights = power.gathered(first).squared(1).matrix[:, 0, :, :narrow]
+    angles = tf.constant(table.angles, dtype)
+    angles = tf.gather(angles, tf.gather(index, first, batch_dims=1)[:, 0])
+    waves = tf.stack([tf.cos(angles), -tf.sin(angles)], axis=1)  # [count, 2, taps]
+    flat = tf.reshape(matrices, [count, taps, narrow * wide])
+    symbol = tf.reshape(tf.linalg.matmul(waves, flat), [count, 2, narrow, wide])
+    by_real = tf.linalg.matmul(weights, symbol[:, 0])  # [P_real A; P_imaginary A]
+    by_imaginary = tf.linalg.matmul(weights, symbol[:, 1])
+    by_symbol = tf.stack(
+        [
+            by_real[:, :narrow] - by_imaginary[:, narrow:],
+            by_real[:, narrow:] + by_imaginary[:, :narrow],
+        ],
+        axis=1,
+    )
+    by_symbol = tf.reshape(by_symbol, [count, 2, narrow * wide])
+    gradients = tf.reshape(tf.linalg.matmul(waves, by_symbol, transpose_a=True), tf.shape(matrices))
+    return bounds, _scaled(gradients, matrices, bounds)
+
+
+def _scaled(gradients: tf.Tensor, matrices: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
+    """Scales the gradients so that <gradient, kernel> is the bound."""
+    axes = list(range(1, matrices.shape.rank))
+    products = tf.reduce_sum(gradients * matrices, axis=axes, keepdims=True)
+    factor = tf.reshape(tf.cast(bounds, gradients.dtype), tf.shape(products))
+    return gradients * tf.math.divide_no_nan(factor, products)
+
+
+def _grams(table: _Table, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Real and imaginary parts of the symbol's Gram matrices, [count, frequencies, n, n].
 
     sum over j, l of K_j K_l^T exp(-i (j - l) t): the products are those of the taps, once for all
     frequencies.
     """
-    taps = math.prod(kernel.shape[:-2])
-    inputs, outputs = kernel.shape[-2:]
-    kernel = tf.reshape(kernel, [taps, inputs, outputs])
-    if inputs > outputs:
-        kernel = tf.transpose(kernel, [0, 2, 1])
-    narrow = min(inputs, outputs)
-    rows = tf.reshape(kernel, [taps * narrow, -1])
-    products = tf.reshape(tf.linalg.matmul(rows, rows, transpose_b=True), [taps, narrow] * 2)
-    products = tf.reshape(tf.transpose(products, [0, 2, 1, 3]), [taps**2, narrow, narrow])
-    sizes = [wave.shape[1] for wave in table.waves]
-    slab = tf.math.unsorted_segment_sum(products, table.differences, math.prod(sizes))
-    slab = tf.reshape(slab, [*sizes, narrow, narrow])
-    slab = tf.complex(slab, tf.zeros_like(slab))
-    for axis, wave in enumerate(table.waves):
-        slab = tf.tensordot(tf.constant(wave), slab, axes=[[1], [axis]])
-        order = [*range(1, axis + 1), 0, *range(axis + 1, slab.shape.rank)]
-        slab = tf.transpose(slab, order)
-    return tf.reshape(slab, [-1, narrow, narrow])
+    count, taps, narrow, wide = map(int, matrices.shape)
+    rows = tf.reshape(matrices, [count, taps * narrow, wide])
+    products = tf.reshape(_product(rows, rows), [count, taps, narrow, taps, narrow])
+    products = tf.reshape(tf.transpose(products, [0, 1, 3, 2, 4]), [count, taps**2, narrow**2])
+    waves = tf.constant(table.waves.reshape(-1, taps**2), matrices.dtype)
+    parts = tf.reshape(tf.linalg.matmul(waves, products), [count, 2, -1, narrow, narrow])
+    return parts[:, 0], parts[:, 1]
 
 
-def _unravel(index: tf.Tensor, shape: tuple[int, ...]) -> list[tf.Tensor]:
-    places = []
-    for size in reversed(shape):
-        places.append(index % size)
-        index = index // size
-    return places[::-1]
+class _Power(NamedTuple):
+    """Powers Z of Gram matrices G, scaled to the Frobenius norm 1.
+
+    ``scales`` holds the Frobenius norms divided by, first that of G, then those of the squares.
+    Each eigenvalue of G is one of Z ``copies`` times.
+    """
+
+    matrix: tf.Tensor
+    scales: tuple[tf.Tensor, ...]
+    copies: int
+
+    @classmethod
+    def of(cls, grams: tf.Tensor, copies: int, scales: tuple[tf.Tensor, ...] = ()) -> _Power:
+        """Scales [..., n, n]."""
+        # Row by row, which rounds less often.
+        squares = tf.reduce_sum(tf.reduce_sum(tf.square(grams), axis=-1), axis=-1)
+        size = tf.sqrt(squares)
+        return cls(grams / _nonzero(size)[..., None, None], (*scales, size), copies)
+
+    def squared(self, number: int) -> _Power:
+        """Squares so many times."""
+        power = self
+        for _ in range(number):
+            square = _product(power.matrix, power.matrix)
+            power = _Power.of(square, self.copies, power.scales)
+        return power
+
+    def gathered(self, places: tf.Tensor) -> _Power:
+        """The matrices at some places of the second axis, [count, places]."""
+        matrix, *scales = (
+            tf.gather(part, places, batch_dims=1) for part in (self.matrix, *self.scales)
+        )
+        return _Power(matrix, tuple(scales), self.copies)
+
+    def bound(self) -> tf.Tensor:
+        """Bounds the norms of G, in float64."""
+        rows, unit = int(self.matrix.shape[-1]), _unit(self.matrix.dtype)
+        size = rows / self.copies
+        trace = tf.cast(tf.linalg.trace(self.matrix), tf.float64) / self.copies
+        # Real eigenvalues, but for rounding, of which mean and sum of squares are known.
+        rounding = (_terms(rows) + 4 * rows + 32) * unit
+        spread = tf.maximum(1 / self.copies - trace**2 / size, 0) + 2 * rounding
+        bound = tf.abs(trace) / size + tf.sqrt((size - 1) / size * spread) + 2 * rounding
+        up = 1 + (2 * rows + 16) * unit  # of a Frobenius norm, and of what is divided by it
+        bound = tf.minimum(bound, math.sqrt(1 / self.copies) * up + rounding)
+        scales = [tf.cast(scale, tf.float64) * up for scale in self.scales]
+        for scale in reversed(scales[1:]):
+            bound = tf.sqrt(scale * bound + rounding)
+        return scales[0] * bound
 
 
-def _gram(matrix: tf.Tensor) -> tf.Tensor:
-    """The smaller Gram matrix of [inputs, outputs]."""
-    wide = matrix.shape[-2] <= matrix.shape[-1]
-    return tf.linalg.matmul(matrix, matrix, adjoint_a=not wide, adjoint_b=wide)
+def _terms(size: int) -> int:
+    """How many roundings an entry of `_product` has, for sums of so many terms."""
+    return size if size < 2 * _CHUNK else _CHUNK + math.ceil(size / _CHUNK)
 
 
-def _power_bound(grams: tf.Tensor, squarings: int) -> tf.Tensor:
-    """Bounds the norms of Hermitian [..., n, n] by those of their powers."""
-    log: Any = 0.0
-    for step in range(squarings + 1):
-        size = tf.sqrt(tf.maximum(_squares(grams), _TINY))
-        log += tf.math.log(size) / 2.0**step
-        if step < squarings:
-            inverse = (1 / size)[..., None, None]
-            if grams.dtype.is_complex:
-                inverse = tf.complex(inverse, tf.zeros_like(inverse))
-            grams = grams * inverse
-            grams = tf.linalg.matmul(grams, grams)
-    return tf.exp(log)
-
-
-def _squares(x: tf.Tensor) -> tf.Tensor:
-    """Sums the squared absolute values of the last two axes."""
-    parts = [tf.math.real(x), tf.math.imag(x)] if x.dtype.is_complex else [x]
-    return tf.add_n([tf.reduce_sum(tf.square(part), axis=[-2, -1]) for part in parts])
+def _product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Matrix products a b^T, whose long sums are made of short ones."""
+    size = int(a.shape[-1])
+    if size < 2 * _CHUNK:
+        return tf.linalg.matmul(a, b, transpose_b=True)
+    parts = [slice(start, start + _CHUNK) for start in range(0, size, _CHUNK)]
+    return tf.add_n([tf.linalg.matmul(a[..., p], b[..., p], transpose_b=True) for p in parts])

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.certificate import certify
+from tf_iresnet.layers.upkeep import unchanging
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.models.hybrid import IResNetHybrid
@@ -36,10 +37,10 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     of n rows); a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and
     ``decode`` (features -> x, converged); a hybrid those of a density model, ``classify``, and both
     numbers from one pass by ``predict`` (x, seed -> log_prob, bits_per_dim, logits, label).
-    ``serving_default`` is the first of these, for a hybrid ``predict``. The power
-    iteration is converged first; to export the averaged weights call `use_averaged_weights`
-    before. What is proven of the exported weights stands beside them in ``certificate.json``.
-    Gradients are not written: differentiating a loaded signature raises LookupError.
+    ``serving_default`` is the first of these, for a hybrid ``predict``. To export the averaged
+    weights call `use_averaged_weights` before. What is proven of the exported weights stands
+    beside them in ``certificate.json``. Gradients are not written: differentiating a loaded
+    signature raises LookupError.
 
     Args:
       model: an `IResNetFlow`, `IResNetHybrid` or another `DensityModel`, or an
@@ -77,17 +78,18 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
             "model must be an IResNetFlow, IResNetClassifier or IResNetHybrid, got "
             f"{type(model).__name__}."
         )
-    model.converge_spectral_state()
     certificate = _certificate(model)
     module = tf.Module()
     # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it
     # writes every weight twice.
     module.weights = [weight._value for part in parts for weight in part.variables]
     concrete = {}
-    for name, (function, specs) in signatures.items():
-        traced = tf.function(function, input_signature=specs, autograph=False)
-        concrete[name] = traced.get_concrete_function()
-        setattr(module, name, concrete[name])  # a tf.function would be written a second time
+    with unchanging(model.flow.spectral_layers()) as norms:
+        module.norms = norms
+        for name, (function, specs) in signatures.items():
+            traced = tf.function(function, input_signature=specs, autograph=False)
+            concrete[name] = traced.get_concrete_function()
+            setattr(module, name, concrete[name])  # a tf.function would be written a second time
     concrete["serving_default"] = concrete[next(iter(signatures))]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-")

@@ -98,7 +98,7 @@ class DenseNetBranch(Branch):
       coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
       activation: "clipswish", "lipswish", "elu", "softplus", "tanh" or "maxmin".
       power_iterations: of each spectral layer.
-      normalization: "power_iteration" or "bound", of each spectral layer.
+      normalization: "bound", "power_iteration" or "auto", of each spectral layer.
       kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
         that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       context_size: features of a context, of which every bias is a linear function; None for no
@@ -126,8 +126,8 @@ class DenseNetBranch(Branch):
         kernel_size: int = 3,
         coeff: float | None = 0.9,
         activation: str = "clipswish",
-        power_iterations: int = 1,
-        normalization: str = "power_iteration",
+        power_iterations: int = 4,
+        normalization: str = "auto",
         context_size: int | None = None,
         kernel_initializer: str = "glorot_uniform",
         **kwargs: Any,

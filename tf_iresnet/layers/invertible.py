@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,15 +15,17 @@ from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import checked_context, given
 from tf_iresnet.layers.spectral import SpectralLayer
+from tf_iresnet.layers.upkeep import up_to_date
 from tf_iresnet.log_det import LogDetEstimator
 
 
 class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A bijection of each example onto the layer's output space, data towards latent.
 
-    ``call`` may change state when ``training=True`` (ActNorm's initialisation, the power
-    iteration); `forward`, `forward_and_log_det` and `inverse` never do. The state that flows
-    through keeps the dtype of the weights, whatever the mixed-precision policy.
+    ``call`` may change state when ``training=True`` (ActNorm's initialisation); `forward`,
+    `forward_and_log_det` and `inverse` never do, but for the norms of kernels, which every call
+    finds that meets a kernel that has moved. The state that flows through keeps the dtype of the
+    weights, whatever the mixed-precision policy.
 
     Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods. A layer whose
     `context_size` is not None is a bijection for each context [batch, context_size]: it takes one
@@ -107,8 +110,6 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
         conditions = self._given(context, x)
-        if training:
-            self.update_spectral_state()
         return self.forward(x, training=bool(training), **conditions)
 
     def forward_and_log_det(
@@ -134,7 +135,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         """
         x = self._prepared(x)
         conditions = self._given(context, x)
-        return self._log_det(x, randomness.as_seed(seed), log_det, training, **conditions)
+        with self._norms_up_to_date():
+            return self._log_det(x, randomness.as_seed(seed), log_det, training, **conditions)
 
     def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
         """Returns the x that the layer maps to y, a pure function of y.
@@ -154,7 +156,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
         if not self.built:
             self.build(self.compute_input_shape(tuple(y.shape)))
-        result = self._inverse(y, **self._given(context, y))
+        with self._norms_up_to_date():
+            result = self._inverse(y, **self._given(context, y))
         return result if return_result else result.checked(self._hint)
 
     def spectral_layers(self) -> Iterator[SpectralLayer]:
@@ -163,17 +166,21 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             if isinstance(layer, SpectralLayer):
                 yield layer
 
+    def _norms_up_to_date(self) -> contextlib.AbstractContextManager[None]:
+        """Finds the norms of all kernels that have moved, once for what is inside."""
+        return up_to_date(self.spectral_layers())
+
     def update_spectral_state(self, iterations: int | None = None) -> None:
-        """Runs the power iteration now in every spectral layer inside.
+        """Finds the norms of all kernels that have moved; every call does so anyway.
 
         Args:
-          iterations: how many; None for each layer's own number.
+          iterations: how many power iterations to make besides.
         """
         for layer in self.spectral_layers():
             layer.update_spectral_state(iterations)
 
     def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
-        """Finds every layer's leading u and v, until |W v - sigma u| <= tolerance sigma."""
+        """Finds every layer's leading u and v, until |W^T u - sigma v| <= tolerance sigma."""
         for layer in self.spectral_layers():
             layer.converge_spectral_state(tolerance, iterations)
 

@@ -115,18 +115,19 @@ class MultiScale(InvertibleLayer):
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x, latents = self._prepared(x), []
-        for index, scale in enumerate(self.scales):
-            x, left = self._split(scale(x, training=training, **given(scale, context)), index)
-            latents += left
+        with self._norms_up_to_date():
+            for index, scale in enumerate(self.scales):
+                x, left = self._split(scale(x, training=training, **given(scale, context)), index)
+                latents += left
         return tf.concat(latents, axis=1)
 
     def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
         latents = []
-        for index, scale in enumerate(self.scales):
-            x, left = self._split(
-                scale.forward(x, training=training, **given(scale, context)), index
-            )
-            latents += left
+        with self._norms_up_to_date():
+            for index, scale in enumerate(self.scales):
+                y = scale.forward(x, training=training, **given(scale, context))
+                x, left = self._split(y, index)
+                latents += left
         return tf.concat(latents, axis=1)
 
     def _log_det(self, x, seed, log_det, training, context=None):

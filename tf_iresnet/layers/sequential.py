@@ -70,13 +70,15 @@ class InvertibleSequential(InvertibleLayer):
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
-        for layer in self.layers:
-            x = layer(x, training=training, **given(layer, context))
+        with self._norms_up_to_date():
+            for layer in self.layers:
+                x = layer(x, training=training, **given(layer, context))
         return x
 
     def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
-        for layer in self.layers:
-            x = layer.forward(x, training=training, **given(layer, context))
+        with self._norms_up_to_date():
+            for layer in self.layers:
+                x = layer.forward(x, training=training, **given(layer, context))
         return x
 
     def _log_det(self, x, seed, log_det, training, context=None):

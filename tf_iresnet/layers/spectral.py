@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import abc
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tf_iresnet import initializers, lanczos, norms
+from tf_iresnet import initializers, lanczos, norms, replicas
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.bounds import gram
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
+from tf_iresnet.layers import upkeep
 from tf_iresnet.layers.activations import activation_bound
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
 from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 
-NORMALIZATIONS = ("power_iteration", "bound")
-_WARM_UP = 15  # power iterations at construction
+NORMALIZATIONS = ("auto", "bound", "power_iteration")
+# What a proof may cost: a share of a training step on so many examples, or so many operations.
+_SHARE = 0.05
+_EXAMPLES = 64
+_FREE = 1e7
+# Products of the bound run at a lower rate than convolutions.
+_RATE = 1.5
 
 
 def checked_coeff(coeff: float | None) -> float | None:
@@ -46,20 +53,43 @@ def checked_normalization(normalization: str) -> str:
     return normalization
 
 
+def chosen_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
+    """Returns "bound" where proofs cost little beside training, else "power_iteration".
+
+    Little is 5 % of a training step on 64 examples.
+
+    Args:
+      linear_maps: the operators that share the cost.
+      passes: evaluations of the operators, or what costs as much, in a training step.
+    """
+    proofs = sum(gram.operations(linear_map) for linear_map in linear_maps)
+    step = passes * _EXAMPLES * sum(linear_map.operations for linear_map in linear_maps)
+    return "bound" if _RATE * proofs <= _SHARE * step + _FREE else "power_iteration"
+
+
 class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A linear layer with soft spectral normalisation, W min(1, c / sigma).
 
-    With ``normalization="power_iteration"`` sigma = u^T W v estimates the norm of the operator at
-    its true spatial size by power iteration, from below; u and v are non-trainable weights,
-    constant for the gradient and frozen in inference. With ``normalization="bound"`` sigma is a
-    proven upper bound of the norm, roundings included (`tf_iresnet.bounds.gram`), so that the
-    norm is at most c at every step; there is no state. Only kernels above c are scaled.
+    With ``normalization="bound"`` sigma is a proven upper bound of the operator's norm at its true
+    spatial size, roundings included (`tf_iresnet.bounds.gram`): the norm is at most c in every
+    call. With ``normalization="power_iteration"`` sigma = \|W v\| estimates it, from below: u and v
+    are non-trainable weights, constant for the gradient, and are searched for until they are
+    singular vectors to 1 %. "auto" takes the bound where it costs at most 5 % of a training step,
+    and is that choice from `build` on. Only kernels above c are scaled.
+
+    A call whose kernel has moved since sigma was found finds it first (`tf_iresnet.layers.upkeep`):
+    the constraint holds whoever trains. As long as the kernel stays, that costs a comparison.
 
     With a ``context_size`` the layer is called with a context [batch, context_size] too, of which
     a linear map is added to the bias; the Lipschitz constant in x is the same for every context.
     """
 
+    #: How often a training step evaluates the layer, for "auto": forward, and backward twice.
+    passes = 3
+
     linear_map: LinearMap  # the operator at the input's shape, once built
+    norm_shape: tuple[int, ...]  # the kernel's shape for an operator of the same norm
+    known_norm: upkeep.KnownNorm | None = None
 
     def __init__(
         self,
@@ -81,8 +111,8 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         self.coeff = checked_coeff(coeff)
         if isinstance(power_iterations, bool) or int(power_iterations) != power_iterations:
             raise ValueError(f"power_iterations must be an integer, got {power_iterations!r}.")
-        if power_iterations < 0:
-            raise ValueError(f"power_iterations must be at least 0, got {power_iterations}.")
+        if power_iterations < 1:
+            raise ValueError(f"power_iterations must be at least 1, got {power_iterations}.")
         self.power_iterations = int(power_iterations)
         self.normalization = checked_normalization(normalization)
         self.activation = keras.activations.get(activation)
@@ -96,16 +126,22 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """Returns the operator at this input shape, and the kernel's shape."""
 
+    def operator_at(self, input_shape: Any) -> LinearMap:
+        """Returns the operator that the layer is for inputs of this shape, built or not."""
+        return self._make_map(tuple(input_shape))[0]
+
     def build(self, input_shape: Any) -> None:
         self.linear_map, kernel_shape = self._make_map(tuple(input_shape))
-        norm_map, flat = self._norm_view(kernel_shape)
+        self._norm_map, self.norm_shape = self._norm_view(kernel_shape)
+        if self.normalization == "auto":
+            self.normalization = chosen_normalization([self.linear_map], self.passes)
         with tf.init_scope():
             kernel = tf.cast(
                 self.kernel_initializer(kernel_shape, dtype=self.variable_dtype),
                 self.variable_dtype,
             )
             if self._iterates:
-                u, v = self._start(norm_map, tf.reshape(kernel, flat))
+                start = self._searched(kernel)
         self.kernel = self.add_weight(
             name="kernel",
             shape=kernel_shape,
@@ -131,30 +167,44 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 autocast=False,
             )
         if self._iterates:
-            # Data-free state, but its update would drift apart between replicas by rounding.
-            self.u, self.v = (
-                self.add_weight(
-                    name=name,
-                    shape=tuple(value.shape),
-                    initializer=lambda shape, dtype, value=value: value,
-                    trainable=False,
-                    autocast=False,
-                    aggregation="only_first_replica",
+            with replicas.own_variables():
+                self.u, self.v = (
+                    self.add_weight(
+                        name=name,
+                        shape=tuple(value.shape),
+                        initializer=lambda shape, dtype, value=value: value,
+                        trainable=False,
+                        autocast=False,
+                        aggregation="only_first_replica",
+                    )
+                    for name, value in (("u", start.u), ("v", start.v))
                 )
-                for name, value in (("u", u), ("v", v))
-            )
+        if self.coeff is not None:
+            # No weight of Keras' formats, since it follows from the kernel.
+            self.__dict__["known_norm"] = upkeep.KnownNorm(kernel)
+            for name, variable in zip(
+                ("kernel", "sigma", "gradient"), self.known_norm.variables, strict=True
+            ):
+                self._track_trackable(variable, name=f"known_{name}")
         self.built = True
 
-    def _start(self, norm_map: LinearMap, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Random vectors, warmed up; `keras.utils.set_random_seed` fixes them."""
-        shape = (1, *norm_map.output_shape)
-        u = tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype)
-        v = norm_map.adjoint(kernel, u)
-        v /= tf.maximum(tf.norm(v), np.finfo(np.float32).tiny)
-        if not bool(tf.reduce_any(v != 0)):
-            v = tf.fill((1, *norm_map.input_shape), tf.constant(1.0, kernel.dtype))
-            v /= tf.norm(v)
-        return norms.iterate(norm_map, kernel, u / tf.norm(u), v, _WARM_UP)
+    @property
+    def _iterates(self) -> bool:
+        """Whether the layer has a power iteration."""
+        return self.coeff is not None and self.normalization == "power_iteration"
+
+    def _searched(self, kernel: tf.Tensor) -> norms.PowerIterationResult:
+        """Leading vectors, found from random ones; `keras.utils.set_random_seed` fixes them."""
+        shape = (1, *self._norm_map.input_shape)
+        v = norms.unit(tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype))
+        return lanczos.leading_vectors(
+            self._norm_map,
+            tf.reshape(kernel, self.norm_shape),
+            v,
+            tolerance=upkeep.TOLERANCE,
+            steps=max(4, self.power_iterations),
+            rounds=50,
+        )
 
     def _norm_view(self, kernel_shape: tuple[int, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """A cheaper operator of the same norm, and the kernel's shape for it."""
@@ -164,32 +214,24 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
             return DenseMap(*kernel_shape[-2:]), kernel_shape[-2:]
         return linear_map, kernel_shape
 
-    def _norm_operands(self) -> tuple[LinearMap, tf.Tensor]:
-        linear_map, shape = self._norm_view(tuple(self.kernel.shape))
-        return linear_map, tf.reshape(tf.convert_to_tensor(self.kernel), shape)
+    def norm_problem(self) -> tuple[LinearMap, tuple[str, ...]]:
+        """Returns the operator whose norm is sought, and the dtypes that its kernel is rounded to.
+
+        The quotient, the product and the cast for compute are rounded, and so is sigma.
+        """
+        return self._norm_map, (*[self.variable_dtype] * 4, self.compute_dtype)
 
     def normalized_kernel(self) -> tf.Tensor:
         """Returns the kernel that ``call`` uses, W min(1, c / sigma), in the weights' dtype."""
         kernel = tf.convert_to_tensor(self.kernel)
         if self.coeff is None:
             return kernel
-        return kernel * (self.coeff / tf.maximum(self._sigma(), self.coeff))
+        return kernel * (self.coeff / tf.maximum(self._sigma(kernel), self.coeff))
 
-    @property
-    def _iterates(self) -> bool:
-        """Whether the layer has a power iteration."""
-        return self.coeff is not None and self.normalization == "power_iteration"
-
-    def _sigma(self) -> tf.Tensor:
+    def _sigma(self, kernel: tf.Tensor) -> tf.Tensor:
         """The norm that the kernel is divided by, in the weights' dtype."""
-        linear_map, flat = self._norm_operands()
-        if self._iterates:
-            u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
-            return norms.sigma_of(linear_map, flat, u, v)
-        # The quotient, the product and the cast for compute are rounded, and so is sigma.
-        dtypes = [self.variable_dtype] * 4 + [self.compute_dtype]
-        sigma = gram.norm_bound(linear_map, flat) + gram.rounding_bound(flat, *dtypes)
-        return tf.cast(sigma, self.variable_dtype)
+        with upkeep.up_to_date([self]):
+            return self.known_norm.sigma_of(kernel)
 
     @property
     def spectral_state(self) -> list[keras.Variable]:
@@ -197,42 +239,38 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return [self.u, self.v] if self._iterates else []
 
     def update_spectral_state(self, iterations: int | None = None) -> None:
-        """Runs the power iteration now.
+        """Finds the norm now, where the kernel has moved; every call does so anyway.
 
         Args:
-          iterations: how many; None for the layer's ``power_iterations``.
+          iterations: how many power iterations to make besides, whether or not it has.
         """
-        iterations = self.power_iterations if iterations is None else iterations
-        if not self._iterates or iterations == 0:
-            return
-        linear_map, kernel = self._norm_operands()
-        u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
-        self._set_state(*norms.iterate(linear_map, tf.stop_gradient(kernel), u, v, iterations))
+        if self._iterates and iterations:
+            kernel = tf.reshape(tf.convert_to_tensor(self.kernel), self.norm_shape)
+            u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
+            _, v = norms.iterate(self._norm_map, tf.stop_gradient(kernel), u, v, iterations)
+            self.v.assign(v)
+            self._search(upkeep.TOLERANCE, 1000, anew=False)
+        with upkeep.up_to_date([self]):
+            pass
 
     def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
-        """Finds the leading u and v, until |W v - sigma u| <= tolerance sigma."""
-        if not self._iterates:
-            return
-        linear_map, kernel = self._norm_operands()
-        u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
-        result = lanczos.leading_vectors(
-            linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance
-        )
-        self._set_state(result.u, result.v)
+        """Finds the leading u and v, until |W^T u - sigma v| <= tolerance sigma."""
+        if self._iterates:
+            self._search(tolerance, math.ceil(iterations / self.power_iterations), anew=True)
 
-    def _set_state(self, u: tf.Tensor, v: tf.Tensor) -> None:
-        self.u.assign(tf.stop_gradient(u))
-        self.v.assign(tf.stop_gradient(v))
+    def _search(self, tolerance: float, rounds: int, anew: bool) -> None:
+        kernel = tf.stop_gradient(tf.convert_to_tensor(self.kernel))
+        upkeep.find_estimate(self, kernel, tolerance, rounds, anew)
 
     def norm_estimate(self) -> tf.Tensor:
         """Returns what the layer believes the normalised kernel's norm to be: no bound.
 
         It is the power iteration's, from below; without constraint, a fresh one's.
         """
+        kernel = tf.convert_to_tensor(self.kernel)
         if self.coeff is not None:
-            return tf.minimum(self._sigma(), self.coeff)
-        linear_map, kernel = self._norm_operands()
-        return norms.sigma_of(linear_map, kernel, *self._start(linear_map, kernel))
+            return tf.minimum(self._sigma(kernel), self.coeff)
+        return self._searched(kernel).sigma
 
     def norm_bound(self) -> float:
         """Returns a proven upper bound of the norm of the normalised kernel's operator.
@@ -283,8 +321,6 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return [self.normalized_kernel(), *([sum(bias[1:], bias[0])] if bias else [])]
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        if training:
-            self.update_spectral_state()
         x = tf.convert_to_tensor(x)
         context = checked_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)

@@ -21,8 +21,8 @@ class _SpectralConv(SpectralLayer):
         *,
         coeff: float | None = 0.9,
         padding: str = "same",
-        power_iterations: int = 1,
-        normalization: str = "power_iteration",
+        power_iterations: int = 4,
+        normalization: str = "auto",
         activation: Any = None,
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
@@ -107,10 +107,10 @@ class SpectralConv1D(_SpectralConv):
       kernel_size: taps along each axis, an integer or 1 of them.
       coeff: the bound c of the norm, in (0, 1); None for no constraint.
       padding: "same", "valid" or "causal".
-      power_iterations: steps per training call; 0 leaves the state to
-        `update_spectral_state`.
-      normalization: "power_iteration" divides by an estimate of the norm, from below, cheap;
-        "bound" by a proven upper bound, so that the norm is at most coeff at every step.
+      power_iterations: products with W^T W in a round of the search for u and v.
+      normalization: "bound" divides by a proven upper bound of the norm, which is then at most
+        coeff in every call; "power_iteration" by an estimate from below, cheaper for wide
+        kernels; "auto" by the bound where it costs at most 5 % of a training step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
       kernel_initializer: as in Keras, or "delta_orthogonal" (`tf_iresnet.initializers`).
@@ -146,10 +146,10 @@ class SpectralConv2D(_SpectralConv):
       kernel_size: taps along each axis, an integer or 2 of them.
       coeff: the bound c of the norm, in (0, 1); None for no constraint.
       padding: "same" or "valid".
-      power_iterations: steps per training call; 0 leaves the state to
-        `update_spectral_state`.
-      normalization: "power_iteration" divides by an estimate of the norm, from below, cheap;
-        "bound" by a proven upper bound, so that the norm is at most coeff at every step.
+      power_iterations: products with W^T W in a round of the search for u and v.
+      normalization: "bound" divides by a proven upper bound of the norm, which is then at most
+        coeff in every call; "power_iteration" by an estimate from below, cheaper for wide
+        kernels; "auto" by the bound where it costs at most 5 % of a training step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
       kernel_initializer: as in Keras, or "delta_orthogonal" (`tf_iresnet.initializers`).
@@ -185,10 +185,10 @@ class SpectralConv3D(_SpectralConv):
       kernel_size: taps along each axis, an integer or 3 of them.
       coeff: the bound c of the norm, in (0, 1); None for no constraint.
       padding: "same" or "valid".
-      power_iterations: steps per training call; 0 leaves the state to
-        `update_spectral_state`.
-      normalization: "power_iteration" divides by an estimate of the norm, from below, cheap;
-        "bound" by a proven upper bound, so that the norm is at most coeff at every step.
+      power_iterations: products with W^T W in a round of the search for u and v.
+      normalization: "bound" divides by a proven upper bound of the norm, which is then at most
+        coeff in every call; "power_iteration" by an estimate from below, cheaper for wide
+        kernels; "auto" by the bound where it costs at most 5 % of a training step.
       activation: as in Keras; should be 1-Lipschitz if the layer shall be.
       use_bias: whether to add a bias.
       kernel_initializer: as in Keras, or "delta_orthogonal" (`tf_iresnet.initializers`).

@@ -14,8 +14,7 @@ from tf_iresnet.models.trained import TrainedModel
 class InvertibleModel(TrainedModel):
     """Base of the models: a subclass sets ``flow``, an `InvertibleLayer`, and builds itself.
 
-    The power iteration of all layers runs once, at the start of each training step; blocks then
-    only read it. ActNorm is initialised from one batch before the first step of `fit`. Evaluation
+    ActNorm is initialised from one batch before the first step of `fit`. Evaluation
     uses an exponential moving average of the weights, if there is one.
     """
 
@@ -24,11 +23,11 @@ class InvertibleModel(TrainedModel):
     # --- state that no gradient trains ---
 
     def update_spectral_state(self, iterations: int | None = None) -> None:
-        """Runs the power iteration of every spectral layer now."""
+        """Finds the norms of all kernels that have moved; every call does so anyway."""
         self.flow.update_spectral_state(iterations)
 
     def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
-        """Finds every layer's leading u and v, until |W v - sigma u| <= tolerance sigma."""
+        """Finds every layer's leading u and v, until |W^T u - sigma v| <= tolerance sigma."""
         self.flow.converge_spectral_state(tolerance, iterations)
 
     @property
@@ -53,23 +52,13 @@ class InvertibleModel(TrainedModel):
         for shadow, variable in self._shadowed():
             shadow.assign(variable)
 
-    def _before_step(self) -> None:
-        self.update_spectral_state()
-
-    def _weights_changed(self) -> None:
-        self.converge_spectral_state()
-
     def _derived_state(self) -> list[keras.Variable]:
         return [v for layer in self.flow.spectral_layers() for v in layer.spectral_state]
 
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does, after ActNorm's initialisation if it is due.
-
-        At the end the power iteration is converged, so that the constraint holds for the weights
-        of the last step too.
-        """
+        """Trains as `keras.Model.fit` does, after ActNorm's initialisation if it is due."""
         if not self.initialized:
             x, batch = _first_batch(x, y, batch_size or 32)
             inputs = self.inputs_of(batch)

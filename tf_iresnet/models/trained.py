@@ -60,14 +60,8 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         """Whether every layer that starts from data has seen some."""
         return True
 
-    def _before_step(self) -> None:
-        """Runs at the start of each training step."""
-
-    def _weights_changed(self) -> None:
-        """Brings what is derived from the weights up to date."""
-
     def _derived_state(self) -> list[keras.Variable]:
-        """Variables that `_weights_changed` assigns."""
+        """Variables that follow the weights, and are found anew from where they are."""
         return []
 
     # --- averaged weights ---
@@ -78,12 +72,11 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
             yield from zip(self.average.shadows, self._averaged_variables(), strict=True)
 
     def use_averaged_weights(self) -> None:
-        """Makes the moving average the weights, for good, and prepares them for use."""
+        """Makes the moving average the weights, for good."""
         average = self.average
         if average is not None and int(tf.convert_to_tensor(average.count)) > 0:
             for shadow, variable in self._shadowed():
                 variable.assign(shadow)
-        self._weights_changed()
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -124,12 +117,6 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         """Whether any worker had voted to stop before the last training step."""
         return bool(tf.convert_to_tensor(self.stop_votes)[1] > 0)
 
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does; what derives from the weights is current at the end."""
-        history = super().fit(*args, **kwargs)
-        self._weights_changed()
-        return history
-
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
         with self.averaged_weights():
@@ -163,7 +150,6 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         nor the optimizer's moments. ``step_counters`` holds how many were skipped, in all and in
         a row.
         """
-        self._before_step()
         total, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
         kept = [tf.identity(tf.convert_to_tensor(v)) for v in self._forward_state()]
         weights = [variable.value for variable in self.trainable_variables]
