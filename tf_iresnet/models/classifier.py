@@ -7,18 +7,18 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.layers.branch import SpectralBranch
-from tf_iresnet.layers.invertible import InvertibleLayer
-from tf_iresnet.layers.padding import InjectivePadding
-from tf_iresnet.models.architecture import branch_options, scale_of_blocks
-from tf_iresnet.models.arguments import (
+from tf_iresnet.arguments import (
     checked_instance,
     checked_integer,
     checked_integers,
     checked_widths,
     widths_of_scales,
 )
+from tf_iresnet.fixed_point import Picard, Solver
+from tf_iresnet.layers.branch import SpectralBranch
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.padding import InjectivePadding
+from tf_iresnet.models.architecture import branch_options, scale_of_blocks
 from tf_iresnet.models.features import FeatureClassifier
 
 

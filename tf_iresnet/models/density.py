@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_instance, checked_integer
 from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.context import checked_context, checked_context_vector, given
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.models.arguments import checked_instance, checked_integer
 from tf_iresnet.models.model import InvertibleModel
 from tf_iresnet.models.prior import DiagonalNormal
 

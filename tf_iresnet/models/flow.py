@@ -7,15 +7,15 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
-from tf_iresnet.models.architecture import BRANCHES, flow_scales
-from tf_iresnet.models.arguments import (
+from tf_iresnet.arguments import (
     checked_instance,
     checked_integer,
     checked_integers,
     checked_widths,
 )
+from tf_iresnet.fixed_point import Picard, Solver
+from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
+from tf_iresnet.models.architecture import BRANCHES, flow_scales
 from tf_iresnet.models.likelihood import LikelihoodModel
 
 

@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_instance, checked_integer
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.models.arguments import checked_instance, checked_integer
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.head import LatentHead
 

@@ -9,11 +9,11 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_integer, checked_integers
 from tf_iresnet.layers.context import checked_context_size
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.sequential import InvertibleSequential
-from tf_iresnet.models.arguments import checked_integer, checked_integers
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.gaussianization import MarginalGaussianization
 from tf_iresnet.models.preprocessing import ImagePreprocessing

@@ -13,15 +13,15 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.models.averaging import WeightAverage
-from tf_iresnet.models.distribution import (
-    DistributedModel,
+from tf_iresnet.models.replicated import (
+    ReplicatedModel,
     all_finite,
     only_if,
     update_in_replicas,
 )
 
 
-class TrainedModel(AsWritten, DistributedModel, abc.ABC):
+class TrainedModel(AsWritten, ReplicatedModel, abc.ABC):
     """Base of what is trained here: a subclass says what a batch's losses are, and builds itself.
 
     Evaluation uses an exponential moving average of the weights, if there is one.

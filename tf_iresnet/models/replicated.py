@@ -77,7 +77,7 @@ def only_if(condition: tf.Tensor, action: Any) -> None:
     tf.cond(condition, run, lambda: tf.constant(0))
 
 
-class DistributedModel(keras.Model):
+class ReplicatedModel(keras.Model):
     """A Keras model, built when it is made, whose loops run on several replicas.
 
     A subclass returns from `train_step` and `test_step` what `_logs` makes of its metrics, and
