@@ -9,9 +9,10 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
+from tf_iresnet.arguments import checked_instance, checked_integer
 from tf_iresnet.bounds.dense import product_up, rounded_up
 from tf_iresnet.concatenation import Concatenation
-from tf_iresnet.layers.activations import make_activation
+from tf_iresnet.layers.activations import Activation, make_activation
 from tf_iresnet.layers.branch import Branch
 from tf_iresnet.layers.context import given
 from tf_iresnet.layers.spectral import SpectralLayer
@@ -35,8 +36,8 @@ class ConcatenatedLayer(keras.layers.Layer):
 
     def __init__(self, linear: SpectralLayer, activation: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.linear = linear
-        self.activation = activation
+        self.linear = checked_instance("linear", linear, SpectralLayer, "SpectralDense(8)")
+        self.activation = checked_instance("activation", activation, Activation, "LipSwish()")
         self.context_size = linear.context_size
 
     def build(self, input_shape: Any) -> None:
@@ -141,10 +142,9 @@ class DenseNetBranch(Branch):
             kernel_initializer,
             **kwargs,
         )
-        for name, value in (("growth", growth), ("depth", depth), ("kernel_size", kernel_size)):
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-        self.growth, self.depth, self.kernel_size = int(growth), int(depth), int(kernel_size)
+        self.growth = checked_integer("growth", growth, 1)
+        self.depth = checked_integer("depth", depth, 1)
+        self.kernel_size = checked_integer("kernel_size", kernel_size, 1)
         doubling: Any = make_activation(activation).compute_output_shape((None, 1))[-1]
         if self.growth % doubling:
             raise ValueError(

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_instance
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import checked_context, given
@@ -132,9 +133,12 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         Returns:
           y, and ln|det dy/dx| in nats, [batch], float32 or wider; differentiable once.
         """
+        if log_det is not None:
+            checked_instance("log_det", log_det, LogDetEstimator, "Exact()")
+        key = randomness.as_seed(seed)
         x = self._prepared(x)
         conditions = self._given(context, x)
-        return self._log_det(x, randomness.as_seed(seed), log_det, training, **conditions)
+        return self._log_det(x, key, log_det, training, **conditions)
 
     def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
         """Returns the x that the layer maps to y, a pure function of y.

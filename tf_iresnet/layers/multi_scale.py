@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_flag, checked_instances
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
@@ -48,15 +49,8 @@ class MultiScale(InvertibleLayer):
         self, scales: Iterable[InvertibleLayer], factor_out: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.scales = list(scales)
-        self.factor_out = bool(factor_out)
-        if not self.scales:
-            raise ValueError("scales must hold at least one invertible layer, got none.")
-        for scale in self.scales:
-            if not isinstance(scale, InvertibleLayer):
-                raise ValueError(
-                    f"scales must be invertible layers of tf_iresnet, got {type(scale).__name__}."
-                )
+        self.scales = checked_instances("scales", scales, InvertibleLayer, "invertible layer")
+        self.factor_out = checked_flag("factor_out", factor_out)
         track(self, "scales", self.scales)
         self._context_size = common_context_size(self.name, self.scales)
         self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch

@@ -10,6 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import initializers, lanczos, norms
+from tf_iresnet.arguments import (
+    checked_by,
+    checked_choice,
+    checked_flag,
+    checked_integer,
+    checked_real,
+)
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.bounds import gram
 from tf_iresnet.bounds.dense import product_up
@@ -30,9 +37,8 @@ def checked_coeff(coeff: float | None) -> float | None:
     """
     if coeff is None:
         return None
-    if isinstance(coeff, bool) or not isinstance(coeff, (int, float)) or not 0.0 < coeff < 1.0:
-        raise ValueError(f"coeff must lie in (0, 1), or be None for no constraint, got {coeff!r}.")
-    return float(coeff)
+    due = "must lie in (0, 1), or be None for no constraint"
+    return checked_real("coeff", coeff, due, lambda value: 0.0 < value < 1.0)
 
 
 def checked_normalization(normalization: str) -> str:
@@ -41,9 +47,7 @@ def checked_normalization(normalization: str) -> str:
     Raises:
       ValueError: if there is no such way.
     """
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}.")
-    return normalization
+    return checked_choice("normalization", normalization, NORMALIZATIONS)
 
 
 class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
@@ -79,18 +83,24 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         super().__init__(autocast=False, **kwargs)
         self.context_size = checked_context_size(context_size)
         self.coeff = checked_coeff(coeff)
-        if isinstance(power_iterations, bool) or int(power_iterations) != power_iterations:
-            raise ValueError(f"power_iterations must be an integer, got {power_iterations!r}.")
-        if power_iterations < 0:
-            raise ValueError(f"power_iterations must be at least 0, got {power_iterations}.")
-        self.power_iterations = int(power_iterations)
+        self.power_iterations = checked_integer("power_iterations", power_iterations, 0)
         self.normalization = checked_normalization(normalization)
-        self.activation = keras.activations.get(activation)
-        self.use_bias = bool(use_bias)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.activation = checked_by(
+            "activation",
+            activation,
+            keras.activations.get,
+            "an activation of Keras by name, a function, a layer or None",
+        )
+        self.use_bias = checked_flag("use_bias", use_bias)
+        self.kernel_initializer = initializers.checked("kernel_initializer", kernel_initializer)
+        self.bias_initializer = initializers.checked("bias_initializer", bias_initializer)
+        self.kernel_regularizer, self.bias_regularizer = (
+            checked_by(name, value, keras.regularizers.get, 'a regularizer such as "l2", or None')
+            for name, value in (
+                ("kernel_regularizer", kernel_regularizer),
+                ("bias_regularizer", bias_regularizer),
+            )
+        )
 
     @abc.abstractmethod
     def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import replicas
+from tf_iresnet.arguments import checked_real
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.models.averaging import WeightAverage
 from tf_iresnet.models.replicated import (
@@ -32,6 +33,9 @@ class TrainedModel(AsWritten, ReplicatedModel, abc.ABC):
     def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.autocast = False
+        if ema_momentum is not None:
+            due = "must lie in (0, 1), or be None for no average"
+            ema_momentum = checked_real("ema_momentum", ema_momentum, due, lambda v: 0 < v < 1)
         self.ema_momentum = ema_momentum
         self.average: WeightAverage | None = None
         if ema_momentum is not None:
