@@ -18,7 +18,10 @@ from tf_iresnet.layers.context import given
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
 
+_PARTS = ("linear", "activation")
 
+
+@keras.saving.register_keras_serializable("tf_iresnet")
 class ConcatenatedLayer(keras.layers.Layer):
     r"""[w_1 x, w_2 phi(W x + b)] along the channels, with learned w_1^2 + w_2^2 = 1.
 
@@ -80,6 +83,15 @@ class ConcatenatedLayer(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         inner = self.activation.compute_output_shape(self.linear.compute_output_shape(input_shape))
         return (*input_shape[:-1], input_shape[-1] + inner[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        own = {key: keras.saving.serialize_keras_object(getattr(self, key)) for key in _PARTS}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ConcatenatedLayer:
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in _PARTS}
+        return cls(**{**config, **parts})
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")

@@ -106,7 +106,7 @@ class InvertibleResidual(InvertibleLayer):
         self.solver = Picard() if solver is None else solver
         checked_instance("solver", self.solver, Solver, "Picard()")
         self.recompute = checked_flag("recompute", recompute)
-        own = {
+        own: dict[str, Any] = {
             "hidden": hidden,
             "kernel_sizes": kernel_sizes,
             "activation": activation,

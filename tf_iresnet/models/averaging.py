@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_iresnet.arguments import checked_real
 
 
+@keras.saving.register_keras_serializable("tf_iresnet")
 class WeightAverage(keras.layers.Layer):
     r"""Shadows of variables: a <- m a + (1 - m) w, with m_t = min(m, (1 + t) / (10 + t)).
 

@@ -13,6 +13,7 @@ from tf_iresnet.arguments import checked_flag
 from tf_iresnet.layers.context import checked_context_size
 
 
+@keras.saving.register_keras_serializable("tf_iresnet")
 class DiagonalNormal(keras.layers.Layer):
     r"""A normal with independent coordinates, N(loc, exp(log_scale)^2), learned or fixed.
 

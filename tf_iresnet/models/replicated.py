@@ -121,6 +121,7 @@ class ReplicatedModel(keras.Model):
         return logs
 
 
+@keras.saving.register_keras_serializable("tf_iresnet")
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalisation over the global batch.
 
