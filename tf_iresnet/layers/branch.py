@@ -19,6 +19,7 @@ from tf_iresnet.arguments import (
 )
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.initializers import checked_name
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.activations import ACTIVATIONS, make_activation
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
 from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff, checked_normalization
@@ -123,7 +124,7 @@ class Branch(keras.layers.Layer, abc.ABC):
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         if training:
-            for layer in self._flatten_layers():
+            for layer in layers_inside(self):
                 if isinstance(layer, SpectralLayer):
                     layer.update_spectral_state()
         x = tf.cast(x, self.variable_dtype)

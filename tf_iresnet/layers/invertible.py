@@ -13,6 +13,7 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import checked_instance
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.context import checked_context, given
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.log_det import LogDetEstimator
@@ -163,7 +164,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def spectral_layers(self) -> Iterator[SpectralLayer]:
         """Yields every spectrally normalised layer inside."""
-        for layer in self._flatten_layers():
+        for layer in layers_inside(self):
             if isinstance(layer, SpectralLayer):
                 yield layer
 
@@ -185,7 +186,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def _hint(self) -> str:
         """Says how far the blocks' bounds explain that an inverse failed."""
-        blocks = [layer for layer in self._flatten_layers() if isinstance(layer, InvertibleLayer)]
+        blocks = [layer for layer in layers_inside(self) if isinstance(layer, InvertibleLayer)]
         bounded = [b for b in blocks if callable(getattr(b, "lipschitz_bound", None))]
         if not bounded:
             return ""

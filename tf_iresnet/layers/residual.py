@@ -161,7 +161,8 @@ class InvertibleResidual(InvertibleLayer):
             return branch.function(), [tf.cast(p, dtype) for p in parameters]
         variables = [*branch.trainable_variables, *branch.non_trainable_variables]
         frozen = [tf.convert_to_tensor(v) for v in branch.non_trainable_variables]
-        options = {"training": False} if branch._call_has_training_arg else {}
+        takes_training = "training" in inspect.signature(branch.call).parameters
+        options = {"training": False} if takes_training else {}
 
         def call(parameters, x):
             if conditions:

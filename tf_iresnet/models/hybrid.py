@@ -130,7 +130,7 @@ class IResNetHybrid(IResNetFlow):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        loss = [self._loss_tracker] if self.compiled else []
+        loss = [self.loss_metric] if self.compiled else []
         return [*loss, self._bits_metric, self._entropy_metric, self._accuracy_metric]
 
     def fit(

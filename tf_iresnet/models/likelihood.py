@@ -115,7 +115,7 @@ class LikelihoodModel(DensityModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        loss = [self._loss_tracker] if self.compiled else []
+        loss = [self.loss_metric] if self.compiled else []
         return [*loss, self._bits_metric]
 
     def inputs_of(self, data: Any) -> dict[str, Any]:

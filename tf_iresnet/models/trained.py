@@ -194,7 +194,7 @@ class TrainedModel(AsWritten, ReplicatedModel, abc.ABC):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         # The examples counted so far are this batch's place in the evaluation.
-        before = tf.cast(tf.convert_to_tensor(self._loss_tracker.count), tf.int32)
+        before = tf.cast(tf.convert_to_tensor(self.loss_metric.count), tf.int32)
         _, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
         _, update_metrics = self._loss(data, first + replicas.summed(before), training=False)
         update_metrics()
