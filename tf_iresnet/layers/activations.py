@@ -18,6 +18,7 @@ class Activation(keras.layers.Layer, abc.ABC):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True  # positions are left where they are
 
     @abc.abstractmethod
     def function(self) -> functions.Primitive:

@@ -22,6 +22,7 @@ from tf_iresnet.initializers import checked_name
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.activations import ACTIVATIONS, make_activation
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff, checked_normalization
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
@@ -58,6 +59,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
+        check_policy(self)
         self.coeff = checked_coeff(coeff)
         self.activation = checked_choice("activation", activation, ACTIVATIONS)
         self.power_iterations = checked_integer("power_iterations", power_iterations, 0)

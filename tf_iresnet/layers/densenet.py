@@ -15,6 +15,7 @@ from tf_iresnet.concatenation import Concatenation
 from tf_iresnet.layers.activations import Activation, make_activation
 from tf_iresnet.layers.branch import Branch
 from tf_iresnet.layers.context import given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
 
@@ -39,6 +40,7 @@ class ConcatenatedLayer(keras.layers.Layer):
 
     def __init__(self, linear: SpectralLayer, activation: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        check_policy(self)
         self.linear = checked_instance("linear", linear, SpectralLayer, "SpectralDense(8)")
         self.activation = checked_instance("activation", activation, Activation, "LipSwish()")
         self.context_size = linear.context_size

@@ -15,6 +15,7 @@ from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.context import checked_context, given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.log_det import LogDetEstimator
 
@@ -33,6 +34,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        check_policy(self)
         self._event_shape: tuple[int | None, ...] | None = None
 
     # --- what a subclass defines ---
@@ -237,6 +239,11 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return tuple(input_shape)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+        # Keras expects the compute dtype; the state keeps that of the weights.
+        spec = super().compute_output_spec(*args, **kwargs)
+        return keras.KerasTensor(spec.shape, dtype=self.variable_dtype)
 
 
 def no_log_det(x: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,7 @@ from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
 from tf_iresnet.layers.activations import activation_bound
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 
 NORMALIZATIONS = ("power_iteration", "bound")
@@ -81,6 +82,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
+        check_policy(self)
         self.context_size = checked_context_size(context_size)
         self.coeff = checked_coeff(coeff)
         self.power_iterations = checked_integer("power_iterations", power_iterations, 0)

@@ -71,6 +71,7 @@ class SpectralDense(SpectralLayer):
             **kwargs,
         )
         self.units = checked_integer("units", units, 1)
+        self.supports_masking = True  # positions are left where they are
 
     def _make_map(self, input_shape):
         if len(input_shape) < 2 or input_shape[-1] is None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.arguments import checked_real
 from tf_iresnet.autograph import AsWritten
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.models.averaging import WeightAverage
 from tf_iresnet.models.replicated import (
     ReplicatedModel,
@@ -32,6 +33,7 @@ class TrainedModel(AsWritten, ReplicatedModel, abc.ABC):
 
     def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_policy(self)
         self.autocast = False
         if ema_momentum is not None:
             due = "must lie in (0, 1), or be None for no average"
