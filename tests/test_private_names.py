@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import pytest
 import tensorflow as tf
+from keras.src.backend.common import global_state
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from packaging.requirements import Requirement
 from tensorflow_probability import bijectors as tfb
@@ -25,6 +26,7 @@ COMPILED = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
 COMPILED.compile("sgd", "mse")
 
 USED = {
+    "get_global_attribute": (global_state, "files of HDF5 are written, and lose the optimizer"),
     "_flatten_layers": (keras.Layer, "no layer finds the layers inside it"),
     "_loss_tracker": (COMPILED, "steps show no loss"),
     "_compile_loss": (COMPILED, "losses of unbuilt metrics are built twice"),

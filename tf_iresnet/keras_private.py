@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 _LOCAL_UPDATES = (
@@ -65,6 +66,11 @@ def update_locally(optimizer: Any, around: Callable[[Any, Any, Callable], None])
         around(gradients, variables, apply)
 
     object.__setattr__(optimizer, "_backend_apply_gradients", apply_gradients)
+
+
+def writes_legacy_file() -> bool:
+    """Whether Keras is writing a model's configuration into a file of its older format, HDF5."""
+    return bool(global_state.get_global_attribute("use_legacy_config", False))
 
 
 class BuiltModel(keras.Model):

@@ -25,7 +25,8 @@ from tf_iresnet import keras_private, replicas
 
 def in_several_workers(strategy: tf.distribute.Strategy) -> bool:
     """Says whether a strategy spans several processes."""
-    return strategy.num_replicas_in_sync > len(strategy.extended.worker_devices)
+    count = strategy.num_replicas_in_sync
+    return count > 1 and count > len(strategy.extended.worker_devices)
 
 
 def update_in_replicas(optimizer: Any) -> None:

@@ -21,9 +21,10 @@ from tf_iresnet.models.replicated import (
     only_if,
     update_in_replicas,
 )
+from tf_iresnet.models.written import WrittenModel
 
 
-class TrainedModel(AsWritten, ReplicatedModel, abc.ABC):
+class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
     """Base of what is trained here: a subclass says what a batch's losses are, and builds itself.
 
     Evaluation uses an exponential moving average of the weights, if there is one.
