@@ -170,7 +170,10 @@ def checked_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
       ValueError: if it is not.
     """
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be a {kind.__name__} such as {such_as}, got {value!r}.")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(
+            f"{name} must be {article} {kind.__name__} such as {such_as}, got {value!r}."
+        )
     return value
 
 

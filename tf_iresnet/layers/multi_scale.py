@@ -15,6 +15,7 @@ from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
 
@@ -168,11 +169,13 @@ class MultiScale(InvertibleLayer):
         return (output_shape[0], *self._event_shape)
 
     def get_config(self) -> dict[str, Any]:
-        scales = [keras.saving.serialize_keras_object(scale) for scale in self.scales]
-        return {**super().get_config(), "scales": scales, "factor_out": self.factor_out}
+        return {
+            **super().get_config(),
+            "scales": serialized(self.scales),
+            "factor_out": self.factor_out,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MultiScale:
         config = dict(config)
-        scales = [keras.saving.deserialize_keras_object(scale) for scale in config.pop("scales")]
-        return cls(scales, **config)
+        return cls(deserialized(config.pop("scales")), **config)

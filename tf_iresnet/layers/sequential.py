@@ -14,6 +14,7 @@ from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
 
@@ -110,11 +111,9 @@ class InvertibleSequential(InvertibleLayer):
         return shape
 
     def get_config(self) -> dict[str, Any]:
-        layers = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
-        return {**super().get_config(), "layers": layers}
+        return {**super().get_config(), "layers": serialized(self.layers)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InvertibleSequential:
         config = dict(config)
-        layers = [keras.saving.deserialize_keras_object(layer) for layer in config.pop("layers")]
-        return cls(layers, **config)
+        return cls(deserialized(config.pop("layers")), **config)
