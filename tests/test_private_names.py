@@ -61,6 +61,22 @@ def test_tensorflow_counts_the_tapes_that_record():
         assert tf_iresnet.tensorflow_private.recording_tapes(x) == 1
 
 
+@pytest.mark.parametrize("accumulated", [None, 2])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_each_gradient_is_a_step_whoever_scales_the_loss(scaled, accumulated):
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=accumulated)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    weight = keras.Variable(1.0)
+    optimizer.build([weight])
+    steps = tf_iresnet.keras_private.steps_of(optimizer)
+    seen = []
+    for _ in range(3):
+        optimizer.apply([tf.constant(1.0)], [weight])
+        seen.append(int(steps.value))
+    assert seen == [1, 2, 3]  # else steps draw the same noise
+
+
 def test_tfps_transition_kernels_are_where_they_are_looked_for():
     import tensorflow_probability as tfp
 
