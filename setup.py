@@ -8,8 +8,8 @@ README = Path(__file__).parent / "README.md"
 
 CORE = [
     "tensorflow>=2.20",
-    "keras>=3.12",
-    "tensorflow-probability>=0.25",
+    "keras>=3.12,<3.16",
+    "tensorflow-probability>=0.25,<0.26",
     "tf_keras>=2.20",  # TensorFlow Probability's Keras; its minor version follows TensorFlow's
     "setuptools; python_version >= '3.12'",  # has the distutils that TensorFlow Probability imports
     "numpy>=2.0",

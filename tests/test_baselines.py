@@ -178,7 +178,7 @@ def test_a_context_is_refused(name):
             "kernel_sizes must hold 2 odd integers for 1 hidden layers, got",
         ),
         (lambda: baseline("nice", (1,), levels=None, preprocessing=None), "at least 2 channels"),
-        (lambda: baseline("nice", architecture="nice"), "architecture must be a Architecture"),
+        (lambda: baseline("nice", architecture="nice"), "architecture must be an Architecture"),
         (lambda: baseline("nice", (6, 6, 1)), "no multiples of factor 2"),
         (lambda: baseline("ffjord", eval_log_det=3), "eval_log_det must be a LogDetEstimator"),
     ],

@@ -138,7 +138,7 @@ def test_what_is_no_bijection_is_refused():
         KerasBijector(padded, event_shape=[3])
     with pytest.raises(ValueError, match="InjectivePadding"):
         KerasBijector(InjectivePadding(1), event_shape=[3])
-    with pytest.raises(ValueError, match=r"layer must be an invertible layer.*got Dense"):
+    with pytest.raises(ValueError, match=r"layer must be an InvertibleLayer .*got <Dense"):
         KerasBijector(keras.layers.Dense(2), event_shape=[2])
 
 

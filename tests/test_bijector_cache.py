@@ -6,8 +6,12 @@ import numpy as np
 import tensorflow as tf
 from bijector_cases import X, change, divergent, exact, wrapped
 from reference import jacobians
+from registry import make
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
+
+from tf_iresnet.bijectors import KerasBijector
+from tf_iresnet.log_det import Exact
 
 
 @wrapped
@@ -172,7 +176,13 @@ def test_log_det_before_a_tape_and_in_a_loop():
 def test_nothing_gathers_in_tfps_cache_or_in_memory():
     bijector, x = exact(), tf.constant(X)
     chain = tfb.Chain([bijector, tfb.Shift(tf.ones(5))])
+    nested = tfb.Invert(tfb.Chain([tfb.Scale(2.0), tfb.Chain([chain])]))
     storage = tfb.Bijector._cache.storage
+    kept = []
+    for _ in range(4):  # outputs that live keep what TFP stores
+        kept += [chain.forward(x), chain.forward_log_det_jacobian(x), nested.inverse(x)]
+    assert not [key for key in storage if key.subkey[0] in (bijector, chain, nested)]
+    del kept
     sizes = [(chain.forward(x), len(storage))[1] for _ in range(12)]
     assert sizes[-1] <= sizes[2]
     kept = bijector.forward(x)
@@ -180,3 +190,34 @@ def test_nothing_gathers_in_tfps_cache_or_in_memory():
     del kept
     gc.collect()
     assert bijector._latest._x() is None
+
+
+def test_the_hash_stays_and_equal_bijectors_are_equal():
+    layer = make("dense")
+    bijector = KerasBijector(layer, event_shape=[5], log_det=Exact())
+    same = KerasBijector(layer, event_shape=(5,), log_det=Exact())
+    assert hash(bijector) == hash(bijector) == hash(same)
+    assert bijector == same
+    assert bijector != KerasBijector(layer, event_shape=[5])
+    assert bijector != KerasBijector(make("dense", "float64"), event_shape=[5], log_det=Exact())
+    assert {bijector: 1}[same] == 1
+    wrapped = [tfb.Chain([tfb.Exp(), tfb.Invert(b)], name="c") for b in (bijector, same)]
+    assert hash(wrapped[0]) == hash(wrapped[1])
+    assert wrapped[0] == wrapped[1]
+    before = hash(bijector)
+    x = tf.constant(X)
+    y = bijector.forward(x)
+    change(bijector)
+    assert hash(bijector) == before
+    assert np.abs(same.forward(x) - y).max() > 1e-3  # equal, and nothing stale between them
+    assert bijector.copy() == bijector
+
+
+def test_other_bijectors_are_cached_as_ever():
+    x = tf.constant(X)
+    for bijector in (tfb.Exp(), tfb.Chain([tfb.Shift(1.0), tfb.Softplus()])):
+        y = bijector.forward(x)
+        assert bijector.inverse(y) is x
+        value = bijector.forward_log_det_jacobian(x, event_ndims=0)
+        assert bijector.inverse_log_det_jacobian(y, event_ndims=0) is not value
+        np.testing.assert_array_equal(bijector.inverse_log_det_jacobian(y, event_ndims=0), -value)

@@ -12,7 +12,7 @@ from tests import small_models as small
 from tests.replicated import trained
 from tf_iresnet import replicas
 from tf_iresnet.layers import Whitening
-from tf_iresnet.models.distribution import BatchNormalization
+from tf_iresnet.models.replicated import BatchNormalization
 from training.devices import Devices, make_devices
 
 # How far gradients may differ, as a share of the whole: in bfloat16 each device rounds its own sum

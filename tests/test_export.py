@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_iresnet import certify
 from tf_iresnet.export import export_saved_model
+from tf_iresnet.layers import ActNorm, InvertibleResidual, SpectralDense
 
 READER = Path(__file__).parent / "data" / "export_reader.py"
 X = small.pixels(17, seed=3)
@@ -45,7 +46,7 @@ def hybrid():
 def folder(tmp_path_factory, flow, classifier, hybrid):
     folder = tmp_path_factory.mktemp("saved")
     export_saved_model(flow, folder / "flow" / "1")
-    export_saved_model(classifier, str(folder / "classifier" / "1"))
+    classifier.export(str(folder / "classifier" / "1"))  # the same by Keras' name
     export_saved_model(hybrid, folder / "hybrid" / "1")
     return folder
 
@@ -213,3 +214,41 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         export_saved_model(model, tmp_path / "1")
     assert not os.listdir(tmp_path)
+
+
+def test_export_by_keras_name_is_the_same(tmp_path, capsys):
+    model = small.flow((2,), levels=None, blocks=(1,), hidden=4)  # built, and never called
+    model.export(tmp_path / "1", verbose=True)
+    assert str(tmp_path / "1") in capsys.readouterr().out
+    export_saved_model(model, tmp_path / "2")
+    x = tf.constant(small.points(3, 2))
+    loaded = [tf.saved_model.load(str(tmp_path / name)) for name in "12"]
+    assert set(loaded[0].signatures) == set(loaded[1].signatures)
+    densities = [each.signatures["log_prob"](x=x, seed=tf.constant(3)) for each in loaded]
+    np.testing.assert_array_equal(*(each["log_prob"] for each in densities))
+    assert (tmp_path / "1" / "certificate.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onnx"}, "format must be .* got 'onnx'"),
+        ({"input_signature": [tf.TensorSpec((None, 2))]}, "input_signature is not used .* leave"),
+        ({"opset_version": 18}, "opset_version is not used .* got 18; leave"),
+    ],
+)
+def test_export_refuses_what_it_does_not_use(tmp_path, options, message):
+    model = small.flow((2,), levels=None, blocks=(1,), hidden=4)
+    with pytest.raises(ValueError, match=message):
+        model.export(tmp_path / "1", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stock_model_of_the_layers_is_exported_by_keras(tmp_path):
+    inputs = keras.Input((4,))
+    block = InvertibleResidual(hidden=4, kernel_sizes=(1, 1))
+    model = keras.Model(inputs, SpectralDense(2)(block(ActNorm()(inputs))))
+    x = np.linspace(-1, 1, 8, dtype="float32").reshape(2, 4)
+    model.export(tmp_path / "1", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    np.testing.assert_allclose(loaded.serve(x), model(x), rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras.src.testing import TestCase  # private, like all of Keras' test tools: pin Keras
 from reference import conv_matrix
 from registry import SineBranch
@@ -30,7 +31,9 @@ from tf_iresnet.layers import (
     Squeeze,
     Whitening,
 )
+from tf_iresnet.layers.activations import Activation
 from tf_iresnet.log_det import Exact
+from tf_iresnet.models import IResNetClassifier, IResNetFlow
 
 # class, constructor's arguments, input shape, output shape, trainable and other weights
 CASES = {
@@ -154,8 +157,7 @@ def test_layer_passes_keras_own_checks(cls, arguments, shape, output, trainable,
         expected_num_losses=1 if "kernel_regularizer" in arguments else 0,
         # Instances given as arguments are built by the first use.
         run_training_check=trainable > 0 and not holds_layers,
-        # Keras expects outputs in half precision; the state stays in full: see the contract.
-        run_mixed_precision_check=not issubclass(cls, InvertibleLayer),
+        supports_masking=issubclass(cls, (Activation, SpectralDense)),
     )
 
 
@@ -231,3 +233,84 @@ def test_kernel_regularizer_and_activation_are_used():
     y = layer(np.random.default_rng(0).standard_normal((20, 3)).astype("float32"))
     assert y.numpy().min() == 0.0
     np.testing.assert_allclose(layer.losses[0], 0.5 * np.sum(np.square(layer.kernel)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dtype: InvertibleResidual(hidden=4, dtype=dtype),
+        lambda dtype: ActNorm(dtype=dtype),
+        lambda dtype: SpectralDense(5, dtype=dtype),
+        lambda dtype: SpectralBranch(hidden=4, dtype=dtype),
+        lambda dtype: MaxMin(dtype=dtype),
+    ],
+)
+def test_symbolic_dtypes_and_shapes_are_those_of_values(make, dtype):
+    layer = make(dtype)
+    inputs = keras.Input((4,))
+    symbol = layer(inputs)
+    value = layer(np.ones((2, 4), "float32"))
+    assert symbol.dtype == value.dtype.name
+    assert symbol.shape[1:] == value.shape[1:]
+    after = keras.Model(inputs, keras.layers.Dense(1, dtype=dtype)(symbol))
+    assert after(np.ones((2, 4), "float32")).shape == (2, 1)
+
+
+MASKED = np.array([[True, True, False], [True, False, False]])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: SpectralDense(4), LipSwish, CLipSwish, MaxMin, lambda: SmoothActivation("elu")]
+)
+def test_a_mask_goes_through_what_leaves_positions_where_they_are(make):
+    x = np.random.default_rng(0).standard_normal((2, 3, 2)).astype("float32")
+    x[~MASKED] = 0.0
+    layer = make()
+    y = layer(keras.layers.Masking()(x))
+    np.testing.assert_array_equal(y._keras_mask, MASKED)
+    mean = keras.layers.GlobalAveragePooling1D()(y)
+    wanted = [np.asarray(y)[i, m].mean(0) for i, m in enumerate(MASKED)]
+    np.testing.assert_allclose(mean, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: SpectralConv1D(4, 3), lambda: InvertibleResidual(hidden=4), ActNorm]
+)
+def test_a_mask_that_a_layer_does_not_heed_is_dropped_aloud(make):
+    x = np.zeros((2, 3, 2), "float32")
+    x[MASKED] = 1.0
+    layer, masked = make(), keras.layers.Masking()(x)
+    with pytest.warns(UserWarning, match="does not support mask"):
+        y = layer(masked)
+    assert getattr(y, "_keras_mask", None) is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dtype: SpectralDense(3, dtype=dtype),
+        lambda dtype: SpectralConv2D(3, 3, dtype=dtype),
+        lambda dtype: SpectralBranch(dtype=dtype),
+        lambda dtype: DenseNetBranch(dtype=dtype),
+        lambda dtype: ActNorm(dtype=dtype),
+        lambda dtype: InvertibleResidual(hidden=4, dtype=dtype),
+        lambda dtype: IResNetFlow((2,), levels=None, blocks=(1,), dtype=dtype),
+        lambda dtype: IResNetClassifier((4, 4, 1), 2, blocks=(1,), hidden=4, dtype=dtype),
+    ],
+)
+def test_weights_in_half_precision_are_refused(make, dtype):
+    with pytest.raises(ValueError, match=f"got '{dtype}'; use \"mixed_{dtype}\""):
+        make(dtype)
+    make(f"mixed_{dtype}")
+
+
+def test_activations_keep_their_bound_in_half_precision():
+    for dtype in ("float16", "bfloat16"):
+        layer = LipSwish(dtype=dtype)
+        y = layer(np.linspace(-4, 4, 9, dtype="float32"))
+        assert y.dtype == dtype
+        np.testing.assert_allclose(
+            tf.cast(y, "float32"), LipSwish()(np.linspace(-4, 4, 9, dtype="float32")), atol=0.05
+        )

@@ -82,6 +82,18 @@ def test_a_weights_file_fills_a_new_model(model, tmp_path):
     small.assert_same(outputs(other), outputs(model))
 
 
+def test_a_file_of_the_older_format_is_refused(model, tmp_path):
+    for name in ("model.h5", "model.hdf5"):
+        with pytest.raises(ValueError, match=r"saved to a file .keras, .* got .*model\."):
+            model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"saved to a file \.keras"):
+        keras.saving.save_model(model, str(tmp_path / "other.h5"))
+    model.save(tmp_path / "model.keras")  # nothing of the attempts stays
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is type(model.optimizer)
+
+
 def test_a_loaded_model_is_not_initialised_again(model, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

@@ -24,7 +24,7 @@ import sys
 import numpy as np
 import tf_iresnet
 
-assert "tf_iresnet.layers" not in sys.modules  # the package alone is light
+assert "tensorflow_probability" not in sys.modules  # it is imported on use
 from tf_iresnet import certify
 from tf_iresnet.bijectors import KerasBijector
 from tf_iresnet.layers import InvertibleResidual, SpectralDense

@@ -356,4 +356,4 @@ def test_auto_is_a_choice_from_the_first_build_on(name):
 def test_the_state_is_no_weight_of_keras():
     layer = build("dense tall", 2.5, normalization="bound")
     assert [v.name for v in layer.variables] == ["kernel", "bias"]
-    assert "known_kernel" in layer._trackable_children()
+    assert "known_norm_0" in layer._trackable_children()

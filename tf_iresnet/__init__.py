@@ -1,11 +1,17 @@
-"""Invertible residual networks: Keras 3 layers and TensorFlow Probability bijectors."""
+"""Invertible residual networks: Keras 3 layers and TensorFlow Probability bijectors.
 
+Importing the package registers all of its classes with Keras, so that `keras.saving.load_model`
+reads what they wrote. ``tf_iresnet.bijectors`` is imported when it is first asked for, since
+TensorFlow Probability comes with it.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 if TYPE_CHECKING:
-    from tf_iresnet.certificate import certify as certify
+    from tf_iresnet import bijectors as bijectors
 
 __version__ = "0.1.0"
 
@@ -16,12 +22,30 @@ if keras.backend.backend() != "tensorflow":
         "before the first import of keras."
     )
 
+from tf_iresnet import export, fixed_point, initializers, layers, log_det, models, norms
+from tf_iresnet.certificate import certify
+
+_ON_USE = ("bijectors",)
+
+__all__ = [
+    "bijectors",
+    "certify",
+    "export",
+    "fixed_point",
+    "initializers",
+    "layers",
+    "log_det",
+    "models",
+    "norms",
+]
+
 
 def __getattr__(name: str) -> Any:
-    """Imports `certify` when it is first asked for, since all layers come with it."""
-    if name == "certify":
-        from tf_iresnet.certificate import certify
-
-        globals()[name] = certify
-        return certify
+    """Imports what is imported on use."""
+    if name in _ON_USE:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_USE})

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 
 from tf_iresnet.bounds.dense import product_up
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import Part, inverse_bound, parts_of
 from tf_iresnet.layers.residual import InvertibleResidual
@@ -297,7 +298,7 @@ def _block(layer: Any, path: str) -> Block:
 
 
 def _spectral(branch: keras.layers.Layer) -> list[SpectralLayer]:
-    return [part for part in branch._flatten_layers() if isinstance(part, SpectralLayer)]
+    return [part for part in layers_inside(branch) if isinstance(part, SpectralLayer)]
 
 
 def _checked_rescale(rescale: Any) -> float:

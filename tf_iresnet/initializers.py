@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_by, checked_integer, checked_real
+
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class DeltaOrthogonal(keras.initializers.Orthogonal):
@@ -19,11 +21,12 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
     that are not square map the smaller side isometrically.
 
     Args:
-      gain: the singular values.
+      gain: the singular values, above 0.
       seed: as of `keras.initializers.Orthogonal`.
 
     Raises:
-      ValueError: when called, if a shape has no inputs and outputs.
+      ValueError: if an argument is out of range; when called, if a shape has no inputs and
+        outputs.
 
     Example:
     >>> kernel = DeltaOrthogonal(seed=0)((3, 3, 4, 4))
@@ -35,6 +38,12 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
     Source: Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington 2018 (Dynamical Isometry and a Mean
     Field Theory of CNNs), section 2.5.
     """
+
+    def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
+        gain = checked_real("gain", gain, "must be above 0", lambda value: value > 0)
+        if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
+            seed = checked_integer("seed", seed, None, ", a `keras.random.SeedGenerator` or None")
+        super().__init__(gain, seed)
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
         """Returns a kernel.
@@ -74,6 +83,23 @@ def get(identifier: Any) -> Any:
     if isinstance(identifier, str) and identifier in _OURS:
         return _OURS[identifier]()
     return keras.initializers.get(identifier)
+
+
+def checked(name: str, identifier: Any) -> Any:
+    """Returns what `get` makes of an argument.
+
+    Args:
+      name: of the argument.
+      identifier: as of `get`.
+
+    Raises:
+      ValueError: if it is none, or None.
+    """
+    due = 'an initializer: "delta_orthogonal", or one of Keras such as "glorot_uniform"'
+    made = checked_by(name, identifier, get, due)
+    if made is None:
+        raise ValueError(f"{name} must be {due}, got None.")
+    return made
 
 
 def checked_name(name: Any) -> str:

@@ -7,6 +7,7 @@ example of the batch. The draws that belong to example ``i`` depend on the key a
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def as_seed(seed: Any = None) -> tf.Tensor:
       An int32 tensor of shape [3].
 
     Raises:
-      ValueError: if ``seed`` holds another number of values.
+      ValueError: if ``seed`` holds another number of values, or no integers.
 
     Example:
     >>> as_seed(7).numpy().tolist()
@@ -39,7 +40,7 @@ def as_seed(seed: Any = None) -> tf.Tensor:
         return tf.concat([key, tf.zeros([1], tf.int32)], axis=0)
     if not tf.is_tensor(seed):
         # Python's integers are unbounded; the key keeps their 64 low bits.
-        words = [int(word) for word in np.ravel(np.asarray(seed, dtype=object))]
+        words = [_word(word, seed) for word in np.ravel(np.asarray(seed, dtype=object))]
         if len(words) == 1:
             words = [words[0] >> 32, words[0], 0]
         elif len(words) == 2:
@@ -47,6 +48,8 @@ def as_seed(seed: Any = None) -> tf.Tensor:
         if len(words) != 3:
             raise ValueError(f"seed must be an integer or two or three integers, got {seed!r}.")
         return tf.constant(np.asarray([w & 0xFFFFFFFF for w in words], np.uint32).view(np.int32))
+    if not seed.dtype.is_integer:
+        raise ValueError(f"seed must hold integers, got {seed.dtype.name}.")
     seed = tf.reshape(seed, [-1])
     if seed.shape[0] == 1:
         high = tf.bitwise.right_shift(tf.cast(seed, tf.int64), 32)
@@ -57,6 +60,12 @@ def as_seed(seed: Any = None) -> tf.Tensor:
     if seed.shape[0] not in (3, None):
         raise ValueError(f"seed must hold one, two or three integers, got shape {seed.shape}.")
     return tf.ensure_shape(seed, [3])
+
+
+def _word(word: Any, seed: Any) -> int:
+    if not isinstance(word, numbers.Integral) or isinstance(word, bool):
+        raise ValueError(f"seed must be an integer or two or three integers, got {seed!r}.")
+    return int(word)
 
 
 def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:

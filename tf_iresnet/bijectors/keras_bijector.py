@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
-from tensorflow_probability.python.internal import cache_util
 
-from tf_iresnet.bijectors.monte_carlo import in_transition_kernel
+from tf_iresnet.arguments import checked_flag, checked_instance, checked_integers
 from tf_iresnet.bijectors.preimage import Preimage
+from tf_iresnet.bijectors.tfp_private import Uncached, in_transition_kernel
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.log_det import LogDetEstimator
 
-_tickets = itertools.count()
 
-
-class _NoCache(cache_util.BijectorCache):
-    """Stores nothing: every call computes."""
-
-    def _lookup(self, input, forward_name, inverse_name, **kwargs):
-        return self._invoke(input, forward_name, kwargs, {})
-
-    def _attributes(self, input, fn_name, **kwargs):
-        return {}
-
-
-class KerasBijector(tfb.Bijector):
+class KerasBijector(Uncached):
     r"""Any invertible layer of tf_iresnet as a bijector; forward is the layer's call.
 
     `forward` (data to latent) and `forward_log_det_jacobian` are cheap, `inverse` iterates. A
@@ -41,10 +28,10 @@ class KerasBijector(tfb.Bijector):
     Leading axes are a batch of any rank. TFP's cache is not used, neither here nor by a
     `tfb.Chain` around it: its values would outlive a change of the weights, hide them from a
     gradient tape and freeze a stochastic log-determinant, so each call computes and, without a
-    ``seed``, draws anew (a chain finds nothing since the bijector's hash is new each time; it
-    equals itself alone). One thing is remembered: the latest output's preimage, which TFP's
+    ``seed``, draws anew. One thing is remembered: the latest output's preimage, which TFP's
     `log_prob` asks for, and it is used only while weights and gradient tapes are still the same;
-    pass ``tf.identity(y)`` to see the solver at work. Weights that shall stay frozen
+    pass ``tf.identity(y)`` to see the solver at work. Two bijectors are equal, as all of TFP's,
+    if they are made of the same layer by equal arguments. Weights that shall stay frozen
     (``trainable = False``) must be so before the layer is built.
 
     All methods take a keyword ``seed`` (an integer, or int32 [2] or [3]) that makes the
@@ -81,8 +68,6 @@ class KerasBijector(tfb.Bijector):
     Source: Invertible Residual Networks, section 3; Residual Flows, section 3.
     """
 
-    _cache = _NoCache()
-
     def __init__(
         self,
         layer: InvertibleLayer,
@@ -93,11 +78,16 @@ class KerasBijector(tfb.Bijector):
         name: str | None = None,
     ) -> None:
         parameters = dict(locals())
-        if not isinstance(layer, InvertibleLayer):
-            raise ValueError(
-                f"layer must be an invertible layer of tf_iresnet, got {type(layer).__name__}."
-            )
-        for part in layer._flatten_layers():
+        checked_instance("layer", layer, InvertibleLayer, "InvertibleResidual()")
+        if log_det is not None:
+            checked_instance("log_det", log_det, LogDetEstimator, "Exact()")
+        checked_flag("validate_args", validate_args)
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"name must be a string, or None for the layer's, got {name!r}.")
+        if event_shape is not None:
+            event_shape = checked_integers("event_shape", event_shape, "axis of one example")
+            parameters["event_shape"] = event_shape  # equal shapes make equal bijectors
+        for part in layers_inside(layer):
             if isinstance(part, InjectivePadding):
                 raise ValueError(
                     f"layer {layer.name} holds the InjectivePadding {part.name}, which is no "
@@ -107,10 +97,10 @@ class KerasBijector(tfb.Bijector):
         latent = tf.TensorShape(layer.compute_output_shape((None, *event))[1:])
         self._layer = layer
         self._log_det = log_det
-        self._input_event = self._no_dependency(event)
-        self._output_event = self._no_dependency(latent)
-        # A bijector finds its weights by walking tf.Modules, and a Keras layer is none.
-        self._tf_variables = self._no_dependency([v._value for v in layer.variables])
+        self._input_event, self._output_event = event, latent
+        # A bijector finds its weights by walking tf.Modules, and a Keras layer is none. Past
+        # TensorFlow's hooks, which would save each of them a second time.
+        self.__dict__["_tf_variables"] = [variable.value for variable in layer.variables]
         self._latest: Preimage | None = None
         with tf.name_scope(name or layer.name) as scope:
             super().__init__(
@@ -127,8 +117,6 @@ class KerasBijector(tfb.Bijector):
         layer: InvertibleLayer, event_shape: Sequence[int] | None
     ) -> tf.TensorShape:
         """Builds the layer if it is not, and returns the shape of one example."""
-        if event_shape is not None:
-            event_shape = tuple(tf.TensorShape(event_shape).as_list())
         if not layer.built:
             if event_shape is None:
                 raise ValueError(
@@ -148,13 +136,6 @@ class KerasBijector(tfb.Bijector):
     def _parameter_properties(cls, dtype):
         return {}
 
-    # Compositions find their cached values by the hash of their parts: a new hash finds none.
-    def __hash__(self) -> int:
-        return hash((id(self), next(_tickets)))
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
     @property
     def layer(self) -> InvertibleLayer:
         """The Keras layer."""
@@ -163,7 +144,7 @@ class KerasBijector(tfb.Bijector):
     @property
     def is_stochastic(self) -> bool:
         """Whether two calls without a seed give two log-determinants."""
-        own = [getattr(part, "log_det", None) for part in self.layer._flatten_layers()]
+        own = [getattr(part, "log_det", None) for part in layers_inside(self.layer)]
         estimators = [e for e in own if isinstance(e, LogDetEstimator)]
         if self._log_det is not None:
             return self._log_det.stochastic and bool(estimators)
@@ -183,7 +164,6 @@ class KerasBijector(tfb.Bijector):
     # --- TFP's hooks ---
 
     def _forward(self, x, seed=None, context=None):
-        _drop_dead_entries()
         flat, lead = _flatten(x, self._input_event)
         conditions = self._conditions(context, flat, lead)
         y = _restore(self.layer.forward(flat, **conditions), lead, self._output_event)
@@ -191,7 +171,6 @@ class KerasBijector(tfb.Bijector):
         return y
 
     def _inverse(self, y, seed=None, context=None):
-        _drop_dead_entries()
         x = None if self._latest is None else self._latest.of(y, context)
         if x is None:
             flat, lead = _flatten(y, self._output_event)
@@ -275,16 +254,3 @@ def _exchange(shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape) -
     if axes < 0 or not shape[axes:].is_compatible_with(old):
         raise ValueError(f"expected an event shape that ends in {old}, got {shape}.")
     return shape[:axes].concatenate(new)
-
-
-def _drop_dead_entries() -> None:
-    """Removes entries without an output from the cache that TFP's other bijectors share.
-
-    A composition's entry lives as long as its input; as none is found again (see `__hash__`), a
-    loop over one tensor would gather them.
-    """
-    storage = tfb.Bijector._cache.storage
-    for key, entry in list(storage.items()):
-        if entry.output_ref is not None and not entry.output_ref:
-            key.cancel()
-            del storage[key]

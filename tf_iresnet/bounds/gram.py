@@ -34,7 +34,7 @@ import tensorflow as tf
 
 from tf_iresnet.bounds.dense import dense_matrix
 from tf_iresnet.bounds.symbol import sized_grid
-from tf_iresnet.linear_maps import DenseMap, LinearMap
+from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 
 # Squarings, and the share of the frequencies that take part in them.
 _STAGES = ((3, 1.0), (3, 0.25))
@@ -67,7 +67,7 @@ class _Table(NamedTuple):
 
 
 @functools.cache
-def _table(linear_map: LinearMap) -> _Table:
+def _table(linear_map: ConvMap) -> _Table:
     taps, sizes = linear_map.kernel_shape[:-2], linear_map.spatial_shape
     axes = zip(taps, sizes, strict=True)
     grids = [sized_grid(k, n, linear_map.padding, len(taps), fine=1) for k, n in axes]
@@ -240,7 +240,7 @@ def _is_small(linear_map: LinearMap) -> bool:
 
 
 @functools.cache
-def _entries(linear_map: LinearMap) -> np.ndarray:
+def _entries(linear_map: ConvMap) -> np.ndarray:
     """The operator [narrow units, wide units], by the entry of the kernel that each is, or -1."""
     shape = linear_map.kernel_shape
     numbers = np.arange(1.0, 1 + math.prod(shape)).reshape(shape)
@@ -250,7 +250,7 @@ def _entries(linear_map: LinearMap) -> np.ndarray:
     return entries if inputs <= outputs else entries.T
 
 
-def _of_operators(linear_map: LinearMap, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _of_operators(linear_map: ConvMap, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds and gradients of [count, taps, narrow, wide], from the operators as matrices."""
     inputs, outputs = linear_map.kernel_shape[-2:]
     turned = inputs > outputs  # kernels come with the fewer channels first

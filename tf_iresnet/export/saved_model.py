@@ -82,7 +82,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     module = tf.Module()
     # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it
     # writes every weight twice.
-    module.weights = [weight._value for part in parts for weight in part.variables]
+    module.weights = [weight.value for part in parts for weight in part.variables]
     concrete = {}
     with unchanging(model.flow.spectral_layers()) as norms:
         module.norms = norms

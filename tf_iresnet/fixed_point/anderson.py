@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_integer
 from tf_iresnet.fixed_point.solver import Solver, per_example
 
 # Of the least squares problems, in units in the last place: what rounding does to a column's
@@ -60,9 +61,7 @@ class Anderson(Solver):
         memory: int = 5,
     ) -> None:
         super().__init__(max_steps, atol, rtol)
-        if isinstance(memory, bool) or int(memory) != memory or memory < 1:
-            raise ValueError(f"memory must be an integer of at least 1, got {memory!r}.")
-        self.memory = int(memory)
+        self.memory = checked_integer("memory", memory, 1)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "memory": self.memory}

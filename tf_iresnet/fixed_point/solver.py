@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_integer, checked_real
 from tf_iresnet.fixed_point.result import FixedPointResult
 
 # What belongs to one method, from step to step.
@@ -48,14 +49,12 @@ class Solver(abc.ABC):
     def __init__(
         self, max_steps: int = 1000, atol: float | None = None, rtol: float | None = None
     ) -> None:
-        if int(max_steps) != max_steps or max_steps < 1:
-            raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}.")
-        for name, value in (("atol", atol), ("rtol", rtol)):
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
-        self.max_steps = int(max_steps)
-        self.atol = atol
-        self.rtol = rtol
+        due = "must be a finite number of at least 0, or None for that of the dtype"
+        self.max_steps = checked_integer("max_steps", max_steps, 1)
+        self.atol, self.rtol = (
+            value if value is None else checked_real(name, value, due, lambda v: v >= 0)
+            for name, value in (("atol", atol), ("rtol", rtol))
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

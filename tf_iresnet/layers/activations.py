@@ -10,13 +10,15 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import concatenation, functions, sorting
+from tf_iresnet.arguments import checked_choice
 
 
-class _Activation(keras.layers.Layer, abc.ABC):
+class Activation(keras.layers.Layer, abc.ABC):
     """A layer around a `functions.Primitive` of Lipschitz constant 1."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True  # positions are left where they are
 
     @abc.abstractmethod
     def function(self) -> functions.Primitive:
@@ -42,7 +44,7 @@ class _Activation(keras.layers.Layer, abc.ABC):
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class LipSwish(_Activation):
+class LipSwish(Activation):
     r"""x sigmoid(softplus(beta) x) / 1.1, smooth and 1-Lipschitz for every beta.
 
     sup \|d/dx x sigmoid(b x)\| is about 1.0998 whatever b > 0.
@@ -97,7 +99,7 @@ class CLipSwish(LipSwish):
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class MaxMin(_Activation):
+class MaxMin(Activation):
     """Sorts each pair of neighbouring channels, larger first: (max, min).
 
     It preserves the gradient's norm, which helps Lipschitz classifiers. Not for flows: its second
@@ -137,7 +139,7 @@ _SMOOTH: dict[str, Callable[[], functions.Primitive]] = {
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class SmoothActivation(_Activation):
+class SmoothActivation(Activation):
     """A parameter-free 1-Lipschitz activation by name.
 
     Args:
@@ -156,11 +158,7 @@ class SmoothActivation(_Activation):
 
     def __init__(self, function_name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if function_name not in _SMOOTH:
-            raise ValueError(
-                f"function_name must be one of {sorted(_SMOOTH)}, got {function_name!r}."
-            )
-        self.function_name = function_name
+        self.function_name = checked_choice("function_name", function_name, sorted(_SMOOTH))
 
     def function(self) -> functions.Primitive:
         return _SMOOTH[self.function_name]()
@@ -215,14 +213,13 @@ ACTIVATIONS = ("clipswish", "elu", "lipswish", "maxmin", "softplus", "tanh")
 _LAYERS = {"clipswish": CLipSwish, "lipswish": LipSwish, "maxmin": MaxMin}
 
 
-def make_activation(activation: str, **kwargs: Any) -> _Activation:
+def make_activation(activation: str, **kwargs: Any) -> Activation:
     """Returns a new activation layer for a name of `ACTIVATIONS`.
 
     Raises:
       ValueError: if the name is unknown.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}.")
+    checked_choice("activation", activation, ACTIVATIONS)
     if activation in _LAYERS:
         return _LAYERS[activation](**kwargs)
     return SmoothActivation(activation, **kwargs)

@@ -11,10 +11,18 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
+from tf_iresnet.arguments import (
+    checked_choice,
+    checked_flag,
+    checked_integer,
+    checked_integers,
+)
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.initializers import checked_name
-from tf_iresnet.layers.activations import make_activation
+from tf_iresnet.keras_private import layers_inside
+from tf_iresnet.layers.activations import ACTIVATIONS, make_activation
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import (
     SpectralLayer,
     checked_coeff,
@@ -60,9 +68,10 @@ class Branch(keras.layers.Layer, abc.ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
+        check_policy(self)
         self.coeff = checked_coeff(coeff)
-        self.activation = activation
-        self.power_iterations = power_iterations
+        self.activation = checked_choice("activation", activation, ACTIVATIONS)
+        self.power_iterations = checked_integer("power_iterations", power_iterations, 1)
         self.normalization = checked_normalization(normalization)
         self.kernel_initializer = checked_name(kernel_initializer)
         self.context_size = checked_context_size(context_size)
@@ -103,7 +112,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         """Makes one choice for all spectral layers, since a block is proven as a whole."""
         maps, layers = [], []
         for part, shape in zip(self.parts, shapes, strict=False):
-            for layer in part._flatten_layers():
+            for layer in layers_inside(part):
                 if isinstance(layer, SpectralLayer):
                     maps.append(layer.operator_at(shape))
                     layers.append(layer)
@@ -215,16 +224,9 @@ class SpectralBranch(Branch):
             kernel_initializer,
             **kwargs,
         )
-        if isinstance(hidden, bool) or int(hidden) != hidden or hidden < 1:
-            raise ValueError(f"hidden must be an integer of at least 1, got {hidden!r}.")
-        if not kernel_sizes or any(int(k) != k or k < 1 for k in kernel_sizes):
-            raise ValueError(
-                f"kernel_sizes must hold integers of at least 1, got {kernel_sizes!r}."
-            )
-        self.hidden = int(hidden)
-        self.kernel_sizes = tuple(int(k) for k in kernel_sizes)
-        self.input_activation = bool(input_activation)
-        # Made now, so that wrong arguments are refused before any input is seen.
+        self.hidden = checked_integer("hidden", hidden, 1)
+        self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "linear layer")
+        self.input_activation = checked_flag("input_activation", input_activation)
         self._activations = [
             make_activation(activation, name=f"activation_{index}", dtype=self.dtype_policy)
             for index in range(0 if self.input_activation else 1, len(self.kernel_sizes))

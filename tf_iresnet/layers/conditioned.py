@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_instance
 from tf_iresnet.layers.context import checked_context_vector, given
 from tf_iresnet.layers.invertible import InvertibleLayer
 
@@ -39,10 +40,7 @@ class Conditioned(InvertibleLayer):
     """
 
     def __init__(self, layer: InvertibleLayer, context: Any, **kwargs: Any) -> None:
-        if not isinstance(layer, InvertibleLayer):
-            raise ValueError(
-                f"layer must be an invertible layer of tf_iresnet, got {type(layer).__name__}."
-            )
+        checked_instance("layer", layer, InvertibleLayer, "InvertibleResidual(context_size=2)")
         super().__init__(**{"dtype": layer.dtype_policy, **kwargs})
         self.layer = layer
         row = checked_context_vector(layer.name, context, layer.context_size, self.variable_dtype)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
+
+from tf_iresnet.arguments import checked_integer
 
 
 def checked_context_size(size: Any) -> int | None:
@@ -17,11 +18,7 @@ def checked_context_size(size: Any) -> int | None:
     """
     if size is None:
         return None
-    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
-        raise ValueError(
-            f"context_size must be an integer of at least 1, or None for no context, got {size!r}."
-        )
-    return int(size)
+    return checked_integer("context_size", size, 1, ", or None for no context")
 
 
 def checked_context(owner: str, context: Any, size: int | None, x: tf.Tensor) -> tf.Tensor | None:
@@ -45,7 +42,7 @@ def checked_context(owner: str, context: Any, size: int | None, x: tf.Tensor) ->
         return None
     if context is None:
         raise ValueError(f"{owner} is conditional: give context, of shape [batch, {size}].")
-    context = tf.cast(tf.convert_to_tensor(context), x.dtype)
+    context = tf.cast(_converted(context), x.dtype)
     if context.shape.rank != 2 or context.shape[1] != size:
         raise ValueError(f"context must have the shape [batch, {size}], got {context.shape}.")
     if not context.shape[:1].is_compatible_with(x.shape[:1]):
@@ -70,11 +67,23 @@ def checked_context_vector(
     Raises:
       ValueError: if it is missing, not wanted, or of another shape.
     """
-    row = None if context is None else tf.cast(tf.convert_to_tensor(context), dtype)[None]
+    row = None if context is None else tf.cast(_converted(context), dtype)[None]
     if row is not None and size is not None and row.shape != (1, size):
         raise ValueError(f"context must have the shape [{size}], got {row.shape[1:]}.")
     row = checked_context(owner, row, size, tf.zeros([1], dtype))
     return None if row is None else row[0]
+
+
+def _converted(context: Any) -> tf.Tensor:
+    """Converts a context, refused where it holds no numbers or, in eager code, no finite ones."""
+    try:
+        context = tf.convert_to_tensor(context)
+        numeric = context.dtype.is_floating or context.dtype.is_integer
+    except (ValueError, TypeError):
+        numeric = False
+    if not numeric:
+        raise ValueError(f"context must be an array of real numbers, got {context!r}.")
+    return context
 
 
 def given(layer: Any, context: tf.Tensor | None) -> dict[str, Any]:

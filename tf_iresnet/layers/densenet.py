@@ -9,15 +9,20 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
+from tf_iresnet.arguments import checked_instance, checked_integer
 from tf_iresnet.bounds.dense import product_up, rounded_up
 from tf_iresnet.concatenation import Concatenation
-from tf_iresnet.layers.activations import make_activation
+from tf_iresnet.layers.activations import Activation, make_activation
 from tf_iresnet.layers.branch import Branch
 from tf_iresnet.layers.context import given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
 
+_PARTS = ("linear", "activation")
 
+
+@keras.saving.register_keras_serializable("tf_iresnet")
 class ConcatenatedLayer(keras.layers.Layer):
     r"""[w_1 x, w_2 phi(W x + b)] along the channels, with learned w_1^2 + w_2^2 = 1.
 
@@ -35,8 +40,9 @@ class ConcatenatedLayer(keras.layers.Layer):
 
     def __init__(self, linear: SpectralLayer, activation: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.linear = linear
-        self.activation = activation
+        check_policy(self)
+        self.linear = checked_instance("linear", linear, SpectralLayer, "SpectralDense(8)")
+        self.activation = checked_instance("activation", activation, Activation, "LipSwish()")
         self.context_size = linear.context_size
 
     def build(self, input_shape: Any) -> None:
@@ -79,6 +85,15 @@ class ConcatenatedLayer(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         inner = self.activation.compute_output_shape(self.linear.compute_output_shape(input_shape))
         return (*input_shape[:-1], input_shape[-1] + inner[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        own = {key: keras.saving.serialize_keras_object(getattr(self, key)) for key in _PARTS}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ConcatenatedLayer:
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in _PARTS}
+        return cls(**{**config, **parts})
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -141,10 +156,9 @@ class DenseNetBranch(Branch):
             kernel_initializer,
             **kwargs,
         )
-        for name, value in (("growth", growth), ("depth", depth), ("kernel_size", kernel_size)):
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-        self.growth, self.depth, self.kernel_size = int(growth), int(depth), int(kernel_size)
+        self.growth = checked_integer("growth", growth, 1)
+        self.depth = checked_integer("depth", depth, 1)
+        self.kernel_size = checked_integer("kernel_size", kernel_size, 1)
         doubling: Any = make_activation(activation).compute_output_shape((None, 1))[-1]
         if self.growth % doubling:
             raise ValueError(

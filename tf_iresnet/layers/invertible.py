@@ -11,9 +11,12 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_instance
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.context import checked_context, given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.upkeep import up_to_date
 from tf_iresnet.log_det import LogDetEstimator
@@ -34,6 +37,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        check_policy(self)
         self._event_shape: tuple[int | None, ...] | None = None
 
     # --- what a subclass defines ---
@@ -133,10 +137,13 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         Returns:
           y, and ln|det dy/dx| in nats, [batch], float32 or wider; differentiable once.
         """
+        if log_det is not None:
+            checked_instance("log_det", log_det, LogDetEstimator, "Exact()")
+        key = randomness.as_seed(seed)
         x = self._prepared(x)
         conditions = self._given(context, x)
         with self._norms_up_to_date():
-            return self._log_det(x, randomness.as_seed(seed), log_det, training, **conditions)
+            return self._log_det(x, key, log_det, training, **conditions)
 
     def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
         """Returns the x that the layer maps to y, a pure function of y.
@@ -162,7 +169,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def spectral_layers(self) -> Iterator[SpectralLayer]:
         """Yields every spectrally normalised layer inside."""
-        for layer in self._flatten_layers():
+        for layer in layers_inside(self):
             if isinstance(layer, SpectralLayer):
                 yield layer
 
@@ -188,7 +195,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def _hint(self) -> str:
         """Says how far the blocks' bounds explain that an inverse failed."""
-        blocks = [layer for layer in self._flatten_layers() if isinstance(layer, InvertibleLayer)]
+        blocks = [layer for layer in layers_inside(self) if isinstance(layer, InvertibleLayer)]
         bounded = [b for b in blocks if callable(getattr(b, "lipschitz_bound", None))]
         if not bounded:
             return ""
@@ -239,6 +246,11 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return tuple(input_shape)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+        # Keras expects the compute dtype; the state keeps that of the weights.
+        spec = super().compute_output_spec(*args, **kwargs)
+        return keras.KerasTensor(spec.shape, dtype=self.variable_dtype)
 
 
 def no_log_det(x: tf.Tensor) -> tf.Tensor:

@@ -10,10 +10,12 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_flag, checked_instances
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
 
@@ -48,15 +50,8 @@ class MultiScale(InvertibleLayer):
         self, scales: Iterable[InvertibleLayer], factor_out: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.scales = list(scales)
-        self.factor_out = bool(factor_out)
-        if not self.scales:
-            raise ValueError("scales must hold at least one invertible layer, got none.")
-        for scale in self.scales:
-            if not isinstance(scale, InvertibleLayer):
-                raise ValueError(
-                    f"scales must be invertible layers of tf_iresnet, got {type(scale).__name__}."
-                )
+        self.scales = checked_instances("scales", scales, InvertibleLayer, "invertible layer")
+        self.factor_out = checked_flag("factor_out", factor_out)
         track(self, "scales", self.scales)
         self._context_size = common_context_size(self.name, self.scales)
         self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch
@@ -175,11 +170,13 @@ class MultiScale(InvertibleLayer):
         return (output_shape[0], *self._event_shape)
 
     def get_config(self) -> dict[str, Any]:
-        scales = [keras.saving.serialize_keras_object(scale) for scale in self.scales]
-        return {**super().get_config(), "scales": scales, "factor_out": self.factor_out}
+        return {
+            **super().get_config(),
+            "scales": serialized(self.scales),
+            "factor_out": self.factor_out,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MultiScale:
         config = dict(config)
-        scales = [keras.saving.deserialize_keras_object(scale) for scale in config.pop("scales")]
-        return cls(scales, **config)
+        return cls(deserialized(config.pop("scales")), **config)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_flag, checked_instance
 from tf_iresnet.fixed_point import Picard, Solver, invert
 from tf_iresnet.functions import Function, Taped, per_example
 from tf_iresnet.layers.branch import SpectralBranch
@@ -17,6 +19,18 @@ from tf_iresnet.layers.lipschitz import bound_of, inverse_bound
 from tf_iresnet.layers.spectral import checked_coeff
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
 from tf_iresnet.recomputation import Recomputed, after
+
+
+def _refuse_unused(own: dict[str, Any]) -> None:
+    """Refuses arguments of the branch that a block makes itself where one is given."""
+    defaults = inspect.signature(InvertibleResidual).parameters
+    for name, value in own.items():
+        default = defaults[name].default
+        if type(value) is not type(default) or value != default:
+            raise ValueError(
+                f"{name}={value!r} is for the branch that the block makes itself, but branch is "
+                f"given: leave {name} out, and give it to that branch."
+            )
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -88,29 +102,32 @@ class InvertibleResidual(InvertibleLayer):
         super().__init__(**kwargs)
         self.coeff = checked_coeff(coeff)
         self._given_branch = branch is not None
+        self.log_det = RussianRoulette() if log_det is None else log_det
+        checked_instance("log_det", self.log_det, LogDetEstimator, "Exact()")
+        self.solver = Picard() if solver is None else solver
+        checked_instance("solver", self.solver, Solver, "Picard()")
+        self.recompute = checked_flag("recompute", recompute)
+        own: dict[str, Any] = {
+            "hidden": hidden,
+            "kernel_sizes": kernel_sizes,
+            "activation": activation,
+            "input_activation": input_activation,
+            "power_iterations": power_iterations,
+            "normalization": normalization,
+            "kernel_initializer": kernel_initializer,
+            "context_size": context_size,
+        }
         if branch is None:
-            branch = SpectralBranch(
-                hidden=hidden,
-                kernel_sizes=kernel_sizes,
-                coeff=coeff,
-                activation=activation,
-                input_activation=input_activation,
-                power_iterations=power_iterations,
-                normalization=normalization,
-                kernel_initializer=kernel_initializer,
-                context_size=context_size,
-                name="branch",
-                dtype=self.dtype_policy,
-            )
-        elif self.coeff is not None and not callable(getattr(branch, "lipschitz_bound", None)):
+            branch = SpectralBranch(coeff=coeff, name="branch", dtype=self.dtype_policy, **own)
+        else:
+            _refuse_unused(own)
+        checked_instance("branch", branch, keras.layers.Layer, "SpectralBranch()")
+        if self.coeff is not None and not callable(getattr(branch, "lipschitz_bound", None)):
             raise ValueError(
                 f"branch {type(branch).__name__} has no lipschitz_bound(), so nothing bounds its "
                 "Lipschitz constant; give it that method, or pass coeff=None to go without proof."
             )
         self.branch = branch
-        self.log_det = RussianRoulette() if log_det is None else log_det
-        self.solver = Picard() if solver is None else solver
-        self.recompute = bool(recompute)
 
     @property
     def context_size(self) -> int | None:
@@ -145,7 +162,8 @@ class InvertibleResidual(InvertibleLayer):
             return branch.function(), [tf.cast(p, dtype) for p in parameters]
         variables = [*branch.trainable_variables, *branch.non_trainable_variables]
         frozen = [tf.convert_to_tensor(v) for v in branch.non_trainable_variables]
-        options = {"training": False} if branch._call_has_training_arg else {}
+        takes_training = "training" in inspect.signature(branch.call).parameters
+        options = {"training": False} if takes_training else {}
 
         def call(parameters, x):
             if conditions:

@@ -9,10 +9,12 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_instances
 from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
 
@@ -39,14 +41,7 @@ class InvertibleSequential(InvertibleLayer):
 
     def __init__(self, layers: Iterable[InvertibleLayer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.layers = list(layers)
-        if not self.layers:
-            raise ValueError("layers must hold at least one invertible layer, got none.")
-        for layer in self.layers:
-            if not isinstance(layer, InvertibleLayer):
-                raise ValueError(
-                    f"layers must be invertible layers of tf_iresnet, got {type(layer).__name__}."
-                )
+        self.layers = checked_instances("layers", layers, InvertibleLayer, "invertible layer")
         track(self, "layers", self.layers)
         self._context_size = common_context_size(self.name, self.layers)
 
@@ -118,11 +113,9 @@ class InvertibleSequential(InvertibleLayer):
         return shape
 
     def get_config(self) -> dict[str, Any]:
-        layers = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
-        return {**super().get_config(), "layers": layers}
+        return {**super().get_config(), "layers": serialized(self.layers)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InvertibleSequential:
         config = dict(config)
-        layers = [keras.saving.deserialize_keras_object(layer) for layer in config.pop("layers")]
-        return cls(layers, **config)
+        return cls(deserialized(config.pop("layers")), **config)

@@ -11,6 +11,13 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import initializers, lanczos, norms, replicas
+from tf_iresnet.arguments import (
+    checked_by,
+    checked_choice,
+    checked_flag,
+    checked_integer,
+    checked_real,
+)
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.bounds import gram
 from tf_iresnet.bounds.dense import product_up
@@ -18,7 +25,9 @@ from tf_iresnet.functions import Affine
 from tf_iresnet.layers import upkeep
 from tf_iresnet.layers.activations import activation_bound
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
+from tf_iresnet.tensorflow_private import save_with
 
 NORMALIZATIONS = ("auto", "bound", "power_iteration")
 # What a proof may cost: a share of a training step on so many examples, or so many operations.
@@ -37,9 +46,8 @@ def checked_coeff(coeff: float | None) -> float | None:
     """
     if coeff is None:
         return None
-    if isinstance(coeff, bool) or not isinstance(coeff, (int, float)) or not 0.0 < coeff < 1.0:
-        raise ValueError(f"coeff must lie in (0, 1), or be None for no constraint, got {coeff!r}.")
-    return float(coeff)
+    due = "must lie in (0, 1), or be None for no constraint"
+    return checked_real("coeff", coeff, due, lambda value: 0.0 < value < 1.0)
 
 
 def checked_normalization(normalization: str) -> str:
@@ -48,9 +56,7 @@ def checked_normalization(normalization: str) -> str:
     Raises:
       ValueError: if there is no such way.
     """
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}.")
-    return normalization
+    return checked_choice("normalization", normalization, NORMALIZATIONS)
 
 
 def chosen_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
@@ -89,7 +95,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     linear_map: LinearMap  # the operator at the input's shape, once built
     norm_shape: tuple[int, ...]  # the kernel's shape for an operator of the same norm
-    known_norm: upkeep.KnownNorm | None = None
+    known_norm: Any = None  # an `upkeep.KnownNorm`, once built with a constraint
 
     def __init__(
         self,
@@ -107,20 +113,27 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
+        check_policy(self)
         self.context_size = checked_context_size(context_size)
         self.coeff = checked_coeff(coeff)
-        if isinstance(power_iterations, bool) or int(power_iterations) != power_iterations:
-            raise ValueError(f"power_iterations must be an integer, got {power_iterations!r}.")
-        if power_iterations < 1:
-            raise ValueError(f"power_iterations must be at least 1, got {power_iterations}.")
-        self.power_iterations = int(power_iterations)
+        self.power_iterations = checked_integer("power_iterations", power_iterations, 1)
         self.normalization = checked_normalization(normalization)
-        self.activation = keras.activations.get(activation)
-        self.use_bias = bool(use_bias)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.activation = checked_by(
+            "activation",
+            activation,
+            keras.activations.get,
+            "an activation of Keras by name, a function, a layer or None",
+        )
+        self.use_bias = checked_flag("use_bias", use_bias)
+        self.kernel_initializer = initializers.checked("kernel_initializer", kernel_initializer)
+        self.bias_initializer = initializers.checked("bias_initializer", bias_initializer)
+        self.kernel_regularizer, self.bias_regularizer = (
+            checked_by(name, value, keras.regularizers.get, 'a regularizer such as "l2", or None')
+            for name, value in (
+                ("kernel_regularizer", kernel_regularizer),
+                ("bias_regularizer", bias_regularizer),
+            )
+        )
 
     @abc.abstractmethod
     def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:
@@ -182,10 +195,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         if self.coeff is not None:
             # No weight of Keras' formats, since it follows from the kernel.
             self.__dict__["known_norm"] = upkeep.KnownNorm(kernel)
-            for name, variable in zip(
-                ("kernel", "sigma", "gradient"), self.known_norm.variables, strict=True
-            ):
-                self._track_trackable(variable, name=f"known_{name}")
+            save_with(self, "known_norm", self.known_norm.variables)
         self.built = True
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tf_iresnet.arguments import checked_choice, checked_integer, checked_sizes
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.linear_maps import ConvMap
 
@@ -43,20 +44,10 @@ class _SpectralConv(SpectralLayer):
             bias_regularizer=bias_regularizer,
             **kwargs,
         )
-        if isinstance(filters, bool) or int(filters) != filters or filters < 1:
-            raise ValueError(f"filters must be an integer of at least 1, got {filters!r}.")
-        sizes = [kernel_size] * self.rank if isinstance(kernel_size, int) else list(kernel_size)
-        if len(sizes) != self.rank or any(int(s) != s or s < 1 for s in sizes):
-            raise ValueError(
-                f"kernel_size must be an integer of at least 1 or {self.rank} of them, "
-                f"got {kernel_size!r}."
-            )
         allowed = ("same", "valid", "causal") if self.rank == 1 else ("same", "valid")
-        if padding not in allowed:
-            raise ValueError(f"padding must be one of {allowed}, got {padding!r}.")
-        self.filters = int(filters)
-        self.kernel_size = tuple(int(size) for size in sizes)
-        self.padding = padding
+        self.filters = checked_integer("filters", filters, 1)
+        self.kernel_size = checked_sizes("kernel_size", kernel_size, self.rank)
+        self.padding = checked_choice("padding", padding, allowed)
 
     def _make_map(self, input_shape):
         if len(input_shape) != self.rank + 2 or None in input_shape[1:]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tf_iresnet.arguments import checked_integer
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.linear_maps import DenseMap
 
@@ -69,9 +70,8 @@ class SpectralDense(SpectralLayer):
             bias_regularizer=bias_regularizer,
             **kwargs,
         )
-        if isinstance(units, bool) or int(units) != units or units < 1:
-            raise ValueError(f"units must be an integer of at least 1, got {units!r}.")
-        self.units = int(units)
+        self.units = checked_integer("units", units, 1)
+        self.supports_masking = True  # positions are left where they are
 
     def _make_map(self, input_shape):
         if len(input_shape) < 2 or input_shape[-1] is None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import keras
 
+from tf_iresnet.tensorflow_private import save_with
+
 
 def track(owner: keras.layers.Layer, name: str, layers: Iterable[keras.layers.Layer]) -> None:
     """Makes `tf.train.Checkpoint` save layers that ``owner`` holds in a list.
@@ -18,5 +20,4 @@ def track(owner: keras.layers.Layer, name: str, layers: Iterable[keras.layers.La
       name: prefix of their names in a checkpoint.
       layers: the list.
     """
-    for index, layer in enumerate(layers):
-        owner._track_trackable(layer, name=f"{name}_{index}", overwrite=True)
+    save_with(owner, name, layers)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import replicas
+from tf_iresnet.arguments import checked_real
 from tf_iresnet.bounds.dense import EPSILON, rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.data_initialized import DataInitialized
@@ -48,9 +49,8 @@ class Whitening(DataInitialized):
 
     def __init__(self, ridge: float = 1e-4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 < ridge <= 1:
-            raise ValueError(f"ridge must be in (0, 1], got {ridge!r}; 1e-4 suits images.")
-        self.ridge = float(ridge)
+        due = "must be in (0, 1], such as 1e-4"
+        self.ridge = checked_real("ridge", ridge, due, lambda value: 0 < value <= 1)
 
     def _add_own_weights(self, channels: int) -> None:
         self.mean, self.matrix = (

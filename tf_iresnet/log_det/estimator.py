@@ -10,13 +10,6 @@ import tensorflow as tf
 from tf_iresnet.functions import Function, Parameters
 
 
-def at_least(name: str, value: Any, least: int) -> int:
-    """Returns the value, checked to be an integer of at least ``least``."""
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
-    return int(value)
-
-
 def wide_dtype(dtype: tf.DType) -> tf.DType:
     """Returns float32, or float64 where the branch computes in it."""
     return tf.float64 if dtype == tf.float64 else tf.float32

@@ -7,7 +7,8 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_iresnet.log_det.estimator import LogDetEstimator, at_least, wide_dtype
+from tf_iresnet.arguments import checked_integer
+from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
 
 
 def _inverse(matrix: tf.Tensor) -> tf.Tensor:
@@ -37,7 +38,7 @@ class Exact(LogDetEstimator):
     stochastic = False
 
     def __init__(self, rows: int = 16) -> None:
-        self.rows = at_least("rows", rows, 1)
+        self.rows = checked_integer("rows", rows, 1)
 
     def get_config(self):
         return {"rows": self.rows}

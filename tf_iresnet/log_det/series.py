@@ -11,8 +11,9 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_choice, checked_flag, checked_integer
 from tf_iresnet.log_det.control_variate import control_variate, linearized
-from tf_iresnet.log_det.estimator import LogDetEstimator, at_least, wide_dtype
+from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
 
 _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
 
@@ -34,15 +35,11 @@ class SeriesEstimator(LogDetEstimator):
         probe_distribution: str = "rademacher",
         control_variate: bool = False,
     ) -> None:
-        self.probes = at_least("probes", probes, 1)
-        if not isinstance(control_variate, bool):
-            raise ValueError(f"control_variate must be True or False, got {control_variate!r}.")
-        self.control_variate = control_variate
-        if probe_distribution not in _PROBES:
-            raise ValueError(
-                f"probe_distribution must be one of {sorted(_PROBES)}, got {probe_distribution!r}."
-            )
-        self.probe_distribution = probe_distribution
+        self.probes = checked_integer("probes", probes, 1)
+        self.control_variate = checked_flag("control_variate", control_variate)
+        self.probe_distribution = checked_choice(
+            "probe_distribution", probe_distribution, sorted(_PROBES)
+        )
 
     @abc.abstractmethod
     def terms_and_weights(
@@ -185,7 +182,7 @@ class PowerSeries(SeriesEstimator):
         control_variate: bool = False,
     ) -> None:
         super().__init__(probes, probe_distribution, control_variate)
-        self.terms = at_least("terms", terms, 1)
+        self.terms = checked_integer("terms", terms, 1)
 
     def get_config(self):
         return {**super().get_config(), "terms": self.terms}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tf_iresnet.arguments import widths_of_scales
 from tf_iresnet.layers.actnorm import ActNorm
 from tf_iresnet.layers.branch import Branch, SpectralBranch
 from tf_iresnet.layers.densenet import DenseNetBranch
@@ -13,7 +14,6 @@ from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.squeeze import Squeeze
 from tf_iresnet.layers.whitening import Whitening
-from tf_iresnet.models.arguments import widths_of_scales
 
 if TYPE_CHECKING:
     from tf_iresnet.models.flow import IResNetFlow

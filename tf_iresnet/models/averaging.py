@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_real
 
+
+@keras.saving.register_keras_serializable("tf_iresnet")
 class WeightAverage(keras.layers.Layer):
     r"""Shadows of variables: a <- m a + (1 - m) w, with m_t = min(m, (1 + t) / (10 + t)).
 
@@ -31,12 +33,9 @@ class WeightAverage(keras.layers.Layer):
 
     def __init__(self, momentum: float, **kwargs: Any) -> None:
         super().__init__(autocast=False, trainable=False, **kwargs)
-        real = isinstance(momentum, numbers.Real) and not isinstance(momentum, bool)
-        if not real or not 0.0 < momentum < 1.0:
-            raise ValueError(
-                f"ema_momentum must lie in (0, 1), or be None for no average, got {momentum!r}."
-            )
-        self.momentum = float(momentum)
+        self.momentum = checked_real(
+            "momentum", momentum, "must lie in (0, 1)", lambda value: 0.0 < value < 1.0
+        )
 
     def build_for(self, variables: Sequence[keras.Variable]) -> None:
         """Makes a shadow of each variable, equal to it."""

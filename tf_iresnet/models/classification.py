@@ -24,7 +24,7 @@ class Classification(TrainedModel):
         total = tf.where(count > 0, mean * count, 0)  # the mean of no examples is no number
 
         def update_metrics() -> None:
-            self._loss_tracker.update_state(total / tf.maximum(count, 1), sample_weight=count)
+            self.loss_metric.update_state(total / tf.maximum(count, 1), sample_weight=count)
             self.compute_metrics(x, y, logits, sample_weight=sample_weight)
 
         return total, update_metrics

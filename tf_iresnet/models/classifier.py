@@ -7,19 +7,23 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.layers.branch import SpectralBranch
-from tf_iresnet.layers.invertible import InvertibleLayer
-from tf_iresnet.layers.padding import InjectivePadding
-from tf_iresnet.layers.spectral import SpectralLayer
-from tf_iresnet.models.architecture import branch_options, scale_of_blocks
-from tf_iresnet.models.arguments import (
+from tf_iresnet.arguments import (
+    checked_choice,
+    checked_flag,
     checked_instance,
     checked_integer,
     checked_integers,
     checked_widths,
     widths_of_scales,
 )
+from tf_iresnet.fixed_point import Picard, Solver
+from tf_iresnet.initializers import checked_name
+from tf_iresnet.layers.activations import ACTIVATIONS
+from tf_iresnet.layers.branch import SpectralBranch
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.padding import InjectivePadding
+from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff, checked_normalization
+from tf_iresnet.models.architecture import branch_options, scale_of_blocks
 from tf_iresnet.models.features import FeatureClassifier
 
 
@@ -94,17 +98,17 @@ class IResNetClassifier(FeatureClassifier):
         self.blocks = checked_integers("blocks", blocks, "scale")
         self.hidden = checked_widths(hidden, len(self.blocks))
         self.padding = checked_integer("padding", padding, 0)
-        self.squeeze_first = bool(squeeze_first)
+        self.squeeze_first = checked_flag("squeeze_first", squeeze_first)
         self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "convolution")
-        self.coeff = coeff
-        self.activation = activation
-        self.actnorm = bool(actnorm)
-        self.whitening = bool(whitening)
-        self.power_iterations = power_iterations
-        self.normalization = normalization
-        self.kernel_initializer = kernel_initializer
+        self.coeff = checked_coeff(coeff)
+        self.activation = checked_choice("activation", activation, ACTIVATIONS)
+        self.actnorm = checked_flag("actnorm", actnorm)
+        self.whitening = checked_flag("whitening", whitening)
+        self.power_iterations = checked_integer("power_iterations", power_iterations, 1)
+        self.normalization = checked_normalization(normalization)
+        self.kernel_initializer = checked_name(kernel_initializer)
         self.solver = Picard() if solver is None else solver
-        self.recompute = bool(recompute)
+        self.recompute = checked_flag("recompute", recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
         self._build_features(self._make_layers())
 

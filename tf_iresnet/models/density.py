@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_instance, checked_integer
 from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.context import checked_context, checked_context_vector, given
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.models.arguments import checked_instance, checked_integer
 from tf_iresnet.models.model import InvertibleModel
 from tf_iresnet.models.prior import DiagonalNormal
 
@@ -208,12 +208,12 @@ class DensityModel(InvertibleModel):
         row = checked_context_vector(owner, context, self.context_size, self.variable_dtype)
         layer = self.flow if row is None else Conditioned(self.flow, row)
         rows = given(self.prior, None if row is None else row[None])
-        variables = [variable._value for variable in self.prior.variables]
+        variables = [variable.value for variable in self.prior.variables]
 
         def deferred(index, transform):
             """A parameter of the prior, computed anew from its weights at each use."""
             return tfp.util.DeferredTensor(
-                self.prior.loc._value,
+                self.prior.loc.value,
                 lambda _: transform(tf.reshape(self.prior.parameters(**rows)[index], [-1])),
                 also_track=variables,
             )

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_integer, checked_integers
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.sequential import InvertibleSequential
-from tf_iresnet.models.arguments import checked_integer, checked_integers
 from tf_iresnet.models.classification import Classification
-from tf_iresnet.models.distribution import BatchNormalization
 from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.replicated import BatchNormalization
 
 
 class FeatureClassifier(Classification, InvertibleModel):

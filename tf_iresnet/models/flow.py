@@ -7,15 +7,20 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
-from tf_iresnet.models.architecture import BRANCHES, flow_scales
-from tf_iresnet.models.arguments import (
+from tf_iresnet.arguments import (
+    checked_choice,
+    checked_flag,
     checked_instance,
     checked_integer,
     checked_integers,
     checked_widths,
 )
+from tf_iresnet.fixed_point import Picard, Solver
+from tf_iresnet.initializers import checked_name
+from tf_iresnet.layers.activations import ACTIVATIONS
+from tf_iresnet.layers.spectral import checked_coeff, checked_normalization
+from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
+from tf_iresnet.models.architecture import BRANCHES, flow_scales
 from tf_iresnet.models.likelihood import LikelihoodModel
 
 
@@ -125,21 +130,19 @@ class IResNetFlow(LikelihoodModel):
             seed=seed,
             **kwargs,
         )
-        if branch not in BRANCHES:
-            raise ValueError(f"branch must be one of {BRANCHES}, got {branch!r}.")
         self.blocks = checked_integers("blocks", blocks, "scale")
-        self.branch = branch
+        self.branch = checked_choice("branch", branch, BRANCHES)
         self.hidden = checked_widths(hidden, len(self.blocks))
         self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "linear layer")
         self.growth = checked_integer("growth", growth, 1)
         self.depth = checked_integer("depth", depth, 1)
-        self.coeff = coeff
-        self.activation = activation
-        self.actnorm = bool(actnorm)
-        self.whitening = bool(whitening)
-        self.power_iterations = power_iterations
-        self.normalization = normalization
-        self.kernel_initializer = kernel_initializer
+        self.coeff = checked_coeff(coeff)
+        self.activation = checked_choice("activation", activation, ACTIVATIONS)
+        self.actnorm = checked_flag("actnorm", actnorm)
+        self.whitening = checked_flag("whitening", whitening)
+        self.power_iterations = checked_integer("power_iterations", power_iterations, 1)
+        self.normalization = checked_normalization(normalization)
+        self.kernel_initializer = checked_name(kernel_initializer)
         self.log_det = RussianRoulette() if log_det is None else log_det
         if eval_log_det is None:
             eval_log_det = RussianRoulette(exact_terms=20, probability=0.1, control_variate=True)
@@ -147,7 +150,7 @@ class IResNetFlow(LikelihoodModel):
         for name in ("log_det", "eval_log_det"):
             checked_instance(name, getattr(self, name), LogDetEstimator, "Exact()")
         self.solver = Picard() if solver is None else solver
-        self.recompute = bool(recompute)
+        self.recompute = checked_flag("recompute", recompute)
         checked_instance("solver", self.solver, Solver, "Picard()")
         self._build_flow(flow_scales(self))
 

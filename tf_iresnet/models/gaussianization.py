@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_alpha, checked_integer
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer
 
@@ -42,12 +43,8 @@ class MarginalGaussianization(InvertibleLayer):
 
     def __init__(self, levels: int = 256, alpha: float = 1e-6, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(levels, bool) or int(levels) != levels or levels < 2:
-            raise ValueError(f"levels must be an integer of at least 2, got {levels!r}.")
-        if not 0.0 < alpha < 0.5:
-            raise ValueError(f"alpha must lie in (0, 0.5), got {alpha!r}.")
-        self.levels = int(levels)
-        self.alpha = float(alpha)
+        self.levels = checked_integer("levels", levels, 2)
+        self.alpha = checked_alpha(alpha)
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_integer
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.models.arguments import checked_integer
-from tf_iresnet.models.distribution import BatchNormalization
+from tf_iresnet.models.replicated import BatchNormalization
 
 _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_instance, checked_integer, checked_real
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.models.arguments import checked_instance, checked_integer
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.head import LatentHead
 
@@ -71,11 +69,17 @@ class IResNetHybrid(IResNetFlow):
         # Past Keras, which wants its own constructor first: that of the flow builds the model.
         self.__dict__.update(
             classes=checked_integer("classes", classes, 2),
-            classification_weight=_checked_real(
-                "classification_weight", classification_weight, "above 0", lambda v: v > 0
+            classification_weight=checked_real(
+                "classification_weight",
+                classification_weight,
+                "must be a finite number above 0",
+                lambda value: value > 0,
             ),
-            label_smoothing=_checked_real(
-                "label_smoothing", label_smoothing, "in [0, 1)", lambda v: 0 <= v < 1
+            label_smoothing=checked_real(
+                "label_smoothing",
+                label_smoothing,
+                "must be a finite number in [0, 1)",
+                lambda value: 0 <= value < 1,
             ),
             head_width=checked_integer("head_width", head_width, 1),
         )
@@ -126,7 +130,7 @@ class IResNetHybrid(IResNetFlow):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        loss = [self._loss_tracker] if self.compiled else []
+        loss = [self.loss_metric] if self.compiled else []
         return [*loss, self._bits_metric, self._entropy_metric, self._accuracy_metric]
 
     def fit(
@@ -203,15 +207,3 @@ class IResNetHybrid(IResNetFlow):
             "label_smoothing": self.label_smoothing,
             "head_width": self.head_width,
         }
-
-
-def _checked_real(name: str, value: Any, where: str, holds: Any) -> float:
-    """Returns an argument as a float.
-
-    Raises:
-      ValueError: if it is no number, or out of range.
-    """
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not holds(value):
-        raise ValueError(f"{name} must be a finite number {where}, got {value!r}.")
-    return float(value)

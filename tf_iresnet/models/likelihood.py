@@ -9,11 +9,17 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import (
+    checked_alpha,
+    checked_choice,
+    checked_flag,
+    checked_integer,
+    checked_integers,
+)
 from tf_iresnet.layers.context import checked_context_size
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.sequential import InvertibleSequential
-from tf_iresnet.models.arguments import checked_integer, checked_integers
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.gaussianization import MarginalGaussianization
 from tf_iresnet.models.preprocessing import ImagePreprocessing
@@ -59,20 +65,14 @@ class LikelihoodModel(DensityModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(ema_momentum, **kwargs)
-        if preprocessing == "auto":
+        if isinstance(preprocessing, str) and preprocessing == "auto":
             preprocessing = None if levels is None else "logit"
-        if preprocessing not in ("logit", "shift", "marginal", None):
-            raise ValueError(
-                f'preprocessing must be "logit", "shift", "marginal" or None, got '
-                f"{preprocessing!r}."
-            )
+        checked_choice("preprocessing", preprocessing, ("logit", "shift", "marginal", None))
         if preprocessing is not None and levels is None:
             raise ValueError(
                 f"preprocessing={preprocessing!r} needs the number of levels, got levels=None; "
                 "give it, or pass preprocessing=None."
             )
-        if prior not in ("learned", "standard"):
-            raise ValueError(f'prior must be "learned" or "standard", got {prior!r}.')
         self.event_shape = checked_integers("event_shape", event_shape, "axis of one example")
         if len(self.event_shape) > 4:
             raise ValueError(
@@ -81,9 +81,9 @@ class LikelihoodModel(DensityModel):
             )
         self.levels = None if levels is None else checked_integer("levels", levels, 2)
         self.preprocessing = preprocessing
-        self.alpha = alpha
-        self.factor_out = bool(factor_out)
-        self.prior_kind = prior
+        self.alpha = checked_alpha(alpha)
+        self.factor_out = checked_flag("factor_out", factor_out)
+        self.prior_kind = checked_choice("prior", prior, ("learned", "standard"))
         self.context_size = checked_context_size(context_size)
         self.seed = checked_integer("seed", seed)
 
@@ -115,7 +115,7 @@ class LikelihoodModel(DensityModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        loss = [self._loss_tracker] if self.compiled else []
+        loss = [self.loss_metric] if self.compiled else []
         return [*loss, self._bits_metric]
 
     def inputs_of(self, data: Any) -> dict[str, Any]:

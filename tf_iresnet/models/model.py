@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.models.trained import TrainedModel
 
@@ -33,7 +34,7 @@ class InvertibleModel(TrainedModel):
     @property
     def initialized(self) -> bool:
         """Whether every layer that starts from data, as ActNorm does, has seen some."""
-        layers = self.flow._flatten_layers()
+        layers = layers_inside(self.flow)
         return not any(isinstance(layer, InvertibleLayer) and layer.needs_data for layer in layers)
 
     def initialize(self, x: Any) -> None:

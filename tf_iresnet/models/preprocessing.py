@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_alpha, checked_choice, checked_integer
 from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
@@ -41,15 +42,9 @@ class ImagePreprocessing(InvertibleLayer):
         self, levels: int = 256, kind: str = "logit", alpha: float = 1e-6, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(levels, bool) or int(levels) != levels or levels < 2:
-            raise ValueError(f"levels must be an integer of at least 2, got {levels!r}.")
-        if kind not in ("logit", "shift"):
-            raise ValueError(f'preprocessing must be "logit" or "shift", got {kind!r}.')
-        if not 0.0 < alpha < 0.5:
-            raise ValueError(f"alpha must lie in (0, 0.5), got {alpha!r}.")
-        self.levels = int(levels)
-        self.kind = kind
-        self.alpha = float(alpha)
+        self.levels = checked_integer("levels", levels, 2)
+        self.kind = checked_choice("kind", kind, ("logit", "shift"))
+        self.alpha = checked_alpha(alpha)
 
     def _probabilities(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """P and 1 - p, each without the cancellation of the other's complement."""

@@ -9,9 +9,11 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_flag
 from tf_iresnet.layers.context import checked_context_size
 
 
+@keras.saving.register_keras_serializable("tf_iresnet")
 class DiagonalNormal(keras.layers.Layer):
     r"""A normal with independent coordinates, N(loc, exp(log_scale)^2), learned or fixed.
 
@@ -35,7 +37,7 @@ class DiagonalNormal(keras.layers.Layer):
         self, learned: bool = True, context_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.learned = bool(learned)
+        self.learned = checked_flag("learned", learned)
         self.context_size = checked_context_size(context_size)
 
     def build(self, input_shape: Any) -> None:

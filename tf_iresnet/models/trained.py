@@ -11,17 +11,20 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import replicas
+from tf_iresnet.arguments import checked_real
 from tf_iresnet.autograph import AsWritten
+from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.models.averaging import WeightAverage
-from tf_iresnet.models.distribution import (
-    DistributedModel,
+from tf_iresnet.models.replicated import (
+    ReplicatedModel,
     all_finite,
     only_if,
     update_in_replicas,
 )
+from tf_iresnet.models.written import WrittenModel
 
 
-class TrainedModel(AsWritten, DistributedModel, abc.ABC):
+class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
     """Base of what is trained here: a subclass says what a batch's losses are, and builds itself.
 
     Evaluation uses an exponential moving average of the weights, if there is one.
@@ -31,7 +34,11 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
 
     def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_policy(self)
         self.autocast = False
+        if ema_momentum is not None:
+            due = "must lie in (0, 1), or be None for no average"
+            ema_momentum = checked_real("ema_momentum", ema_momentum, due, lambda v: 0 < v < 1)
         self.ema_momentum = ema_momentum
         self.average: WeightAverage | None = None
         if ema_momentum is not None:
@@ -176,7 +183,7 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         # The examples counted so far are this batch's place in the evaluation.
-        before = tf.cast(tf.convert_to_tensor(self._loss_tracker.count), tf.int32)
+        before = tf.cast(tf.convert_to_tensor(self.loss_metric.count), tf.int32)
         _, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
         _, update_metrics = self._loss(data, first + replicas.summed(before), training=False)
         update_metrics()

@@ -8,14 +8,14 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.layers import ActNorm, InvertibleLayer, InvertibleSequential, Squeeze
-from tf_iresnet.log_det import Exact, LogDetEstimator, PowerSeries
-from tf_iresnet.models.arguments import (
+from tf_iresnet.arguments import (
     checked_integer,
     checked_integers,
     checked_widths,
     widths_of_scales,
 )
+from tf_iresnet.layers import ActNorm, InvertibleLayer, InvertibleSequential, Squeeze
+from tf_iresnet.log_det import Exact, LogDetEstimator, PowerSeries
 from training.baselines.autoregressive import MaskedAutoregressive
 from training.baselines.continuous import ContinuousFlow
 from training.baselines.coupling import Coupling

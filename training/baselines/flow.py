@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
+from tf_iresnet.arguments import checked_instance
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.models.arguments import checked_instance
 from tf_iresnet.models.likelihood import LikelihoodModel
 from training.baselines.architectures import Architecture
 

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.arguments import checked_integer, checked_integers
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.models.arguments import checked_integer, checked_integers
 from tf_iresnet.models.classification import Classification
-from tf_iresnet.models.distribution import BatchNormalization
+from tf_iresnet.models.replicated import BatchNormalization
 
 _CONVOLUTIONS = {"basic": (3, 3), "bottleneck": (1, 3, 1)}  # kernel sizes of a unit
 

@@ -15,26 +15,18 @@ Stock Keras fails, or computes something else than one device would, in these pl
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from tf_iresnet import replicas
-
-_LOCAL_UPDATES = (
-    "_backend_update_step",
-    "_apply_weight_decay",
-    "_backend_increment_gradient_accumulators",
-)
+from tf_iresnet import keras_private, replicas
 
 
 def in_several_workers(strategy: tf.distribute.Strategy) -> bool:
     """Says whether a strategy spans several processes."""
-    kind = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return kind and strategy.extended._in_multi_worker_mode()
+    count = strategy.num_replicas_in_sync
+    return count > 1 and count > len(strategy.extended.worker_devices)
 
 
 def update_in_replicas(optimizer: Any) -> None:
@@ -44,22 +36,15 @@ def update_in_replicas(optimizer: Any) -> None:
     does: clipping and accumulation see the gradient of the global batch. Gradients that are not
     finite change nothing, or, where gradients are accumulated, count as zero.
     """
-    if "_backend_apply_gradients" in vars(optimizer):
-        return
-    for name in _LOCAL_UPDATES:
-        # TensorFlow's optimizers override these; the methods they override are local.
-        method = types.MethodType(getattr(BaseOptimizer, name), optimizer)
-        object.__setattr__(optimizer, name, method)
-    apply = optimizer._backend_apply_gradients
 
-    def apply_finite(gradients: Any, variables: Any) -> None:
+    def apply_finite(gradients: Any, variables: Any, apply: Any) -> None:
         finite = all_finite(gradients)
         if optimizer.gradient_accumulation_steps:
             apply([tf.where(finite, g, tf.zeros_like(g)) for g in gradients], variables)
         else:
             only_if(finite, lambda: apply(gradients, variables))
 
-    object.__setattr__(optimizer, "_backend_apply_gradients", apply_finite)
+    keras_private.update_locally(optimizer, apply_finite)
 
 
 def all_finite(tensors: Any) -> tf.Tensor:
@@ -77,7 +62,7 @@ def only_if(condition: tf.Tensor, action: Any) -> None:
     tf.cond(condition, run, lambda: tf.constant(0))
 
 
-class DistributedModel(keras.Model):
+class ReplicatedModel(keras_private.BuiltModel):
     """A Keras model, built when it is made, whose loops run on several replicas.
 
     A subclass returns from `train_step` and `test_step` what `_logs` makes of its metrics, and
@@ -87,49 +72,31 @@ class DistributedModel(keras.Model):
     @property
     def steps_taken(self) -> keras.Variable:
         """The number of training steps, of which several make one of accumulated gradients."""
-        return self.optimizer._iterations
+        return keras_private.steps_of(self.optimizer)
 
-    def build_metrics(self, *batch: Any) -> None:
-        """Makes the variables of compiled losses and metrics, which else the first step makes.
-
-        Args:
-          *batch: x and y as a step gets them; only their shapes and dtypes matter.
-        """
-        self._symbolic_build(data_batch=batch)
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        strategy = self._distribute_strategy
-        if strategy is None:
-            return
-        if iterator is not None and not self._is_built_for_loops():
-            batch = next(next(iter(iterator))[-1])
-            data_batch = tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], batch
-            )
-        with strategy.scope():
-            self._symbolic_build(data_batch=data_batch)
-
-    def _is_built_for_loops(self) -> bool:
-        parts = (self._compile_metrics, self._compile_loss)
-        return all(part is None or part.built for part in parts)
+    @property
+    def loss_metric(self) -> keras.metrics.Metric:
+        """The mean that the loops show as ``loss``; there once the model is compiled."""
+        return keras_private.loss_metric(self)
 
     def _logs(self) -> dict[str, Any]:
-        """The metrics so far, as `Model._make_function` can average them."""
+        """The metrics so far, as Keras' loops can average them."""
         logs = self.get_metrics_result()
         if in_several_workers(self.distribute_strategy):
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs
 
 
-class BatchNormalization(keras.layers.BatchNormalization):
+@keras.saving.register_keras_serializable("tf_iresnet")
+class BatchNormalization(keras_private.NormalizationBy):
     """Keras' batch normalisation over the global batch.
 
     With Keras' own `synchronized=True` the variance is a difference of squares, which cancels.
     """
 
-    def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def moments(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor] | None:
         if replicas.replica_context() is None:
-            return super()._moments(inputs, mask)
+            return None
         wide = tf.float64 if inputs.dtype == tf.float64 else tf.float32
         mean, variance = replicas.channel_moments(tf.cast(inputs, wide))
         return tf.cast(mean, inputs.dtype), tf.cast(variance, inputs.dtype)

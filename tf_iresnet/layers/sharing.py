@@ -1,0 +1,56 @@
+"""Configurations of layers in a list, in which one layer may stand several times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tf_iresnet.keras_private import layers_inside
+
+
+def serialized(layers: Sequence[keras.layers.Layer]) -> list[Any]:
+    """Returns the layers' configurations; for one that was there before, its place in the list.
+
+    Raises:
+      ValueError: if two of the layers share one inside, which a configuration can't say: what is
+        made of it would have two.
+
+    Example:
+    >>> layer = keras.layers.ReLU()
+    >>> serialized([layer, layer])[1]
+    0
+    """
+    first: dict[int, int] = {}
+    configs: list[Any] = []
+    owners: dict[int, keras.layers.Layer] = {}
+    for layer in layers:
+        for part in layers_inside(layer):
+            owner = owners.setdefault(id(part), layer)
+            if owner is not layer:
+                raise ValueError(
+                    f"{part.name} stands in both {owner.name} and {layer.name}, which a "
+                    "configuration can't say, so that the model is neither saved nor cloned: give "
+                    "each its own, or keep the weights alone, by save_weights."
+                )
+    for place, layer in enumerate(layers):
+        known = first.setdefault(id(layer), place)
+        new = known == place
+        configs.append(keras.saving.serialize_keras_object(layer) if new else known)
+    return configs
+
+
+def deserialized(configs: Sequence[Any]) -> list[keras.layers.Layer]:
+    """Returns the layers of `serialized`'s result, of which equal places are one layer.
+
+    Example:
+    >>> first, again = deserialized(serialized([keras.layers.ReLU()] * 2))
+    >>> first is again
+    True
+    """
+    layers: list[keras.layers.Layer] = []
+    for config in configs:
+        known = isinstance(config, int)
+        layers.append(layers[config] if known else keras.saving.deserialize_keras_object(config))
+    return layers

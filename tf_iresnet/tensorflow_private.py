@@ -1,0 +1,42 @@
+"""All that touches names that TensorFlow keeps private.
+
+`tests/test_private_names.py` says of each what breaks when it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import tensorflow as tf
+from tensorflow.python import pywrap_tfe
+
+
+def save_with(
+    owner: tf.Module, name: str, parts: Iterable[tf.Module], overwrite: bool = True
+) -> None:
+    """Makes `tf.train.Checkpoint` save what ``owner`` holds in a list.
+
+    Args:
+      owner: the object with the list.
+      name: prefix of their names in a checkpoint.
+      parts: the list.
+      overwrite: whether parts of the same name are replaced.
+    """
+    for index, part in enumerate(parts):
+        owner._track_trackable(part, name=f"{name}_{index}", overwrite=overwrite)
+
+
+def recording_tapes(*tensors: tf.Tensor) -> int:
+    """Says how many gradient tapes record what is done with some tensors.
+
+    Returns:
+      0 for none, 1 for one, and 2 for several or a persistent one.
+
+    Example:
+    >>> x = tf.constant(1.0)
+    >>> with tf.GradientTape() as tape:
+    ...     tape.watch(x)
+    ...     recording_tapes(x), recording_tapes(tf.constant(1.0))
+    (1, 0)
+    """
+    return pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(tensors))
