@@ -19,11 +19,12 @@ def regularised(x, ridge):
     return covariance + ridge * np.diag(np.diag(covariance))
 
 
-@pytest.mark.parametrize("how", ["initialize", "call", "graph"])
+@pytest.mark.parametrize("how", ["adapt", "call", "graph"])
 def test_the_first_batch_becomes_white(how):
     layer, x = Whitening(ridge=1e-3, dtype="float64"), mixed(40, 2)
-    if how == "initialize":
-        y = layer.initialize(x)
+    if how == "adapt":
+        layer.adapt(x)
+        y = layer(x)
     else:
         layer.build(x.shape)
         call = tf.function(layer) if how == "graph" else layer
@@ -40,7 +41,7 @@ def test_the_first_batch_becomes_white(how):
 
 def test_it_is_set_once():
     layer = Whitening()
-    layer.initialize(mixed(40, 2, dtype="float32"))
+    layer.adapt(mixed(40, 2, dtype="float32"))
     kept = [v.numpy() for v in layer.variables]
     layer(mixed(40, 2, dtype="float32"), training=True)
     for variable, value in zip(layer.variables, kept, strict=True):
@@ -50,7 +51,7 @@ def test_it_is_set_once():
 
 def test_later_batches_need_not_be_finite():
     layer = Whitening()
-    layer.initialize(mixed(40, 2, dtype="float32"))
+    layer.adapt(mixed(40, 2, dtype="float32"))
     y = layer(np.full((2, 2, 3), np.nan, "float32"), training=True)
     assert np.isnan(y).all()
     assert np.isfinite(layer.matrix).all()
@@ -67,7 +68,7 @@ def test_the_ridge_limits_the_amplification(ridge):
     """Two equal channels: only the ridge keeps the matrix finite."""
     x = np.repeat(RNG.standard_normal((500, 1)), 2, axis=1)
     layer = Whitening(ridge, dtype="float64")
-    layer.initialize(x)
+    layer.adapt(x)
     gain = np.linalg.norm(layer.matrix, 2) * np.std(x)
     assert 0.7 < gain * np.sqrt(ridge) < 1 + 1e-9
 
@@ -76,7 +77,8 @@ def test_constant_channels_keep_their_scale():
     x = mixed(50, dtype="float32")
     x[:, 1] = 7.0
     layer = Whitening()
-    y = layer.initialize(x).numpy()
+    layer.adapt(x)
+    y = layer(x).numpy()
     np.testing.assert_array_equal(y[:, 1], 0.0)
     np.testing.assert_array_equal(layer.matrix[1], [0.0, 1.0, 0.0])
     np.testing.assert_array_equal(np.asarray(layer.matrix)[:, 1], [0.0, 1.0, 0.0])
@@ -86,13 +88,16 @@ def test_constant_channels_keep_their_scale():
 def test_padded_images_come_back():
     layers = InvertibleSequential([InjectivePadding(1), Squeeze(), Whitening()])
     x = RNG.uniform(size=(20, 4, 4, 2)).astype("float32")
-    y = layers.initialize(x)
+    layers.adapt(x)
+    y = layers(x)
     np.testing.assert_allclose(layers.inverse(y), x, atol=1e-5)
 
 
 def test_large_offsets_cost_nothing():
     x = (1e4 + 0.1 * RNG.standard_normal((4000, 2))).astype("float32")
-    y = Whitening().initialize(x)
+    layer = Whitening()
+    layer.adapt(x)
+    y = layer(x)
     np.testing.assert_allclose(np.cov(y.numpy().T), np.eye(2), atol=2e-3)
 
 

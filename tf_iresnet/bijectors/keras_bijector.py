@@ -12,6 +12,7 @@ from tensorflow_probability.python.internal import cache_util
 
 from tf_iresnet.bijectors.monte_carlo import in_transition_kernel
 from tf_iresnet.bijectors.preimage import Preimage
+from tf_iresnet.layers.adaptation import learning
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.log_det import LogDetEstimator
@@ -186,7 +187,8 @@ class KerasBijector(tfb.Bijector):
         _drop_dead_entries()
         flat, lead = _flatten(x, self._input_event)
         conditions = self._conditions(context, flat, lead)
-        y = _restore(self.layer.forward(flat, **conditions), lead, self._output_event)
+        with learning(self.layer):
+            y = _restore(self.layer.forward(flat, **conditions), lead, self._output_event)
         self._latest = Preimage(x, y, self._tf_variables, context)
         return y
 

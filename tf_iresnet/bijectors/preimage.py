@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python import pywrap_tfe
+
+from tf_iresnet.tapes import recording
 
 
 class Preimage:
@@ -34,7 +35,7 @@ class Preimage:
         self._y = weakref.ref(y, self._forget)
         # A private witness, recorded by just the tapes that recorded y and watched by nobody.
         witness = tf.identity(y)
-        self._tapes = [_tapes(x), _tapes(witness)]
+        self._tapes = [recording(x), recording(witness)]
         # A symbolic tensor lives as long as its graph, which must not live as long as this.
         hold = _strongly if self._graph is None else weakref.ref
         self._x: Callable[[], Any] = hold(x)
@@ -55,13 +56,13 @@ class Preimage:
         x, witness = self._x(), self._witness()
         if x is None or witness is None or not self._weights_unchanged():
             return None
-        if self._tapes != [_tapes(x), _tapes(witness)] or _tapes(y) != self._tapes[1]:
+        if self._tapes != [recording(x), recording(witness)] or recording(y) != self._tapes[1]:
             return None
         if max(self._tapes) > 1:  # a tape more would not show
             return None
         # Reading the weights made the tapes that watch them do so: no newer one may be among them.
         others = [] if context is None else [context]
-        if _tapes(*(v.handle for v in self._variables), *others) > self._tapes[1]:
+        if recording(*(v.handle for v in self._variables), *others) > self._tapes[1]:
             return None
         return x
 
@@ -96,8 +97,3 @@ def _graph() -> Any:
 
 def _strongly(x: Any) -> Callable[[], Any]:
     return lambda: x
-
-
-def _tapes(*tensors: tf.Tensor) -> int:
-    """0, 1 or 2: no tape, one tape, or several (or a persistent one) record the tensor's uses."""
-    return pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(tensors))

@@ -105,6 +105,11 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         return x
 
     def _checked_shape(self, name: str, x: Any, event: tuple[int | None, ...]) -> tf.Tensor:
+        if isinstance(x, dict):
+            raise ValueError(
+                f"{name} must be one array, got a dictionary of {', '.join(map(str, x))}; pick "
+                "what is to be learned, as by data.map(lambda batch: batch['image'])."
+            )
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
             x = tf.cast(x, self.variable_dtype)
