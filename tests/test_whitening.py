@@ -93,6 +93,56 @@ def test_padded_images_come_back():
     np.testing.assert_allclose(layers.inverse(y), x, atol=1e-5)
 
 
+def shrunk(x, ridge):
+    """C with the correlations of few rows shrunk, by the formula of Chen et al., equation 23."""
+    n, p = x.shape
+    scale = x.std(0)
+    correlations = np.corrcoef(x.T)
+    squares = np.trace(correlations @ correlations)
+    rho = ((1 - 2 / p) * squares + p**2) / ((n + 1 - 2 / p) * (squares - p))
+    assert 0 < rho < 1
+    correlations = (1 - rho) * correlations + (rho + ridge) * np.eye(p)
+    return correlations * np.outer(scale, scale)
+
+
+@pytest.mark.parametrize("rows", [12, 25])
+def test_few_rows_shrink_the_correlations(rows):
+    x = RNG.standard_normal((rows, 12)) @ RNG.standard_normal((12, 12)) + 3.0
+    constant = np.insert(x, 4, 7.0, axis=1)  # has no say
+    layer = Whitening(ridge=1e-3, dtype="float64")
+    if rows == 12:
+        with pytest.warns(UserWarning, match="12 values of each of its 13 channels.*adapt"):
+            layer.adapt(constant)
+    else:
+        layer.adapt(constant)
+    matrix = layer.matrix.numpy()
+    np.testing.assert_array_equal(matrix[4], np.eye(13)[4])
+    matrix = np.delete(np.delete(matrix, 4, 0), 4, 1)
+    np.testing.assert_allclose(matrix @ shrunk(x, 1e-3) @ matrix.T, np.eye(12), atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [2, 20, 50])
+def test_rows_not_seen_come_out_near_their_size(rows):
+    """Fifty channels: without shrinking, the variance is above 1,000 for 20 rows and for 50."""
+    mix = RNG.standard_normal((50, 50)) * np.logspace(-2, 2, 50)
+    x = RNG.standard_normal((2000, 50)) @ mix.T
+    layer = Whitening(dtype="float64")
+    with pytest.warns(UserWarning, match="too few"):
+        layer.adapt(x[:rows])
+    if rows > 2:  # two rows do not tell even the scales
+        assert np.mean(np.square(layer(x))) < 4
+
+
+@pytest.mark.parametrize("how", ["adapt", "call"])
+def test_a_single_row_is_only_shifted(how):
+    x = mixed(1, dtype="float32")
+    layer = Whitening()
+    with pytest.warns(UserWarning, match="1 values of each"):
+        layer.adapt(x) if how == "adapt" else layer(x, training=True)
+    np.testing.assert_array_equal(layer.mean, x[0])
+    np.testing.assert_array_equal(layer.matrix, np.eye(3))
+
+
 def test_large_offsets_cost_nothing():
     x = (1e4 + 0.1 * RNG.standard_normal((4000, 2))).astype("float32")
     layer = Whitening()
