@@ -263,33 +263,6 @@ def test_a_graph_traced_later_holds_nothing_of_it():
     assert operations() == []
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
-def test_two_replicas_adapt_to_the_global_batch_alike(strategy):
-    with strategy.scope():
-        layer = InvertibleSequential([Whitening(), ActNorm()])
-        layer.build((None, 3))
-    parts = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(X[:40] if context.replica_id_in_sync_group == 0 else X[40:])
-    )
-
-    @tf.function
-    def step(x):
-        return strategy.run(lambda rows: layer(rows, training=True), (x,))
-
-    for _ in range(2):  # once
-        values = strategy.experimental_local_results(step(parts))
-    y = np.concatenate(values)
-    np.testing.assert_allclose(y.mean(0), 0.0, atol=1e-3)
-    np.testing.assert_allclose(np.cov(y.T, bias=True), np.eye(3), atol=1e-3)
-    for variable in layer.variables:
-        first, second = strategy.experimental_local_results(variable.value)
-        np.testing.assert_array_equal(first, second)
-
-
 # --- left alone ---
 
 
@@ -644,16 +617,6 @@ def test_a_generator_is_drawn_from_as_often_as_fit_trains():
     # Keras itself draws a few ahead to learn shapes and to fill its buffer; twice it draws none.
     assert drawn == list(range(len(drawn)))
     assert len(drawn) < 20
-
-
-def test_a_distributed_data_set_is_gathered(strategy):
-    with strategy.scope():
-        model = flow()
-        model.compile(keras.optimizers.SGD(0.0))
-    data = tf.data.Dataset.from_tensor_slices(X).batch(16)
-    data = strategy.experimental_distribute_dataset(data)
-    model.fit(data, steps_per_epoch=4, shuffle=False, verbose=0)
-    assert_standardises(actnorm(model), X)
 
 
 def test_contexts_reach_the_blocks_before():
