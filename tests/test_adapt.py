@@ -658,6 +658,25 @@ def test_what_holds_no_data_is_named(arguments, words):
             target.adapt(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"batch_size": 2.5}, r"batch_size must be an integer of at least 1, got 2\.5"),
+    ],
+)
+def test_numbers_of_adapt_are_checked(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        ActNorm().adapt(X, **arguments)
+
+
+def test_batches_have_their_own_size():
+    with pytest.raises(ValueError, match="batch_size is for arrays"):
+        ActNorm().adapt(iter(pieces()), batch_size=4)
+    with pytest.raises(ValueError, match=r"one array.*image"):
+        ActNorm().adapt(iter([{"image": X}]))
+
+
 def test_adapt_in_a_graph_is_refused():
     layer = ActNorm()
     layer.build(X.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -62,7 +63,7 @@ def check_context(owner: str, data: Any, context: Any, size: int | None, dtype: 
 def batches(
     data: Any, beside: Any = None, batch_size: int | None = None, steps: int | None = None
 ) -> Iterator[Any]:
-    """Yields batches of what holds data, as a training loop would see them.
+    """Returns batches of what holds data, as a training loop would see them.
 
     Of arrays with more rows than are asked for it takes rows at even distances: the first may be
     all of one class.
@@ -75,12 +76,23 @@ def batches(
       steps: how many batches; None for as many as hold `enough` rows.
 
     Raises:
-      ValueError: if it is nothing of that.
+      ValueError: if it is nothing of that, or a number is not at least 1.
     """
-    if beside is not None:
-        data = (data, beside)
+    for name, value in (("batch_size", batch_size), ("steps", steps)):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    return _batches(data if beside is None else (data, beside), batch_size, steps)
+
+
+def _batches(data: Any, batch_size: int | None, steps: int | None) -> Iterator[Any]:
     if is_array(data) or (isinstance(data, (tuple, list)) and data and all(map(is_array, data))):
         yield from _slices(data, batch_size or _GROUP, steps)
+    elif batch_size is not None:
+        raise ValueError(
+            f"batch_size is for arrays, but a {type(data).__name__} makes its own batches; leave "
+            "it out."
+        )
     elif isinstance(data, keras.utils.PyDataset):
         count = data.num_batches
         yield from (data[i] for i in (itertools.count() if count is None else range(count)))
@@ -139,8 +151,6 @@ def peek(
 
 def finite_rows(group: dict[str, Any]) -> dict[str, Any]:
     """Returns those rows of a group that are finite in all its parts."""
-    if isinstance(group["x"], dict):
-        return group
     kept = np.ones(len(group["x"]), bool)
     for value in map(np.asarray, group.values()):
         if value.dtype.kind == "f" and len(value) == len(kept):
@@ -168,6 +178,19 @@ def _slices(data: Any, size: int, steps: int | None) -> Iterator[Any]:
     for start in range(0, min(wanted, count), size):
         parts = tuple(array[start : start + size] for array in arrays)
         yield parts if isinstance(data, (tuple, list)) else parts[0]
+
+
+def refuse_dictionary(name: str, value: Any) -> None:
+    """Refuses a dictionary, as `tensorflow_datasets` makes them, where one array is needed.
+
+    Raises:
+      ValueError: if it is one.
+    """
+    if isinstance(value, dict):
+        raise ValueError(
+            f"{name} must be one array, got a dictionary of {', '.join(map(str, value))}; pick "
+            "what is to be learned, as by data.map(lambda batch: batch['image'])."
+        )
 
 
 def as_tensor(value: Any) -> Any:
@@ -203,8 +226,8 @@ def collect(
     for batch in itertools.islice(found, steps):
         inputs = {name: _gathered(value) for name, value in inputs_of(batch).items()}
         x = inputs["x"]
-        if isinstance(x, dict) or len(x.shape) == 0:
-            return [inputs]  # refused by whoever looks at it
+        if len(x.shape) == 0:
+            raise ValueError("a batch must have the shape [rows, ...], got a scalar.")
         held.append(inputs)
         waiting, total = waiting + len(x), total + len(x)
         if waiting >= _GROUP:
@@ -224,7 +247,8 @@ def _gathered(value: Any) -> Any:
         parts = strategy.experimental_local_results(value)
         here = len(parts) == strategy.num_replicas_in_sync
         return tf.concat(parts, axis=0) if here else strategy.gather(value, axis=0)
-    return value if isinstance(value, dict) else as_tensor(value)
+    refuse_dictionary("x", value)
+    return as_tensor(value)
 
 
 def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -136,7 +136,8 @@ class InvertibleModel(TrainedModel):
             x = rows.as_generator(x)
         else:
             part = 1 - (kwargs.get("validation_split") or 0.0)
-            epochs, steps = kwargs.get("epochs", 1), kwargs.get("steps_per_epoch")
+            epochs = kwargs.get("epochs", 1) - kwargs.get("initial_epoch", 0)
+            steps = kwargs.get("steps_per_epoch")
             x, first, found = rows.peek(x, y, batch_size or 32, part, steps and steps * epochs)
             if found is not None:
                 if first is not None:

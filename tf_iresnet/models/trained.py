@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_iresnet import replicas
 from tf_iresnet.autograph import AsWritten
+from tf_iresnet.layers.rows import refuse_dictionary
 from tf_iresnet.models.averaging import WeightAverage
 from tf_iresnet.models.distribution import (
     DistributedModel,
@@ -105,11 +106,7 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         return x
 
     def _checked_shape(self, name: str, x: Any, event: tuple[int | None, ...]) -> tf.Tensor:
-        if isinstance(x, dict):
-            raise ValueError(
-                f"{name} must be one array, got a dictionary of {', '.join(map(str, x))}; pick "
-                "what is to be learned, as by data.map(lambda batch: batch['image'])."
-            )
+        refuse_dictionary(name, x)
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
             x = tf.cast(x, self.variable_dtype)
