@@ -47,7 +47,7 @@ def train(model, data, steps: int = 3, rate: float = 0.03):
     if not model.compiled:
         model.compile(keras.optimizers.Adam(rate), run_eagerly=True)
     if not model.initialized:
-        model.initialize(**model.inputs_of(data))
+        model.adapt(data)
     for _ in range(steps):
         model.train_step(data)
     return model

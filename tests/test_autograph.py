@@ -47,7 +47,7 @@ def test_models(method):
     model = small.flow((2,), levels=None, blocks=(1,), hidden=4)
     model.compile("sgd")
     x = tf.constant(small.points(4, 2))
-    model.initialize(x)
+    model.adapt(x)
     assert translated(getattr(model, method), x) == set()
 
 

@@ -119,7 +119,7 @@ def test_every_weight_is_trained(name):
 def test_fit_improves_bits_per_dim():
     model = baseline("glow", ema_momentum=0.5)
     model.compile(keras.optimizers.Adam(0.02))
-    model.initialize(X)
+    model.adapt(X)
     before = model.evaluate(X, batch_size=24, verbose=0, return_dict=True)["loss"]
     data = tf.data.Dataset.from_tensor_slices(X).batch(9).repeat()
     history = model.fit(data, epochs=1, steps_per_epoch=20, shuffle=False, verbose=0).history

@@ -159,7 +159,7 @@ def test_compositions_hand_the_context_to_those_who_take_one():
     layers = [ActNorm(dtype="float64"), conditional, plain, Squeeze(dtype="float64")]
     inner = InvertibleSequential(layers, dtype="float64")
     flow = MultiScale([inner], dtype="float64")
-    flow.initialize(X, context=C)
+    flow.adapt(X, context=C)
     randomize(flow)
     z, value = flow.forward_and_log_det(X, log_det=Exact(), context=C)
     h, total = X, 0.0

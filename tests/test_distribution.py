@@ -11,7 +11,7 @@ from tests import replicated
 from tests import small_models as small
 from tests.replicated import trained
 from tf_iresnet import replicas
-from tf_iresnet.layers import Whitening
+from tf_iresnet.layers import ActNorm, InvertibleSequential, Whitening
 from tf_iresnet.models.replicated import BatchNormalization
 from training.devices import Devices, make_devices
 
@@ -205,3 +205,42 @@ def test_stock_keras_takes_batches_of_different_sizes(mirrored):
 @pytest.mark.slow
 def test_stock_keras_fails_in_two_workers(workers):
     assert "Error" in str(workers["stock"]["error"])
+
+
+# --- weights from data ---
+
+ROWS = (np.random.default_rng(0).standard_normal((64, 3)) * [0.02, 1, 300] + 5).astype("float32")
+
+
+def test_replicas_adapt_to_the_global_batch_alike(mirrored):
+    with mirrored.strategy.scope():
+        layer = InvertibleSequential([Whitening(), ActNorm()])
+        layer.build((None, 3))
+    parts = mirrored.strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(np.split(ROWS, [40])[context.replica_id_in_sync_group])
+    )
+
+    @tf.function
+    def step(x):
+        return mirrored.strategy.run(lambda rows: layer(rows, training=True), (x,))
+
+    step(parts)
+    values = mirrored.strategy.experimental_local_results(step(parts))  # and that but once
+    y = np.concatenate(values)
+    np.testing.assert_allclose(y.mean(0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(np.cov(y.T, bias=True), np.eye(3), atol=1e-3)
+    for variable in layer.variables:
+        first, second = mirrored.strategy.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(first, second)
+
+
+def test_fit_adapts_to_a_distributed_data_set(mirrored):
+    with mirrored.strategy.scope():
+        model = small.flow((3,), levels=None, blocks=(1,), hidden=4, coeff=0.8)
+        model.compile(keras.optimizers.SGD(0.0))
+    data = tf.data.Dataset.from_tensor_slices(ROWS).batch(16)
+    data = mirrored.strategy.experimental_distribute_dataset(data)
+    model.fit(data, steps_per_epoch=4, shuffle=False, verbose=0)
+    (layer,) = (part for part in model._flatten_layers() if isinstance(part, ActNorm))
+    np.testing.assert_allclose(layer.bias, -ROWS.mean(0, "float64"), rtol=1e-5)
+    np.testing.assert_allclose(np.exp(layer.log_scale), 1 / ROWS.std(0), rtol=1e-4)

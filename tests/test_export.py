@@ -32,7 +32,7 @@ def classifier():
     model = small.classifier(ema_momentum=0.9)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.02), loss, run_eagerly=True)
-    model.initialize(X)
+    model.adapt(X)
     model.train_step((X, np.arange(17) % 3))
     return model
 

@@ -63,7 +63,8 @@ def test_the_inverse_finds_the_pixels(dtype, error):
     layer = MarginalGaussianization(256, dtype=dtype)
     x = np.random.default_rng(2).choice([0, 0, 0, 1, 40, 254, 255], (64, 30))
     x = (x + np.random.default_rng(3).uniform(0.001, 0.999, x.shape)).astype(dtype)
-    y = layer.initialize(x)
+    layer.adapt(x)
+    y = layer(x)
     np.testing.assert_allclose(layer.inverse(y), x, atol=error * 256)
 
 
@@ -73,7 +74,8 @@ def test_initialisation_takes_the_histogram_and_gives_a_normal_marginal():
         (500, 40)
     )
     layer = MarginalGaussianization(LEVELS, dtype="float64")
-    y = layer.initialize(x).numpy()
+    layer.adapt(x)
+    y = layer(x).numpy()
     shares = np.bincount(np.floor(x).astype(int).ravel(), minlength=LEVELS) / x.size
     np.testing.assert_allclose(tf.nn.softmax(layer.logits), shares, atol=0.01)
     # 20,000 draws: a distance of 0.025 has a chance below 1e-10.
@@ -82,7 +84,7 @@ def test_initialisation_takes_the_histogram_and_gives_a_normal_marginal():
 
 def test_levels_that_never_came_keep_a_weight():
     layer = MarginalGaussianization(256)
-    layer.initialize(np.full((2, 3), 7.5, "float32"))
+    layer.adapt(np.full((2, 3), 7.5, "float32"))
     y = layer(np.array([[0.5, 255.5, 255.99]], "float32"))
     assert np.isfinite(y).all()
 

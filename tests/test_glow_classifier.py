@@ -24,7 +24,7 @@ def model(request):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"], run_eagerly=True)
     before = small.values(model.trainable_variables)
-    model.initialize(X)
+    model.adapt(X)
     for _ in range(3):
         model.train_step((X, LABELS))
     for old, variable in zip(before, model.trainable_variables, strict=True):

@@ -34,7 +34,7 @@ def model(request):
     with tf.device(DEVICE):
         model = small.flow(dtype=request.param, coeff=0.8, ema_momentum=0.9)
         model.compile(keras.optimizers.Adam(0.02), jit_compile=True)
-        model.initialize(X)
+        model.adapt(X)
         before = model.bits_per_dim(X, seed=0, log_det=Exact()).numpy().mean()
         model.fit(X, batch_size=16, epochs=8, verbose=0)
         after = model.bits_per_dim(X, seed=0, log_det=Exact()).numpy().mean()

@@ -68,7 +68,7 @@ def test_of_layers(name, request):
 def test_of_a_flow():
     flow = small.flow(dtype="float64", coeff=0.97)
     x = small.pixels(2).astype("float64")
-    flow.initialize(x)
+    flow.adapt(x)
     rng = np.random.default_rng(0)
     for variable in flow.trainable_variables:
         variable.assign_add(0.3 * rng.standard_normal(variable.shape))

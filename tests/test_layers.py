@@ -33,12 +33,13 @@ def normal(*shape):
 # --- ActNorm ---
 
 
-@pytest.mark.parametrize("how", ["initialize", "call", "graph"])
+@pytest.mark.parametrize("how", ["adapt", "call", "graph"])
 def test_actnorm_standardises_its_first_batch_once(how):
     layer = ActNorm()
     x = normal(50, 3, 2) * [5.0, 0.1] + [100.0, -1.0]
-    if how == "initialize":
-        y = layer.initialize(x)
+    if how == "adapt":
+        layer.adapt(x)
+        y = layer(x)
     else:
         layer.build(x.shape)
         call = tf.function(layer) if how == "graph" else layer
@@ -79,7 +80,7 @@ def test_a_restored_actnorm_is_not_initialised_again(kind, tmp_path):
         return keras.Sequential([keras.Input((3,)), ActNorm()])
 
     model, path = make(), str(tmp_path / kind)
-    model.layers[0].initialize(normal(20, 3) + 5)
+    model.layers[0].adapt(normal(20, 3) + 5)
     if kind == "model.keras":
         model.save(path)
         other = keras.saving.load_model(path)
@@ -100,7 +101,8 @@ def test_a_restored_actnorm_is_not_initialised_again(kind, tmp_path):
 def test_actnorm_keeps_the_scale_of_constant_channels():
     x = np.stack([np.full(9, 7.0), np.zeros(9), RNG.standard_normal(9)], 1).astype("float32")
     layer = ActNorm()
-    y = layer.initialize(x).numpy()
+    layer.adapt(x)
+    y = layer(x).numpy()
     np.testing.assert_array_equal(y[:, :2], 0.0)
     np.testing.assert_array_equal(layer.log_scale[:2], 0.0)
     np.testing.assert_allclose(np.std(y[:, 2]), 1.0, rtol=1e-5)
@@ -109,19 +111,23 @@ def test_actnorm_keeps_the_scale_of_constant_channels():
 
 def test_actnorm_survives_large_offsets():
     x = (1e4 + normal(4000, 1)).astype("float32")
-    y = ActNorm().initialize(x)
+    layer = ActNorm()
+    layer.adapt(x)
+    y = layer(x)
     np.testing.assert_allclose(np.std(y), 1.0, rtol=1e-3)
 
 
-def test_composition_initialises_layer_by_layer():
+def test_a_composition_adapts_layer_by_layer():
     flow = InvertibleSequential([ActNorm(), InvertibleResidual(hidden=4), ActNorm()])
     x = normal(200, 2) * [3.0, 0.2] + 1
-    y = flow.initialize(x)
+    flow.adapt(x)
+    y = flow(x)
     np.testing.assert_allclose(np.mean(y, 0), 0.0, atol=1e-5)
     np.testing.assert_allclose(np.std(y, 0), 1.0, rtol=1e-4)
     np.testing.assert_array_equal(y, flow(tf.constant(x, tf.float32)))
     scales = MultiScale([flow, ActNorm()], factor_out=False)
-    np.testing.assert_allclose(np.std(scales.initialize(x * 5), 0), 1.0, rtol=1e-3)
+    scales.adapt(x * 5)
+    np.testing.assert_allclose(np.std(scales(x * 5), 0), 1.0, rtol=1e-3)
 
 
 # --- Squeeze ---

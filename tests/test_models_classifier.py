@@ -24,7 +24,7 @@ def model():
     """A classifier after three eager steps."""
     model = compiled(small.classifier(ema_momentum=0.9), run_eagerly=True)
     before = small.values(model.trainable_variables)
-    model.initialize(X)
+    model.adapt(X)
     for _ in range(3):
         model.train_step((X, LABELS))
     for old, variable in zip(before, model.trainable_variables, strict=True):
@@ -96,7 +96,7 @@ def test_no_padding():
 def test_a_frozen_head(model):
     frozen = small.classifier(ema_momentum=0.9)
     frozen.head.trainable = False
-    compiled(frozen, run_eagerly=True).initialize(X)
+    compiled(frozen, run_eagerly=True).adapt(X)
     before = small.values(frozen.head.weights)
     frozen.train_step((X, LABELS))
     small.assert_same(small.values(frozen.head.weights), before)
@@ -116,7 +116,7 @@ def test_each_step_uses_the_norms_of_its_own_weights(model):
 
 def test_mixed_precision_gives_logits_in_float32():
     model = compiled(small.classifier(dtype="mixed_bfloat16"), run_eagerly=True)
-    model.initialize(X)
+    model.adapt(X)
     model.train_step((X, LABELS))
     assert model(X).dtype == tf.float32
     np.testing.assert_allclose(model.decode(model.encode(X)), X, atol=1e-5)
@@ -124,7 +124,7 @@ def test_mixed_precision_gives_logits_in_float32():
 
 def test_an_unconstrained_classifier_trains():
     model = compiled(small.classifier(coeff=None), run_eagerly=True)
-    model.initialize(X)
+    model.adapt(X)
     model.train_step((X, LABELS))
     assert np.isfinite(model(X)).all()
     assert not [w.path for w in model.weights if w.path.endswith(("/u", "/v"))]

@@ -28,7 +28,7 @@ def fitted():
     """A flow trained by `fit` on a dataset, its history and its evaluations."""
     model = small.flow(coeff=0.7, ema_momentum=0.5)
     model.compile(keras.optimizers.Adam(0.02))
-    model.initialize(X[:32])
+    model.adapt(X[:32])
     before = model.evaluate(X, batch_size=32, verbose=0, return_dict=True)
     data = tf.data.Dataset.from_tensor_slices(X).batch(32)
     history = model.fit(data, epochs=15, validation_data=data, shuffle=False, verbose=0).history
@@ -80,7 +80,7 @@ def test_fit_takes_what_keras_takes():
         model = small.flow((2,), levels=None, blocks=(1,), ema_momentum=0.9)
         model.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
         losses.append(model.fit(**source, epochs=2, shuffle=False, verbose=0).history["loss"])
-        assert int(model.optimizer.iterations) == 6  # the batch that initialises is not lost
+        assert int(model.optimizer.iterations) == 6  # the batches that it adapts to are not lost
     assert losses[0][-1] < losses[0][0]
     for loss in losses[1:]:
         np.testing.assert_allclose(loss, losses[0], rtol=1e-5)
@@ -104,7 +104,7 @@ def state(model):
     return small.values(v for norm in norms for v in norm.weights)
 
 
-def test_fit_initialises_actnorm_from_the_first_batch_and_once():
+def test_fit_adapts_actnorm_to_many_rows_and_once():
     model = small.flow()
     first = []
 
@@ -115,12 +115,12 @@ def test_fit_initialises_actnorm_from_the_first_batch_and_once():
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     assert not model.initialized
     model.fit(X, batch_size=48, shuffle=False, verbose=0, callbacks=[Look()])
-    y = channels(X[:48].astype("float64"))
+    y = channels(X.astype("float64"))
     log_scale, bias = first[0][:2]
     np.testing.assert_allclose(bias, -y.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(log_scale, -np.log(y.std((0, 1, 2))), atol=1e-4)
     # The next one standardises what reaches it: the first block's output, squeezed.
-    z = tf.constant(X[:48])
+    z = tf.constant(X)
     for layer in layers(model):
         z = layer.forward(z)
         if isinstance(layer, ActNorm):
@@ -136,7 +136,7 @@ def test_fit_takes_the_histogram_where_no_actnorm_asks_for_data():
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     assert not model.initialized
     model.fit(X, batch_size=48, shuffle=False, verbose=0)
-    counts = np.bincount(X[:48].astype(int).ravel(), minlength=small.LEVELS)
+    counts = np.bincount(X.astype(int).ravel(), minlength=small.LEVELS)
     found = np.exp(model.flow.layers[0].logits.numpy())
     np.testing.assert_allclose(found, counts / counts.sum(), atol=0.01)
     assert model.initialized
@@ -211,5 +211,5 @@ def test_a_model_of_a_distribution_strategy_knows_whether_it_is_initialised():
     with tf.distribute.MirroredStrategy().scope():
         model = small.flow((2,), levels=None, blocks=(1,))
     assert not model.initialized
-    model.initialize(small.points(8, 2))
+    model.adapt(small.points(8, 2))
     assert model.initialized

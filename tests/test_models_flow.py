@@ -193,7 +193,7 @@ def test_one_failing_example_leaves_the_others_alone(model, images):
 def test_the_unconstrained_twin_says_where_it_has_no_inverse():
     model = small.flow(coeff=None)
     x = small.pixels(4)
-    model.initialize(x)
+    model.adapt(x)
     assert np.isfinite(model.log_prob(x, seed=0, log_det=Exact())).all()
     for layer in model.flow.spectral_layers():
         layer.kernel.assign(8 * layer.kernel)

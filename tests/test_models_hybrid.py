@@ -135,7 +135,7 @@ def test_the_gradient_is_that_of_finite_differences():
     model = small.hybrid((2,), levels=None, blocks=(1,), hidden=3, dtype="float64", log_det=Exact())
     x = data((2,)).astype("float64")
     model.compile(keras.optimizers.SGD(), run_eagerly=True)
-    model.initialize(x)
+    model.adapt(x)
 
     def loss(value, variable):
         variable.assign(value)

@@ -118,13 +118,13 @@ RANGE = {
 
 
 @pytest.mark.parametrize(("x", "message"), [*DATA.values(), *RANGE.values()], ids=[*DATA, *RANGE])
-@pytest.mark.parametrize("name", ["log_prob", "bits_per_dim", "encode", "initialize"])
+@pytest.mark.parametrize("name", ["log_prob", "bits_per_dim", "encode", "adapt"])
 def test_a_flow_refuses_wrong_data(flow, name, x, message):
-    refused(getattr(flow, name), {"x": x}, message)
+    refused(getattr(flow, name), {"data" if name == "adapt" else "x": x}, message)
 
 
 @pytest.mark.parametrize(("x", "message"), DATA.values(), ids=DATA)
-@pytest.mark.parametrize("name", ["__call__", "encode", "initialize"])
+@pytest.mark.parametrize("name", ["__call__", "encode", "adapt"])
 def test_a_classifier_refuses_wrong_data(classifier, name, x, message):
     with pytest.raises(ValueError, match=message):
         getattr(classifier, name)(x)

@@ -39,7 +39,7 @@ def compiled(name):
 def model(request):
     """A compiled model after two steps; the parameter is its kind."""
     model = compiled(request.param)
-    model.initialize(X)
+    model.adapt(X)
     for _ in range(2):
         model.train_step(DATA[request.param])
     model.kind = request.param

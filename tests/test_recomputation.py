@@ -174,7 +174,7 @@ def test_a_flow_trains_to_the_same_weights():
     for recompute in (False, True):
         model = flow(recompute=recompute)
         model.compile("sgd", run_eagerly=True)
-        model.initialize(pixels(8))
+        model.adapt(pixels(8))
         model.train_step(tf.constant(pixels(8)))
         trained.append(values(model.trainable_variables))
     for plain, again in zip(*trained, strict=True):

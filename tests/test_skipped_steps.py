@@ -19,7 +19,7 @@ def make(kind, **optimizer):
         model = small.classifier(blocks=(1,), hidden=4, ema_momentum=0.9)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(adam, loss=loss, metrics=["accuracy"], run_eagerly=True)
-    model.initialize(X)
+    model.adapt(X)
     return model, tf.function(model.train_step, autograph=False)
 
 
@@ -60,7 +60,7 @@ def test_a_bad_part_of_an_accumulated_gradient_counts_as_zero():
     for model, parts in zip(models, (2, None), strict=True):
         model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=parts))
         x = tf.constant(small.points(8, 2))
-        model.initialize(x)
+        model.adapt(x)
         start = small.values(model.trainable_variables)
         run = tf.function(model.train_step, autograph=False)
         if parts:

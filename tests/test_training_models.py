@@ -40,7 +40,7 @@ def test_accumulated_gradients_and_mixed_precision():
     model = build_model(experiment, load_dataset("digits").spec)
     assert model.dtype_policy.name == "mixed_bfloat16"
     images = tf.constant(np.random.default_rng(0).uniform(0, 17, (8, 8, 8, 1)), tf.float32)
-    model.initialize(images)
+    model.adapt(images)
     moved = []
     for _ in range(4):
         before = model.trainable_variables[0].numpy()

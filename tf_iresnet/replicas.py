@@ -6,7 +6,7 @@ Outside of a strategy there is one replica, and nothing is communicated.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -78,11 +78,11 @@ def count_and_first(batch: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.reduce_sum(counts), tf.reduce_sum(tf.where(replicas < here, counts, 0))])
 
 
-def channel_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def channel_moments(*parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mean and variance of each channel over all other axes and over all replicas.
 
     Args:
-      x: [batch, ..., channels], float32 or wider.
+      *parts: the batch, or groups of its rows, each [rows, ..., channels], float32 or wider.
 
     Returns:
       Mean and (biased) variance, each [channels]; differentiable.
@@ -92,33 +92,36 @@ def channel_moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     >>> mean.numpy().tolist(), variance.numpy().tolist()
     ([2.0], [1.0])
     """
-    count, mean = _count_and_mean(x)
+    count, mean = _count_and_mean(parts)
     # Two passes: the difference of large squares would cancel.
-    squares = tf.reduce_sum(tf.square(x - mean), list(range(x.shape.rank - 1)))
+    squares = sum(tf.reduce_sum(tf.square(x - mean), list(range(x.shape.rank - 1))) for x in parts)
     return mean, summed(squares) / count
 
 
-def channel_covariance(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def channel_covariance(*parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns mean and covariance of the channels over all other axes and over all replicas.
 
     Args:
-      x: [batch, ..., channels], float32 or wider.
+      *parts: the batch, or groups of its rows, each [rows, ..., channels], float32 or wider.
 
     Returns:
-      The mean, [channels], and the (biased) covariance, [channels, channels].
+      How many values each channel has, a scalar of the same dtype, the mean, [channels], and the
+      (biased) covariance, [channels, channels].
 
     Example:
-    >>> mean, covariance = channel_covariance(tf.constant([[1.0, 0.0], [3.0, 1.0]]))
-    >>> covariance.numpy().tolist()
-    [[1.0, 0.5], [0.5, 0.25]]
+    >>> count, mean, covariance = channel_covariance(tf.constant([[1.0, 0.0], [3.0, 1.0]]))
+    >>> float(count), covariance.numpy().tolist()
+    (2.0, [[1.0, 0.5], [0.5, 0.25]])
     """
-    count, mean = _count_and_mean(x)
-    centred = tf.reshape(x - mean, [-1, x.shape[-1]])
-    return mean, summed(tf.matmul(centred, centred, transpose_a=True)) / count
+    count, mean = _count_and_mean(parts)
+    centred = [tf.reshape(x - mean, [-1, x.shape[-1]]) for x in parts]
+    squares = sum(tf.matmul(x, x, transpose_a=True) for x in centred)
+    return count, mean, summed(squares) / count
 
 
-def _count_and_mean(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _count_and_mean(parts: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """How many values each channel has on all replicas, and their mean."""
-    count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
-    count, total = summed([count, tf.reduce_sum(x, list(range(x.shape.rank - 1)))])
+    count = sum(tf.cast(tf.size(x) // x.shape[-1], x.dtype) for x in parts)
+    total = sum(tf.reduce_sum(x, list(range(x.shape.rank - 1))) for x in parts)
+    count, total = summed([count, total])
     return count, total / count

@@ -26,6 +26,11 @@ def save_with(
         owner._track_trackable(part, name=f"{name}_{index}", overwrite=overwrite)
 
 
+def any_tape() -> bool:
+    """Says whether there is a gradient tape at all, which costs next to nothing to ask."""
+    return not pywrap_tfe.TFE_Py_TapeSetIsEmpty()
+
+
 def recording_tapes(*tensors: tf.Tensor) -> int:
     """Says how many gradient tapes record what is done with some tensors.
 

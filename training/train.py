@@ -200,8 +200,7 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
     first, done = divmod(start, experiment.interval)
     left = 1 if done else math.ceil((experiment.steps - start) / experiment.interval)
     if not model.initialized:
-        first_batch = next(iter(batches.whole))
-        model.initialize(**model.inputs_of(first_batch))
+        model.adapt(batches.whole)
     model.fit(
         batches.training,
         validation_data=batches.validation,

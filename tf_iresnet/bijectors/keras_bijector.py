@@ -11,6 +11,7 @@ from tf_iresnet.arguments import checked_flag, checked_instance, checked_integer
 from tf_iresnet.bijectors.preimage import Preimage
 from tf_iresnet.bijectors.tfp_private import Uncached, in_transition_kernel
 from tf_iresnet.keras_private import layers_inside
+from tf_iresnet.layers.adaptation import learning
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.log_det import LogDetEstimator
@@ -166,7 +167,8 @@ class KerasBijector(Uncached):
     def _forward(self, x, seed=None, context=None):
         flat, lead = _flatten(x, self._input_event)
         conditions = self._conditions(context, flat, lead)
-        y = _restore(self.layer.forward(flat, **conditions), lead, self._output_event)
+        with learning(self.layer):
+            y = _restore(self.layer.forward(flat, **conditions), lead, self._output_event)
         self._latest = Preimage(x, y, self._tf_variables, context)
         return y
 

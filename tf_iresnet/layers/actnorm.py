@@ -1,7 +1,9 @@
-"""Activation normalisation: an affine map of each channel, initialised from data."""
+"""Activation normalisation: an affine map of each channel that starts from data."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,25 +13,25 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.data_initialized import DataInitialized
+from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class ActNorm(DataInitialized):
-    r"""y = (x + b) exp(s), with s and b of each channel set so that one batch is standardised.
+    r"""y = (x + b) exp(s), with s and b of each channel set so that data are standardised.
 
-    ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. Used alone in a plain
-    Keras model it initialises itself at the first call with ``training=True``; the flag
-    ``initialized`` is a weight, so that a restored layer is not initialised again. A channel
-    that is constant over the batch keeps its scale.
+    ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. `adapt` sets both from
+    many rows; where nobody called it the first batch of training does (see `DataInitialized`), and
+    they are trained from then on. A channel that is constant, as all are in a single row of
+    points, keeps its scale.
 
     Args:
       **kwargs: of `keras.layers.Layer`.
 
     Example:
-    >>> layer = ActNorm()
-    >>> y = layer.initialize(np.array([[1.0], [3.0]], "float32"))
-    >>> y.numpy().round(3).tolist()
+    >>> layer, x = ActNorm(), np.array([[1.0], [3.0]], "float32")
+    >>> layer.adapt(x)
+    >>> layer(x).numpy().round(3).tolist()
     [[-1.0], [1.0]]
 
     Source: Kingma, Dhariwal 2018 (Glow), section 3.1.
@@ -41,23 +43,33 @@ class ActNorm(DataInitialized):
             for name in ("log_scale", "bias")
         )
 
-    def _initialized_weights(self) -> list[keras.Variable]:
-        return [self.bias, self.log_scale]
+    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+        return [(self.bias, 0.0), (self.log_scale, 0.0)]
 
-    def _initial(self, x: tf.Tensor) -> list[tf.Tensor]:
-        """Bias and log-scale that standardise the batch."""
-        mean, variance = replicas.channel_moments(x)
-        deviation = tf.sqrt(variance)
-        constant = deviation <= 1e-6 * (1 + tf.abs(mean))
-        return [-mean, -tf.math.log(tf.where(constant, tf.ones_like(deviation), deviation))]
+    def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Bias and log-scale that standardise the rows."""
+        dtype = parts[0].dtype
+        # In float64: squares and sums of many rows overflow and round in less.
+        mean, variance = replicas.channel_moments(*(tf.cast(x, tf.float64) for x in parts))
+        constant = constant_channels(mean, variance, dtype)
+        deviation = tf.where(constant, tf.ones_like(variance), tf.sqrt(variance))
+        return [tf.cast(-mean, dtype), tf.cast(-tf.math.log(deviation), dtype)]
 
-    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def _judge(self, count: int) -> None:
+        if count == 1:
+            warnings.warn(
+                f"{self.name} sees a single row, from which no scale can be told: only its bias is "
+                "set. Call adapt(data) with many rows before training.",
+                stacklevel=2,
+            )
+
+    def _map(self, x: tf.Tensor) -> tf.Tensor:
         return (x + tf.convert_to_tensor(self.bias)) * tf.exp(tf.convert_to_tensor(self.log_scale))
 
-    def _log_det(self, x, seed, log_det, training):
+    def _map_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = x.shape[1:-1].num_elements()
         value = pixels * tf.reduce_sum(tf.convert_to_tensor(self.log_scale))
-        return self.forward(x), tf.fill(tf.shape(x)[:1], value)
+        return self._map(x), tf.fill(tf.shape(x)[:1], value)
 
     def _inverse(self, y):
         scale = tf.exp(-tf.convert_to_tensor(self.log_scale))

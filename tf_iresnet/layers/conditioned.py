@@ -56,10 +56,8 @@ class Conditioned(InvertibleLayer):
     def _rows(self, x: tf.Tensor) -> tf.Tensor:
         return tf.broadcast_to(self._context, [tf.shape(x)[0], len(self._context)])
 
-    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        self._given(context, x)
-        return self.layer.initialize(x, context=self._rows(x))
+    def _adapt(self, parts, contexts, due):
+        return self.layer._adapt(parts, [self._rows(x) for x in parts], due)
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)

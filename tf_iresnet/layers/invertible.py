@@ -15,6 +15,7 @@ from tf_iresnet.arguments import checked_instance
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.keras_private import layers_inside
+from tf_iresnet.layers import adaptation, rows
 from tf_iresnet.layers.context import checked_context, given
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
@@ -25,10 +26,9 @@ from tf_iresnet.log_det import LogDetEstimator
 class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A bijection of each example onto the layer's output space, data towards latent.
 
-    ``call`` may change state when ``training=True`` (ActNorm's initialisation); `forward`,
-    `forward_and_log_det` and `inverse` never do, but for the norms of kernels, which every call
-    finds that meets a kernel that has moved. The state that flows through keeps the dtype of the
-    weights, whatever the mixed-precision policy.
+    State changes in training alone, and once: what comes from data, as ActNorm's scales. But for
+    that, a call finds the norms of kernels that have moved, in whatever mode. The state that flows
+    through keeps the dtype of the weights, whatever the mixed-precision policy.
 
     Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods. A layer whose
     `context_size` is not None is a bijection for each context [batch, context_size]: it takes one
@@ -44,11 +44,12 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns y, without any change of state.
+        """Returns y.
 
         Args:
           x: [batch, ...] of the weights' dtype.
-          training: whether the branches may compute in the policy's compute dtype.
+          training: whether the branches may compute in the policy's compute dtype, and layers
+            that nobody has adapted take their weights from x.
         """
 
     @abc.abstractmethod
@@ -67,7 +68,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     @property
     def needs_data(self) -> bool:
-        """Whether `initialize` should see a batch before training."""
+        """Whether the layer takes weights from data and nobody has set them, data neither."""
         return False
 
     @property
@@ -96,20 +97,76 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             "method inverse_lipschitz_bound()."
         )
 
-    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
-        """Sets what is initialised from data (ActNorm) from one batch, and returns y.
+    def _adapt(
+        self, parts: list[tf.Tensor], contexts: list[tf.Tensor | None], due: list[Any]
+    ) -> list[tf.Tensor]:
+        """Sets what comes from data in the layers that are due, which leave the list.
 
         Args:
-          x: a batch of data, [batch, ...].
-          context: [batch, context_size], for a conditional layer.
+          parts: rows in groups, [rows, ...] each.
+          contexts: those of the rows.
+          due: the layers to be set.
 
         Returns:
-          The layer's output for that batch after the initialisation.
+          The groups of y.
         """
-        x = self._prepared(x)
-        return self.forward(x, **self._given(context, x))
+        return [
+            self.forward(x, **given(self, context))
+            for x, context in zip(parts, contexts, strict=True)
+        ]
 
     # --- what users call ---
+
+    def adapt(
+        self,
+        data: Any,
+        context: Any = None,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        """Sets what comes from data, such as ActNorm's scales, from many rows.
+
+        In a composition each layer sees what the layers before make of the rows. Frozen parts
+        (``trainable=False``) are left alone; what was set before, by data or by hand, is set
+        anew. If it fails, nothing is changed.
+
+        Args:
+          data: [rows, ...]; or batches of rows as `keras.Model.fit` takes them: a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch ``DataLoader`` or a generator.
+            Of a batch that is a tuple the first part is taken, and the second one as the context
+            if the layer is conditional.
+          context: [rows, context_size], beside an array, for a conditional layer.
+          batch_size: rows of an array that are evaluated at once, and what a step is; 256 by
+            default.
+          steps: how many batches are used. By default as many as hold 8,192 rows; of images and
+            the like as many as have 65,536 pixels together, but at least 256. Rows of an array
+            are taken at even distances.
+
+        Raises:
+          ValueError: if there are no rows, or values that are not finite; if all that comes from
+            data is frozen.
+        """
+        rows.check_context(self.name, data, context, self.context_size, self.variable_dtype)
+        found = rows.batches(data, context, batch_size, steps)
+        groups = rows.collect(found, self._inputs_of, steps)
+        parts = [self._prepared(group["x"]) for group in groups]
+        contexts = [
+            self._given(group.get("context"), x).get("context")
+            for group, x in zip(groups, parts, strict=True)
+        ]
+        for name, values in (("data", parts), ("context", contexts)):
+            if not all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in values if v is not None):
+                raise ValueError(
+                    f"{name} holds NaN or infinite values; remove those rows before {self.name} "
+                    "adapts."
+                )
+        adaptation.adapt(self, parts, contexts, again=True)
+
+    def _inputs_of(self, batch: Any) -> dict[str, Any]:
+        """What of a batch the layer reads."""
+        x, *rest = batch if isinstance(batch, (tuple, list)) else [batch]
+        return {"x": x, **(given(self, rest[0]) if rest else {})}
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
@@ -131,7 +188,9 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
           seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`); None draws a
             fresh one. The same seed gives the same value.
           log_det: an estimator that replaces that of every residual block for this call.
-          training: whether the branches may compute in the policy's compute dtype.
+          training: whether the branches may compute in the policy's compute dtype, and layers
+            that nobody has adapted take their weights from x. The latter they do, too, where a
+            gradient tape records the weights.
           context: [batch, context_size], for a conditional layer; differentiable, too.
 
         Returns:
@@ -142,7 +201,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         key = randomness.as_seed(seed)
         x = self._prepared(x)
         conditions = self._given(context, x)
-        with self._norms_up_to_date():
+        with adaptation.learning(self), self._norms_up_to_date():
             return self._log_det(x, key, log_det, training, **conditions)
 
     def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
@@ -229,6 +288,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 f"batch, got {input_shape}."
             )
         self._event_shape = input_shape[1:]
+        adaptation.freeze_parts(self)
         self.built = True
 
     def _check_input(self, shape: tuple[int | None, ...]) -> None:

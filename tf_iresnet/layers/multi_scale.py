@@ -101,12 +101,14 @@ class MultiScale(InvertibleLayer):
     def context_size(self) -> int | None:
         return self._context_size
 
-    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
-        x, latents = self._prepared(x), []
+    def _adapt(self, parts, contexts, due):
+        latents: list[list[tf.Tensor]] = [[] for _ in parts]
         for index, scale in enumerate(self.scales):
-            x, left = self._split(scale.initialize(x, **given(scale, context)), index)
-            latents += left
-        return tf.concat(latents, axis=1)
+            split = [self._split(x, index) for x in scale._adapt(parts, contexts, due)]
+            parts = [x for x, _ in split]
+            for collected, (_, left) in zip(latents, split, strict=True):
+                collected += left
+        return [tf.concat(collected, axis=1) for collected in latents]
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x, latents = self._prepared(x), []

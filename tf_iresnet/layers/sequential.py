@@ -57,11 +57,10 @@ class InvertibleSequential(InvertibleLayer):
     def context_size(self) -> int | None:
         return self._context_size
 
-    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
+    def _adapt(self, parts, contexts, due):
         for layer in self.layers:
-            x = layer.initialize(x, **given(layer, context))
-        return x
+            parts = layer._adapt(parts, contexts, due)
+        return parts
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)

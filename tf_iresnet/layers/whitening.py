@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,17 +14,28 @@ from tf_iresnet import replicas
 from tf_iresnet.arguments import checked_real
 from tf_iresnet.bounds.dense import EPSILON, rounded_up
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.data_initialized import DataInitialized
+from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
+
+_PLENTY = 10  # values of each channel for each channel, from which on correlations are believed
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class Whitening(DataInitialized):
-    r"""y = W (x - m) for the channels of each pixel, with Cov(y) = 1 over one batch.
+    r"""y = W (x - m) for the channels of each pixel, with Cov(y) = 1 over some rows of data.
 
     W = L^-1 of the Cholesky factor in C + ridge diag(C) = L L^T, with m and C the channels' mean
-    and covariance over the batch; W is lower triangular, so ln\|det\| = pixels sum(ln W_ii), and
-    the inverse solves a triangular system. Both are kept as they are: statistics, no parameters. A
-    channel that is constant over the batch keeps its scale.
+    and covariance over the rows; W is lower triangular, so ln\|det\| = pixels sum(ln W_ii), and
+    the inverse solves a triangular system. Both are kept as they are: statistics, no parameters.
+    `adapt` sets them; where nobody called it the first batch of training does (see
+    `DataInitialized`). A channel that is constant over the rows keeps its scale.
+
+    Few rows say little about many correlations, and at most as many rows as channels leave some
+    directions without any variance. With fewer than ten values n of each of the p channels that
+    are not constant, the correlations R are therefore multiplied by 1 - rho,
+
+        rho = min(1, ((1 - 2/p) tr R^2 + p^2) / ((n + 1 - 2/p) (tr R^2 - p))),
+
+    so that rows that were not seen come out with a variance near 1, too.
 
     After a squeeze the channels are neighbouring pixels, which are nearly equal in natural images.
     A branch whose slope is bounded takes many blocks to bring their small differences to the size
@@ -39,12 +52,14 @@ class Whitening(DataInitialized):
     Example:
     >>> layer = Whitening()
     >>> x = np.random.default_rng(0).normal(size=(500, 2)) @ np.array([[1.0, 0.99], [0.0, 0.1]])
-    >>> y = layer.initialize(x.astype("float32"))
-    >>> np.cov(y.numpy().T).round(1).tolist()
+    >>> layer.adapt(x)
+    >>> np.cov(layer(x).numpy().T).round(1).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
 
     Source: as the first layer of a fast classifier, K. Jordan 2024 (94% on CIFAR-10 in 3.29
-    seconds), section 3.2; by Cholesky factors, Kessy, Lewin, Strimmer 2018, section 4.
+    seconds), section 3.2; by Cholesky factors, Kessy, Lewin, Strimmer 2018, section 4; few rows:
+    Chen, Wiesel, Eldar, Hero 2010 (Shrinkage Algorithms for MMSE Covariance Estimation), the
+    oracle approximating shrinkage, equation 23.
     """
 
     def __init__(self, ridge: float = 1e-4, **kwargs: Any) -> None:
@@ -55,12 +70,7 @@ class Whitening(DataInitialized):
     def _add_own_weights(self, channels: int) -> None:
         self.mean, self.matrix = (
             self.add_weight(
-                name=name,
-                shape=shape,
-                initializer=initializer,
-                trainable=False,
-                autocast=False,
-                aggregation="only_first_replica",
+                name=name, shape=shape, initializer=initializer, trainable=False, autocast=False
             )
             for name, shape, initializer in (
                 ("mean", (channels,), "zeros"),
@@ -68,31 +78,49 @@ class Whitening(DataInitialized):
             )
         )
 
-    def _initialized_weights(self) -> list[keras.Variable]:
-        return [self.mean, self.matrix]
+    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+        return [(self.mean, 0.0), (self.matrix, np.eye(self.matrix.shape[0]))]
 
-    def _initial(self, x: tf.Tensor) -> list[tf.Tensor]:
-        """Mean and W of the batch."""
+    def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Mean and W of the rows."""
+        dtype = parts[0].dtype
         # In float64, since the smallest eigenvalues count.
-        mean, covariance = replicas.channel_covariance(tf.cast(x, tf.float64))
+        count, mean, covariance = replicas.channel_covariance(
+            *(tf.cast(x, tf.float64) for x in parts)
+        )
         variances = tf.linalg.diag_part(covariance)
-        constant = tf.sqrt(variances) <= 1e-6 * (1 + tf.abs(mean))
-        added = tf.where(constant, tf.ones_like(variances), self.ridge * variances)
-        factor = tf.linalg.cholesky(covariance + tf.linalg.diag(added))
-        identity = tf.eye(x.shape[-1], dtype=tf.float64)
-        matrix = tf.linalg.triangular_solve(factor, identity)
-        return [tf.cast(mean, x.dtype), tf.cast(matrix, x.dtype)]
+        constant = constant_channels(mean, variances, dtype)
+        scale = tf.where(constant, tf.ones_like(variances), tf.sqrt(variances))
+        # A constant channel has no covariances but those of rounding.
+        constant_pair = constant[:, None] | constant[None, :]
+        correlations = covariance / (scale[:, None] * scale[None, :])
+        correlations = tf.where(constant_pair, tf.zeros_like(covariance), correlations)
+        correlations *= 1 - _shrinkage(correlations, count, ~constant)
+        diagonal = tf.where(constant, tf.ones_like(scale), (1 + self.ridge) * tf.ones_like(scale))
+        factor = tf.linalg.cholesky(tf.linalg.set_diag(correlations, diagonal))
+        matrix = tf.linalg.triangular_solve(factor, tf.linalg.diag(1 / scale))
+        return [tf.cast(mean, dtype), tf.cast(matrix, dtype)]
 
-    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def _judge(self, count: int) -> None:
+        channels = self.matrix.shape[0]
+        if count <= channels:
+            warnings.warn(
+                f"{self.name} sees {count} values of each of its {channels} channels, too few to "
+                "tell their correlations, which are shrunk. Call adapt(data) with more rows before "
+                "training.",
+                stacklevel=2,
+            )
+
+    def _map(self, x: tf.Tensor) -> tf.Tensor:
         centred = tf.reshape(x - tf.convert_to_tensor(self.mean), [-1, x.shape[-1]])
         y = tf.matmul(centred, tf.convert_to_tensor(self.matrix), transpose_b=True)
         return tf.reshape(y, tf.shape(x))
 
-    def _log_det(self, x, seed, log_det, training):
+    def _map_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = x.shape[1:-1].num_elements()
         diagonal = tf.linalg.diag_part(tf.convert_to_tensor(self.matrix))
         value = pixels * tf.reduce_sum(tf.math.log(diagonal))
-        return self.forward(x), tf.fill(tf.shape(x)[:1], value)
+        return self._map(x), tf.fill(tf.shape(x)[:1], value)
 
     def _inverse(self, y):
         columns = tf.transpose(tf.reshape(y, [-1, y.shape[-1]]))
@@ -111,3 +139,18 @@ class Whitening(DataInitialized):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ridge": self.ridge}
+
+
+def _shrinkage(correlations: tf.Tensor, count: tf.Tensor, varying: tf.Tensor) -> tf.Tensor:
+    """Rho of the docstring, 0 where there are values enough.
+
+    Args:
+      correlations: of the channels, zero for those that are constant, [channels, channels].
+      count: values of each channel, a scalar.
+      varying: which channels are not constant.
+    """
+    channels = tf.maximum(tf.reduce_sum(tf.cast(varying, correlations.dtype)), 1)
+    squares = tf.reduce_sum(tf.square(correlations))
+    found = (1 - 2 / channels) * squares + tf.square(channels)
+    rho = found / ((count + 1 - 2 / channels) * tf.maximum(squares - channels, 1e-30))
+    return tf.where(count < _PLENTY * channels, tf.minimum(rho, 1), tf.zeros_like(rho))

@@ -110,14 +110,15 @@ class DensityModel(InvertibleModel):
             raise ValueError("context holds NaN or infinite values; remove those examples.")
         return given(self, context)
 
-    def initialize(self, x: Any, context: Any = None) -> None:
+    def _adaptation_inputs(self, x: Any, context: Any = None) -> tuple[tf.Tensor, dict[str, Any]]:
         x = self._checked(x)
-        self._initialize(x, **self._given(context, x))
+        return x, self._given(context, x)
 
     # --- both directions ---
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        return self.encode(x, context)
+        x = self._checked(x)
+        return self.flow.forward(x, training=bool(training), **self._given(context, x))
 
     def encode(self, x: Any, context: Any = None) -> tf.Tensor:
         """Returns the latents z [batch, d] of x; context as in `log_prob`."""

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet import replicas
 from tf_iresnet.arguments import checked_alpha, checked_integer
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.data_initialized import DataInitialized
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
-class MarginalGaussianization(InvertibleLayer):
+class MarginalGaussianization(DataInitialized):
     r"""y = Phi^{-1}(F(x)) with F the learned distribution of dequantised pixels on [0, levels).
 
     Uniform dequantisation makes the density of a pixel constant between two integers, so F is
     linear there, of slope w_k (1 - 2 alpha) on [k, k + 1), with w = softmax(logits), and
-    F(0) = alpha. ln\|det\| = sum of ln F'(x) + y^2 / 2 + ln(2 pi) / 2. `initialize` sets w to the
-    histogram of one batch; training goes on from there. Where a flow must else bend the uniform
-    noise of an image's plain ground into a normal by many blocks, this does it at once.
+    F(0) = alpha. ln\|det\| = sum of ln F'(x) + y^2 / 2 + ln(2 pi) / 2. `adapt`, or else the first
+    batch of training, sets w to the histogram of some rows; training goes on from there. Where a
+    flow must else bend the uniform noise of an image's plain ground into a normal by many blocks,
+    this does it at once.
 
     Args:
       levels: how many values a pixel takes, at least 2.
@@ -46,26 +49,27 @@ class MarginalGaussianization(InvertibleLayer):
         self.levels = checked_integer("levels", levels, 2)
         self.alpha = checked_alpha(alpha)
 
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
+    def _add_own_weights(self, channels: int) -> None:
         self.logits = self.add_weight(
             name="logits", shape=(self.levels,), initializer="zeros", autocast=False
         )
 
-    @property
-    def needs_data(self) -> bool:
-        # The logarithms of a histogram are never all zero.
-        return not bool(tf.reduce_any(tf.convert_to_tensor(self.logits) != 0.0))
+    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+        return [(self.logits, 0.0)]
 
-    def initialize(self, x: Any, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        self._given(context, x)
-        counts = tf.math.bincount(self._level(tf.reshape(x, [-1])), minlength=self.levels)
+    def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The logarithm of the rows' histogram."""
+        counts = sum(
+            tf.cast(
+                tf.math.bincount(self._level(tf.reshape(x, [-1])), minlength=self.levels),
+                tf.float64,
+            )
+            for x in parts
+        )
+        counts = replicas.summed(counts)
         # A hundredth of the mass is spread evenly: no level gets the weight zero.
-        counts = tf.cast(counts, x.dtype)
         smooth = counts + 0.01 * tf.reduce_mean(counts)
-        self.logits.assign(tf.math.log(smooth / tf.reduce_sum(smooth)))
-        return self.forward(x)
+        return [tf.cast(tf.math.log(smooth / tf.reduce_sum(smooth)), parts[0].dtype)]
 
     def _level(self, x: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(tf.cast(tf.floor(x), tf.int32), 0, self.levels - 1)
@@ -90,10 +94,10 @@ class MarginalGaussianization(InvertibleLayer):
         )
         return y, tf.math.log(slope)
 
-    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def _map(self, x: tf.Tensor) -> tf.Tensor:
         return self._transform(x)[0]
 
-    def _log_det(self, x, seed, log_det, training):
+    def _map_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         y, log_slope = self._transform(x)
         value = log_slope + 0.5 * tf.square(y) + 0.5 * math.log(2 * math.pi)
         return y, tf.reduce_sum(value, axis=list(range(1, x.shape.rank)))
@@ -123,9 +127,6 @@ class MarginalGaussianization(InvertibleLayer):
         nearest = np.clip(0.5, below, below + slope)
         heights = [normal.pdf(normal.inv_cdf(float(min(f, 1 - f)))) for f in nearest]
         return float((heights / slope).max()) * (1 + 1e-9)  # `inv_cdf` is good to 16 digits
-
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
-        return tuple(output_shape)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "levels": self.levels, "alpha": self.alpha}

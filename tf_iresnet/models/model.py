@@ -1,13 +1,15 @@
-"""What every model of invertible blocks shares: spectral state and initialisation."""
+"""What every model of invertible blocks shares: spectral state, and weights from data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_iresnet.keras_private import layers_inside
+from tf_iresnet.layers import rows
+from tf_iresnet.layers.adaptation import adapt, freeze_parts, layers_from_data
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.models.trained import TrainedModel
 
@@ -15,7 +17,7 @@ from tf_iresnet.models.trained import TrainedModel
 class InvertibleModel(TrainedModel):
     """Base of the models: a subclass sets ``flow``, an `InvertibleLayer`, and builds itself.
 
-    ActNorm is initialised from one batch before the first step of `fit`. Evaluation
+    What comes from data, as ActNorm's scales, is set before the first step of `fit`. Evaluation
     uses an exponential moving average of the weights, if there is one.
     """
 
@@ -31,27 +33,83 @@ class InvertibleModel(TrainedModel):
         """Finds every layer's leading u and v, until |W^T u - sigma v| <= tolerance sigma."""
         self.flow.converge_spectral_state(tolerance, iterations)
 
+    def _finish_build(self) -> None:
+        super()._finish_build()
+        freeze_parts(self)
+
     @property
     def initialized(self) -> bool:
-        """Whether every layer that starts from data, as ActNorm does, has seen some."""
-        layers = layers_inside(self.flow)
-        return not any(isinstance(layer, InvertibleLayer) and layer.needs_data for layer in layers)
+        """Whether no layer waits for data: all are adapted, set by hand, frozen or need none."""
+        return not any(layer.needs_data for layer in layers_from_data(self.flow))
 
-    def initialize(self, x: Any) -> None:
-        """Initialises every layer that starts from data, such as ActNorm, from one batch.
+    def adapt(
+        self,
+        data: Any,
+        context: Any = None,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        """Sets what comes from data, such as ActNorm's scales, from many rows.
+
+        Each layer sees what the layers before make of the rows. `fit` does it for layers that
+        nobody has set; so does the first batch in any other way of training. Here all are set
+        anew, except for frozen ones (``trainable=False``). If it fails, nothing is changed.
 
         Args:
-          x: a batch of data, [batch, *event_shape].
+          data: [rows, *event_shape]; or batches as `fit` takes them: a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a PyTorch ``DataLoader`` or a generator. Of batches that are
+            tuples the model reads what it reads in `fit`.
+          context: [rows, context_size], beside an array, for a conditional model.
+          batch_size: rows of an array that are evaluated at once, and what a step is; 256 by
+            default.
+          steps: how many batches are used. By default as many as hold 8,192 rows; of images and
+            the like as many as have 65,536 pixels together, but at least 256 images. Rows of an
+            array are taken at even distances.
 
         Raises:
-          ValueError: in eager code, if x is no data for this model.
+          ValueError: if there are no rows, values that are not finite or no data for this model;
+            if all that comes from data is frozen.
         """
-        self._initialize(self._checked(x))
+        size = getattr(self, "context_size", None)
+        rows.check_context(f"the model {self.name}", data, context, size, self.variable_dtype)
+        found = rows.batches(data, context, batch_size, steps)
+        self._adapt(self._collected(found, steps), again=True)
 
-    def _initialize(self, x: tf.Tensor, **conditions: Any) -> None:
-        self.flow.initialize(x, **conditions)
-        for shadow, variable in self._shadowed():
-            shadow.assign(variable)
+    def _collected(self, found: Iterable[Any], steps: int | None = None) -> list[dict[str, Any]]:
+        """Rows of batches, in groups, by the names that `inputs_of` gives them."""
+        with self.distribute_strategy.scope():  # which puts together what several devices hold
+            return rows.collect(found, self.inputs_of, steps)
+
+    def _adapt(self, groups: Iterable[dict[str, Any]], again: bool) -> None:
+        """Sets what comes from data, and the average of that."""
+        inputs = [self._adaptation_inputs(**group) for group in groups]
+        parts = [x for x, _ in inputs]
+        contexts = [conditions.get("context") for _, conditions in inputs]
+        for layer in adapt(self.flow, parts, contexts, again):
+            changed = {id(variable) for variable in layer.weights_from_data()}
+            for shadow, variable in self._shadowed():
+                if id(variable) in changed:
+                    shadow.assign(variable)
+
+    def _adaptation_inputs(self, x: Any) -> tuple[tf.Tensor, dict[str, Any]]:
+        """Checks a group of rows: x as the flow sees it, and what goes with it by keyword."""
+        return self._checked(x), {}
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        waiting = [part for part in layers_from_data(self.flow) if part.is_due_when_traced()]
+        self.__dict__["_waiting"] = {id(v) for part in waiting for v in part.weights_from_data()}
+        return super().train_step(data)
+
+    def _after_step(self, update_metrics: Any) -> None:
+        # The average of what this step may have taken from data starts after it.
+        if self.average is not None:
+            first = tf.convert_to_tensor(self.average.count) == 0
+            for shadow, variable in self._shadowed():
+                if id(variable) in self._waiting:
+                    old, new = tf.convert_to_tensor(shadow), tf.convert_to_tensor(variable)
+                    shadow.assign(tf.where(first, new, old))
+        super()._after_step(update_metrics)
 
     def _derived_state(self) -> list[keras.Variable]:
         return [v for layer in self.flow.spectral_layers() for v in layer.spectral_state]
@@ -59,24 +117,24 @@ class InvertibleModel(TrainedModel):
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does, after ActNorm's initialisation if it is due."""
-        if not self.initialized:
-            x, batch = _first_batch(x, y, batch_size or 32)
-            inputs = self.inputs_of(batch)
-            if isinstance(x, tf.distribute.DistributedDataset):  # each replica has a part
-                strategy = self.distribute_strategy
-                inputs = {name: strategy.gather(part, axis=0) for name, part in inputs.items()}
-            self.initialize(**inputs)
+        """Trains as `keras.Model.fit` does, after `adapt` where it is due.
+
+        Rows that it looks at are trained on as ever, a generator's too; those that are not finite
+        it leaves out, unless the first batch holds some, which is refused.
+        """
+        if rows.is_array(x) and not len(x):
+            raise ValueError("x holds no examples: nothing can be learned from it.")
+        if self.initialized:
+            x = rows.as_generator(x)
+        else:
+            part = 1 - (kwargs.get("validation_split") or 0.0)
+            epochs = kwargs.get("epochs", 1) - kwargs.get("initial_epoch", 0)
+            steps = kwargs.get("steps_per_epoch")
+            x, first, found = rows.peek(x, y, batch_size or 32, part, steps and steps * epochs)
+            if found is not None:
+                if first is not None:
+                    (group,) = self._collected([first])
+                    self._adaptation_inputs(**group)
+                groups = self._collected(found)
+                self._adapt([rows.finite_rows(group) for group in groups], again=False)
         return super().fit(x, y, batch_size=batch_size, **kwargs)
-
-
-def _first_batch(x: Any, y: Any, batch_size: int) -> tuple[Any, Any]:
-    """Takes the first batch from what `fit` accepts, and gives back all of x."""
-    if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
-        return x, next(iter(x))
-    if isinstance(x, keras.utils.PyDataset):
-        return x, x[0]
-    if hasattr(x, "__next__"):
-        first, rest = next(x), x
-        return (item for source in ([first], rest) for item in source), first
-    return x, x[:batch_size] if y is None else (x[:batch_size], y[:batch_size])

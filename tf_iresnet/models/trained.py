@@ -14,6 +14,7 @@ from tf_iresnet import replicas
 from tf_iresnet.arguments import checked_real
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.layers.precision import check_policy
+from tf_iresnet.layers.rows import refuse_dictionary
 from tf_iresnet.models.averaging import WeightAverage
 from tf_iresnet.models.replicated import (
     ReplicatedModel,
@@ -105,6 +106,7 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         return x
 
     def _checked_shape(self, name: str, x: Any, event: tuple[int | None, ...]) -> tf.Tensor:
+        refuse_dictionary(name, x)
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
             x = tf.cast(x, self.variable_dtype)
