@@ -131,7 +131,7 @@ def test_checkpoints_of_earlier_versions_are_read(tmp_path):
     checkpoint = tf.train.Checkpoint(**state)
     tf.train.CheckpointManager(checkpoint, str(tmp_path), 3, checkpoint_name="step").save(4)
     again = build_model(experiment("seed=5"), spec)
-    assert Checkpoints(tmp_path, again).restore() == 4
+    assert Checkpoints(tmp_path, experiment("seed=5"), again).restore() == 4
     for ours, theirs in zip(again.weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert int(again.optimizer.iterations) == 4

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tf_iresnet.models.model import InvertibleModel
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, check_settings
 from training.config import ClassifierExperiment, Experiment, FlowExperiment
 from training.data import Dataset, load_dataset
 from training.errors import RunError
@@ -97,16 +97,18 @@ def open_finished(
         The run with its model.
 
     Raises:
-        RunError: it is no run's folder, or has no checkpoint that can be read.
+        RunError: it is no run's folder, has no checkpoint that can be read, or weights that were
+            trained with other settings than it says.
         DataError: the data set cannot be had.
     """
     run = Run(folder)
     experiment = run.experiment()
     if not run.checkpoints.is_dir():
         raise RunError(_untrained(folder))
+    check_settings(run.checkpoints, experiment)  # before a model is made of others
     dataset = load_dataset(experiment.dataset, data_dir)
     model = build_model(experiment, dataset.spec)
-    step = Checkpoints(run.checkpoints, model).restore()
+    step = Checkpoints(run.checkpoints, experiment, model).restore()
     if step is None:
         raise RunError(_untrained(folder))
     model.use_averaged_weights()

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_iresnet.models.trained import TrainedModel
 from training.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, check_settings
 from training.config import Experiment
 from training.console import say
 from training.data import DataError, Dataset, Share, eval_batches, load_dataset, train_batches
@@ -61,6 +61,8 @@ def train(
     devices = make_devices() if devices is None else devices
     dataset = load_dataset(experiment.dataset, data_dir)
     if devices.is_chief:
+        if run.is_there:
+            check_settings(run.checkpoints, run.experiment())
         run.check(experiment)
     batches_for = _batches(experiment, dataset, devices)
     keras.config.set_floatx("float64" if experiment.precision == "float64" else "float32")
@@ -69,7 +71,7 @@ def train(
         model = build_model(experiment, dataset.spec)
     locked = run.locked() if devices.is_chief else contextlib.nullcontext()
     with locked, devices.watched(), termination() as request:
-        checkpoints = Checkpoints(run.checkpoints, model, devices.is_chief)
+        checkpoints = Checkpoints(run.checkpoints, experiment, model, devices.is_chief)
         start = checkpoints.restore() or 0
         devices.check_same("a last checkpoint of step", start)
         if start > experiment.steps:
@@ -79,6 +81,8 @@ def train(
             if start == experiment.steps and run.metrics().get("steps") == start:
                 say(f"{experiment.name} in {str(out)!r} is finished: {start} steps are done")
                 return run.metrics()
+            if not start:
+                run.check_untrained()
             run.begin(experiment, command)
             checkpoints.clean()
             _introduce(session, start)
