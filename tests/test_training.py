@@ -322,10 +322,10 @@ def test_wrong_data_are_refused_before_any_work(tmp_path):
         train(tiny("dataset=digit"), out)
     with pytest.raises(DataError, match="limit=201 is more than the 200"):
         train(tiny("validation_images=201"), out)
-    with pytest.raises(DataError, match="augment='rotate' does not exist"):
-        train(tiny("augment=['rotate']"), out)
-    with pytest.raises(RunError, match=r"no model for 'digits'.*tanhh"):
-        train(tiny("model.activation=tanhh"), out)
+    with pytest.raises(DataError, match=r"augment=\('crop',\) is for images"):
+        train(tiny("augment=['crop']", name="toy_moons_flow"), out)
+    with pytest.raises(RunError, match=r"no model for 'digits'.*kernel_sizes"):
+        train(tiny("model.kernel_sizes=[3, 2]"), out)
     assert not out.exists()
 
 

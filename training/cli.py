@@ -58,7 +58,11 @@ def list_experiments() -> None:
 @click.option("--out", required=True, type=click.Path(), help="The run's folder.")
 @_data
 @click.option("--seed", type=int, help="Replaces the experiment's seed.")
-@click.option("--steps", type=int, help="Replaces the experiment's number of steps.")
+@click.option(
+    "--steps",
+    type=int,
+    help="Replaces the experiment's number of steps; a warm-up that is no shorter gives way.",
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Changes a setting.")
 @click.option(
     "--precision",

@@ -194,7 +194,7 @@ def _introduce(session: Session, start: int) -> None:
     say(
         f"{experiment.name} {place}{where}: {experiment.steps} steps of "
         f"{experiment.batch_size} examples, {parameter_count(session.model):,} parameters; an "
-        f"epoch below is {experiment.interval} steps"
+        f"epoch below is {min(experiment.interval, experiment.steps)} steps"
     )
 
 
@@ -212,7 +212,7 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
         validation_steps=batches.validation_steps,
         initial_epoch=first,
         epochs=first + left,
-        steps_per_epoch=experiment.interval - done,
+        steps_per_epoch=min(experiment.interval - done, experiment.steps - start),
         verbose=verbose,
         shuffle=False,  # the stream is shuffled
         callbacks=_callbacks(session, start, hang_timeout),
