@@ -209,7 +209,7 @@ def test_an_unknown_name_is_told_its_neighbour(name, written):
         ("seed=-1", "give an integer of at least 0 and below 2147483648"),
         ("hidden=3", "setting 'hidden' does not exist; did you mean 'model.hidden'?"),
         ("optimizer.zzz=3", "there are name, learning_rate, momentum"),
-        ("model=3", "model=3 cannot be used: give a table of settings"),
+        ("model=3", "model=3 cannot be used: give a table"),
         ("schedule.name=piecewise", "'schedule.boundaries' is missing; give a list of one or more"),
         ("model.architecture=glowy", "='glowy' cannot be used: give 'ffjord', 'glow', 'iresnet',"),
         ("optimizer.learning_rate=inf", "optimizer.learning_rate=inf cannot be used: give a numb"),

@@ -97,12 +97,13 @@ def open_finished(
         The run with its model.
 
     Raises:
-        RunError: it is no run's folder, has no checkpoint that can be read, or weights that were
-            trained with other settings than it says.
+        RunError: it is no run's folder, a file in it is damaged, it has no checkpoint that can be
+            read, or its weights were trained with other settings than it says.
         DataError: the data set cannot be had.
     """
     run = Run(folder)
     experiment = run.experiment()
+    run.check_notes()
     if not run.checkpoints.is_dir():
         raise RunError(_untrained(folder))
     check_settings(run.checkpoints, experiment)  # before a model is made of others

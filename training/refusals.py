@@ -84,6 +84,8 @@ class _Root:
                 return self.resolved(member["items"])
             if part in member.get("properties", {}):
                 return self.resolved(member["properties"][part])
+            if isinstance(member.get("additionalProperties"), dict):
+                return self.resolved(member["additionalProperties"])
         return None
 
 
@@ -119,7 +121,7 @@ def _remedy(root: _Root, schema: _Schema, value: Any) -> str:
     tables = [kind for kind in kinds if kind.get("type") == "object"]
     words = [_noun(root, kind) for kind in kinds if kind not in tables]
     if tables:
-        words.append("a table of settings")
+        words.append("a table")
     if len(kinds) < len(root.members(schema)):
         words.append("none")
     for kind in kinds:  # a single value where there may be several

@@ -10,6 +10,7 @@ from typing import Any
 
 from training.agreement import differences, is_longer
 from training.config import Experiment, parse_experiment
+from training.contents import HISTORY, METRICS, read_content
 from training.errors import RunError
 from training.files import read_json, write_json
 
@@ -133,6 +134,20 @@ class Run:
                 raise
             raise RunError(f"{str(self._config)!r} cannot be used: {error}") from error
 
+    def check_notes(self) -> None:
+        """Refuses files that what is measured could not be added to.
+
+        Raises:
+            RunError: `metrics.json` or `history.json` is damaged, or of another experiment.
+        """
+        self.history()
+        noted, held = self.metrics().get("experiment"), self.experiment().name
+        if noted not in (None, held):
+            raise RunError(
+                f"{str(self._metrics)!r} is of {noted!r}, but config.json beside it of {held!r}; "
+                "restore them"
+            )
+
     def command(self) -> str:
         """Reads the command that repeats the run.
 
@@ -146,8 +161,11 @@ class Run:
 
         Returns:
             The results so far, or nothing.
+
+        Raises:
+            RunError: the file is damaged.
         """
-        return read_json(self._metrics) if self._metrics.exists() else {}
+        return read_content(self._metrics, METRICS) if self._metrics.exists() else {}
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Replaces the results.
@@ -162,8 +180,11 @@ class Run:
 
         Returns:
             One record per checkpoint, in order.
+
+        Raises:
+            RunError: the file is damaged.
         """
-        return read_json(self._history) if self._history.exists() else []
+        return read_content(self._history, HISTORY) if self._history.exists() else []
 
     def write_history(self, records: list[dict[str, Any]]) -> None:
         """Replaces the records.

@@ -62,6 +62,7 @@ def train(
     dataset = load_dataset(experiment.dataset, data_dir)
     if devices.is_chief:
         if run.is_there:
+            run.check_notes()
             check_settings(run.checkpoints, run.experiment())
         run.check(experiment)
     batches_for = _batches(experiment, dataset, devices)
@@ -83,6 +84,8 @@ def train(
                 return run.metrics()
             if not start:
                 run.check_untrained()
+            if start == experiment.steps and not run.history():
+                raise RunError(f"{str(out)!r} has lost its history.json; restore it")
             run.begin(experiment, command)
             checkpoints.clean()
             _introduce(session, start)
