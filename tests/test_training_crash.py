@@ -98,7 +98,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
     monkeypatch.setattr(Checkpoints, "save", on_a_full_disk)
-    with pytest.raises(RunError, match=r"no checkpoint can be written.*step 3 is kept: free"):
+    with pytest.raises(
+        RunError, match=r"no checkpoint can be written.*step 3 is kept: File too large; free"
+    ):
         train(experiment(), tmp_path, verbose=0)
     monkeypatch.undo()
     assert open_finished(tmp_path).step == 3

@@ -12,6 +12,7 @@ from training.agreement import differences, is_longer
 from training.config import Experiment, parse_experiment
 from training.console import warn
 from training.errors import RunError
+from training.files import first_line, trouble
 
 _KEPT = 3
 _LIST = "checkpoint"  # TensorFlow's list of them
@@ -72,9 +73,8 @@ class Checkpoints:
                 for path in self._folder.glob(f"step-{step}[._]*"):
                     _remove(path)
                 raise RunError(
-                    f"no checkpoint can be written in {str(self._folder)!r} "
-                    f"({_first_line(error)}); {self.kept()}: free the disk, then give the same "
-                    "command again"
+                    f"no checkpoint can be written in {str(self._folder)!r}; {self.kept()}: "
+                    f"{trouble(error)}"
                 ) from error
         self.step = step
 
@@ -164,7 +164,7 @@ class Checkpoints:
         try:
             names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
         except Exception as error:  # whatever a damaged file provokes
-            return _first_line(error)
+            return first_line(error)
         # Earlier versions did not write all parts.
         there = {name.split("/")[0] for name in names}
         parts = [name for name in self._state if name in there | {"model", "optimizer"}]
@@ -173,10 +173,10 @@ class Checkpoints:
         except (ValueError, AssertionError) as error:  # other shapes, or other variables
             raise RunError(
                 f"checkpoint {path!r} is of another model than config.json describes "
-                f"({_first_line(error)}); restore config.json, or train again in another folder"
+                f"({first_line(error)}); restore config.json, or train again in another folder"
             ) from error
         except Exception as error:
-            return _first_line(error)
+            return first_line(error)
         return None
 
 
@@ -251,7 +251,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

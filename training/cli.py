@@ -10,7 +10,7 @@ import click
 from training.catalog import experiment_names, load_experiment
 from training.console import say, warn
 from training.figures import describe
-from training.files import new_file
+from training.files import as_text, new_file, write_files
 from training.quiet import import_tensorflow
 from training.verb import Verbs
 
@@ -316,7 +316,7 @@ def results(out: str, results: str) -> None:
     from training.page import make_page
 
     path = new_file(out)
-    path.write_text(make_page(Path(results), path.parent / "figures"), encoding="utf-8")
+    write_files({path: as_text(make_page(Path(results), path.parent / "figures"))})
     say(f"results in {out}")
 
 

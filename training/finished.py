@@ -1,7 +1,9 @@
 """A run's model as its averaged weights define it, with everything needed to use it."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,6 +13,7 @@ from training.checkpoints import Checkpoints, check_settings
 from training.config import ClassifierExperiment, Experiment, FlowExperiment
 from training.data import Dataset, load_dataset
 from training.errors import RunError
+from training.files import Writer
 from training.models import build_model
 from training.run import Run
 
@@ -70,17 +73,20 @@ class Finished:
         held = self.run.metrics()
         return held if held.get("steps") == self.step else {}
 
-    def add_metrics(self, values: dict[str, Any]) -> dict[str, Any]:
+    def add_metrics(
+        self, values: dict[str, Any], files: Mapping[Path, Writer] | None = None
+    ) -> dict[str, Any]:
         """Adds results to `metrics.json`, where results of other weights are dropped.
 
         Args:
             values: the new results.
+            files: what goes with them: all of it is written, or nothing.
 
         Returns:
             All results.
         """
         metrics = {**self.metrics(), "steps": self.step, **values}
-        self.run.write_metrics(metrics)
+        self.run.write_metrics(metrics, files)
         return metrics
 
 

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from training.agreement import differences, is_longer
 from training.config import Experiment, parse_experiment
 from training.contents import HISTORY, METRICS, read_content
 from training.errors import RunError
-from training.files import read_json, write_json
+from training.files import Writer, as_json, read_json, trouble, write_files, write_json
 
 
 class Run:
@@ -167,13 +167,19 @@ class Run:
         """
         return read_content(self._metrics, METRICS) if self._metrics.exists() else {}
 
-    def write_metrics(self, metrics: dict[str, Any]) -> None:
+    def write_metrics(
+        self, metrics: dict[str, Any], files: Mapping[Path, Writer] | None = None
+    ) -> None:
         """Replaces the results.
 
         Args:
             metrics: all results.
+            files: what goes with them: all of it is written, or nothing.
+
+        Raises:
+            RunError: something cannot be written.
         """
-        write_json(self._metrics, metrics)
+        write_files({**(files or {}), self._metrics: as_json(metrics)})
 
     def history(self) -> list[dict[str, Any]]:
         """Reads what was noted at each checkpoint.
@@ -235,4 +241,4 @@ class Run:
 
 
 def _unwritable(place: str, error: OSError) -> str:
-    return f"{place!r} cannot be written to ({error.strerror}); give another folder as --out"
+    return f"{place!r} cannot be written to: {trouble(error)}"

@@ -19,6 +19,7 @@ from training.console import say
 from training.data import DataError, Dataset, Share, eval_batches, load_dataset, train_batches
 from training.devices import Devices, make_devices
 from training.errors import RunError
+from training.files import is_full, trouble
 from training.machine import cores, processor, versions
 from training.models import build_model, parameter_count
 from training.run import Run
@@ -101,6 +102,12 @@ def train(
         except Terminated:
             say(f"asked to end: step {checkpoints.step} is saved; the same command goes on")
             return run.metrics()
+        except (tf.errors.OpError, OSError) as error:  # of what Keras writes
+            if not is_full(error):
+                raise
+            raise RunError(
+                f"{str(out)!r} cannot be written to; {checkpoints.kept()}: {trouble(error)}"
+            ) from error
         if not devices.is_chief:
             return {}
         metrics = _summary(experiment, model, run)

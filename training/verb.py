@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from training.files import is_full, trouble
+
 # By name, since the modules of some would first import TensorFlow.
 _EXPECTED = ("RunError", "DataError", "ConvergenceError")
 
@@ -65,4 +67,7 @@ def _line(error: Exception) -> str:
     message = " ".join(str(error).split())
     if any(kind.__name__ in _EXPECTED for kind in type(error).__mro__):
         return message
+    if is_full(error):
+        place = getattr(error, "filename", None)
+        return trouble(error) if place is None else f"{place!r} cannot be written: {trouble(error)}"
     return f"{type(error).__name__}: {message}; add --debug to see where"
