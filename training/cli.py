@@ -53,7 +53,11 @@ def list_experiments() -> None:
         say(f"{name:{width}}  {load_experiment(name).description}")
 
 
-@main.command(help="Train EXPERIMENT in a folder; the same command resumes.")
+@main.command(
+    help="Train EXPERIMENT in a folder; the same command resumes. SIGTERM and Ctrl-C save the "
+    "state at the end of a step; the exit status is 0 after SIGTERM and 130 after Ctrl-C. A second "
+    "Ctrl-C ends at once; the last checkpoint stays."
+)
 @click.argument("experiment")
 @click.option("--out", required=True, type=click.Path(), help="The run's folder.")
 @_data
@@ -115,7 +119,8 @@ def train(
 
 
 @main.command(
-    help="Train with several workers on this machine; ARGUMENTS are those of train.",
+    help="Train with several workers on this machine; ARGUMENTS are those of train. SIGTERM and "
+    "Ctrl-C are passed on: all workers save the same step.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @click.option("--workers", type=int, required=True, help="How many processes.")

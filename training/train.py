@@ -57,6 +57,7 @@ def train(
     Raises:
         RunError: the folder cannot be used, or the loss is no number.
         DataError: the data set cannot be had.
+        KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
     """
     run = Run(out)
     devices = make_devices() if devices is None else devices

@@ -30,8 +30,10 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt as error:  # Click would write an empty line first
+            raise click.Abort from error
         except Exception as error:  # the user gets a line, whatever happens
             if ctx.meta["debug"]:
                 click.echo(traceback.format_exc(), err=True, nl=False)
