@@ -324,8 +324,8 @@ def test_wrong_data_are_refused_before_any_work(tmp_path):
         train(tiny("validation_images=201"), out)
     with pytest.raises(DataError, match=r"augment=\('crop',\) is for images"):
         train(tiny("augment=['crop']", name="toy_moons_flow"), out)
-    with pytest.raises(RunError, match=r"no model for 'digits'.*kernel_sizes"):
-        train(tiny("model.kernel_sizes=[3, 2]"), out)
+    with pytest.raises(RunError, match=r"no model for 'digits'.*hidden"):
+        train(tiny("model.hidden=[4, 4]"), out)
     assert not out.exists()
 
 
