@@ -47,14 +47,21 @@ def command(*words):
     )
 
 
+# The lengths of the experiment itself, which are too long for so few steps.
+FEW = as_options(tuple(c for c in TINY if not c.startswith(("schedule.", "interval="))))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A tiny run, trained by the command itself."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    result = command("train", "digits_flow", "--out", folder, "--steps", 4, *as_options(TINY))
+    result = command("train", "digits_flow", "--out", folder, "--steps", 4, *FEW)
     assert result.returncode == 0, result.stderr
     assert "val_bits_per_dim" in result.stdout  # progress is shown
-    assert result.stderr == ""
+    assert "an epoch below is 4 steps" in result.stdout
+    assert "4/4" in result.stdout
+    remark = "schedule.warmup_steps is 0, since 100 would leave nothing of steps=4"
+    assert result.stderr == f"warning: {remark}\n"
     return folder
 
 
@@ -105,9 +112,52 @@ def test_the_verbs_one_after_the_other(run):
 
 @pytest.mark.slow
 def test_the_same_command_again_is_done_at_once(run):
-    result = invoke("train", "digits_flow", "--out", run, "--steps", 4, *as_options(TINY))
+    result = invoke("train", "digits_flow", "--out", run, "--steps", 4, *FEW)
     assert result.exit_code == 0
     assert "is finished" in result.stdout
+
+
+READING = {
+    "train": ("digits_flow", "--out", "RUN", "--steps", 4, *FEW),
+    "evaluate": ("RUN",),
+    "sample": ("RUN", "--out", "new/s.png"),
+    "reconstruct": ("RUN", "--out", "new/r.png"),
+    "exact": ("RUN",),
+    "ood": ("RUN",),
+    "certify": ("RUN",),
+    "export": ("RUN", "--out", "new/1"),
+    "figure": ("5", "--run", "RUN", "--out", "f.png"),
+}
+
+
+@pytest.mark.parametrize("verb", READING)
+@pytest.mark.parametrize(("name", "value"), [("alpha", 0.01), ("coeff", 0.5), ("hidden", 6)])
+def test_weights_of_other_settings(verb, name, value, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["settings"]["model"][name] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = (copy if word == "RUN" else word for word in READING[verb])
+    result = invoke(verb, *words)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        f"error: {str(copy / 'config.json')!r} says model.{name}={value}, but the weights in "
+        "checkpoint 'step-4' were trained with "
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_lost_list_of_checkpoints(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "checkpoints" / "checkpoint").unlink()
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    result = invoke("train", "digits_flow", "--out", copy, "--steps", 4, *FEW)
+    assert result.exit_code == 0
+    assert "is finished: 4 steps are done" in result.stdout
+    assert "the list of checkpoints, is lost" in result.stderr
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -212,13 +212,18 @@ def test_training_time_reads_histories(tmp_path):
     points = {"mnist_flow": [[1.0, 2.5], [2.0, 1.5]], "cifar10_flow_glow": [[3.0, 5.5]]}
     for name, values in points.items():
         folder = write_run(tmp_path, name)
-        history = [{"cpu_seconds": s, "val_bits_per_dim": b} for s, b in values]
+        history = [
+            {"step": step, "cpu_seconds": seconds, "val_bits_per_dim": bits}
+            for step, (seconds, bits) in enumerate(values, 1)
+        ]
         (folder / "history.json").write_text(json.dumps(history))
     write_run(tmp_path, "mnist_classifier_c09")
     small = write_run(tmp_path, "mnist_flow_small")  # not of table 4
-    (small / "history.json").write_text('[{"cpu_seconds": 1.0, "val_bits_per_dim": 9.0}]')
+    (small / "history.json").write_text(
+        '[{"step": 1, "cpu_seconds": 1.0, "val_bits_per_dim": 9.0}]'
+    )
     half = write_run(tmp_path / "half", "mnist_flow")  # of the same experiment, yet no curve
-    (half / "history.json").write_text('[{"cpu_seconds": 1.0, "val_bits_per_dim": 9.0}]')
+    (half / "history.json").write_text('[{"step": 1, "cpu_seconds": 1.0, "val_bits_per_dim": 9.0}]')
     numbers = draw("training_time", tmp_path)
     assert numbers == {
         "mnist": {"flow": points["mnist_flow"]},

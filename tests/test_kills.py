@@ -58,6 +58,7 @@ class Command:
             env=ENVIRONMENT,
             stdout=self.log,
             stderr=self.log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in jobs
         )
         self.seen: set[psutil.Process] = set()
         self.ports: set[int] = set()
@@ -242,6 +243,46 @@ def test_launched_workers_asked_to_end_save_and_go_on(whole, tmp_path):
     with Command("chief", tmp_path / "run") as command:
         assert command.finish() == 0, command.text()
     assert_same_end(tmp_path / "run", whole("chief"), 1e-6)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_saves_and_ends_with_130(tmp_path):
+    with Command("single", tmp_path / "run") as command:
+        command.wait_for_step(tmp_path / "run", 4)
+        command.process.send_signal(signal.SIGINT)
+        assert command.finish() == 130, command.text()
+        text = command.text()
+    found = re.search(r"asked to end: step (\d+) is saved; the same command", text)
+    assert found, text
+    assert int(found[1]) == max(saved_steps(tmp_path / "run"))
+    assert "error: interrupted; give the same command again to go on\n" in text
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["single", "chief"])
+def test_a_run_interrupted_twice_ends_at_once_and_goes_on(whole, tmp_path, kind):
+    with Command(kind, tmp_path / "run", "--hang-timeout", "600") as command:
+        command.wait_for_step(tmp_path / "run", 8)
+        if kind == "chief":
+            command.wait_for_workers()[1].send_signal(signal.SIGSTOP)  # no step ends any more
+        command.process.send_signal(signal.SIGINT)
+        command.wait_until(lambda: "Ctrl-C again ends at once" in command.text(), 30)
+        command.process.send_signal(signal.SIGINT)
+        assert command.finish(30) in (-signal.SIGINT, 130)
+        command.assert_nothing_is_left()
+    with Command(kind, tmp_path / "run") as command:
+        assert command.finish() == 0, command.text()
+    assert_same_end(tmp_path / "run", whole(kind), 0 if kind == "single" else 1e-6)
+
+
+@pytest.mark.soak
+def test_interrupted_workers_save_and_end_with_130(tmp_path):
+    with Command("chief", tmp_path / "run") as command:
+        command.wait_for_step(tmp_path / "run", 8)
+        command.process.send_signal(signal.SIGINT)
+        assert command.finish() == 130, command.text()
+        command.assert_nothing_is_left()
+        assert "is saved; the same command goes on" in command.text()
 
 
 @pytest.mark.soak

@@ -330,7 +330,10 @@ def test_table_1_is_measured(tmp_path, monkeypatch):
     ("damage", "message"),
     [
         (lambda run: (run / "metrics.json").write_text("{"), "metrics.json' is damaged"),
-        (lambda run: (run / "metrics.json").write_text("[]"), "holds no mapping"),
+        (
+            lambda run: (run / "metrics.json").write_text("[]"),
+            "the whole is [], where a table belongs",
+        ),
         (lambda run: (run / "metrics.json").unlink(), "metrics.json' cannot be read"),
         (lambda run: (run / "config.json").unlink(), "config.json' cannot be read"),
         (lambda run: (run / "config.json").write_text('{"experiment": "x"}'), "restore them"),
@@ -339,8 +342,8 @@ def test_table_1_is_measured(tmp_path, monkeypatch):
             lambda run: write_run(run.parent, run.name, bits_per_dim="low"),
             "'bits_per_dim' is 'low'",
         ),
-        (lambda run: write_run(run.parent, run.name, seed=None), "'seed' is None"),
-        (lambda run: write_run(run.parent, run.name, parameters=True), "'parameters' is True"),
+        (lambda run: write_run(run.parent, run.name, seed=None), "'seed' is missing"),
+        (lambda run: write_run(run.parent, run.name, parameters=True), "'parameters' is true"),
         (lambda run: write_run(run.parent, run.name, standard_error=None), "'standard_error'"),
         (lambda run: write_run(run.parent, "mnist_flow_nice", folder=run.name), "name the folder"),
     ],

@@ -51,11 +51,11 @@ def copy(run, tmp_path):
 
 def weights(folder, step):
     reader = tf.train.load_checkpoint(str(folder / "checkpoints" / f"step-{step}"))
-    skipped = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE")
+    kinds = ("model/", "optimizer/", "metrics/", "counters/")
     return {
         name: reader.get_tensor(name)
         for name in reader.get_variable_to_shape_map()
-        if name not in skipped
+        if name.startswith(kinds)
     }
 
 
@@ -195,17 +195,122 @@ def test_a_damaged_checkpoint_without_another_is_named(copy, how):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_list_of_checkpoints_is_named(copy):
-    (copy / "checkpoints" / "checkpoint").write_text("???")
-    with pytest.raises(RunError, match="the list of checkpoints, is damaged"):
+@pytest.mark.parametrize("text", [None, "???", 'model_checkpoint_path: "step-2"'])
+def test_a_lost_list_of_checkpoints_is_made_from_the_files(copy, run, text, capsys):
+    listed = copy / "checkpoints" / "checkpoint"
+    listed.unlink()
+    if text is not None:
+        listed.write_text(text)
+    damage(copy, 5)
+    train(tiny(), copy, verbose=0)
+    assert "continues after step 4" in capsys.readouterr().out
+    assert history(copy) == history(run)
+    for name, value in weights(copy, 5).items():
+        np.testing.assert_array_equal(value, weights(run, 5)[name], err_msg=name)
+    assert tf.train.latest_checkpoint(copy / "checkpoints").endswith("step-5")
+    assert steps_in(copy / "checkpoints") == {2, 4, 5}
+    assert steps_in(copy / "checkpoints" / "damaged") == {5}
+
+
+def steps_in(folder):
+    return {int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.index")}
+
+
+def test_a_lost_list_of_checkpoints_does_not_hinder_use(copy, capsys):
+    (copy / "checkpoints" / "checkpoint").unlink()
+    before = sorted(copy.rglob("*"))
+    assert open_finished(copy).step == 5
+    assert "is lost" in capsys.readouterr().err
+    assert sorted(copy.rglob("*")) == before
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "checkpoints/*"])
+def test_results_whose_checkpoints_are_lost_are_not_replaced(copy, lost):
+    for path in list(copy.glob(lost)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="holds results, but none of the checkpoints"):
         train(tiny(), copy, verbose=0)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
-def test_a_model_that_does_not_fit_its_checkpoint_is_no_silent_start(copy):
-    config = json.loads((copy / "config.json").read_text())
-    config["settings"]["model"]["hidden"] = 6
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="no other can be read"):
+def test_checkpoints_without_a_config_are_left_alone(copy):
+    (copy / "config.json").unlink()
+    for use in (lambda: train(tiny(), copy, verbose=0), lambda: open_finished(copy)):
+        with pytest.raises(RunError, match=r"holds checkpoints but no config\.json"):
+            use()
+
+
+def edit(folder, **settings):
+    """Writes other settings into a run's `config.json`; two underscores stand for a dot."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in settings.items():
+        *tables, last = name.split("__")
+        place = config["settings"]
+        for table in tables:
+            place = place[table]
+        place[last] = value
+    path.write_text(json.dumps(config))
+
+
+EDITS = [
+    ("model__hidden", 6),  # other shapes
+    ("model__coeff", 0.5),
+    ("model__alpha", 0.01),
+    ("model__eval_log_det__exact_terms", 2),
+    ("optimizer__learning_rate", 0.5),
+    ("seed", 1),
+    ("steps", 6),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), EDITS, ids=[name for name, _ in EDITS])
+def test_weights_of_other_settings_are_refused(copy, name, value):
+    edit(copy, **{name: value})
+    words = rf"says {name.replace('__', '.')}={value}, but the weights in checkpoint 'step-5'"
+    for use in (lambda: train(tiny(), copy, verbose=0), lambda: open_finished(copy)):
+        with pytest.raises(RunError, match=words) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_run_is_refused(copy, tmp_path):
+    train(tiny(seed=3), tmp_path / "other", verbose=0)
+    for path in (tmp_path / "other" / "checkpoints").glob("step-5.*"):
+        shutil.copy(path, copy / "checkpoints")
+    with pytest.raises(RunError, match=r"says seed=0, but .* with seed=3"):
+        open_finished(copy)
+
+
+def test_a_description_may_be_edited(copy):
+    edit(copy, description="mine")
+    assert open_finished(copy).experiment.description == "mine"
+
+
+def without_settings(folder):
+    """Writes a run's last checkpoint as earlier versions did, and removes the others."""
+    spec = load_dataset("digits").spec
+    model = build_model(Run(folder).experiment(), spec)
+    kept = Checkpoints(folder / "checkpoints", Run(folder).experiment(), model)
+    step = kept.restore()
+    shutil.rmtree(folder / "checkpoints")
+    del kept._state["settings"]
+    kept._of(kept._state).write(str(folder / "checkpoints" / f"step-{step}"))
+
+
+def test_checkpoints_without_settings_are_read(copy, run):
+    without_settings(copy)
+    ours, theirs = open_finished(copy), open_finished(run)
+    assert ours.step == 5
+    for mine, other in zip(ours.model.weights, theirs.model.weights, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_checkpoints_without_settings_that_do_not_fit_are_not_called_damaged(copy):
+    without_settings(copy)
+    edit(copy, model__hidden=6)
+    with pytest.raises(RunError, match=r"is of another model than config\.json describes"):
         open_finished(copy)
 
 
@@ -217,10 +322,10 @@ def test_wrong_data_are_refused_before_any_work(tmp_path):
         train(tiny("dataset=digit"), out)
     with pytest.raises(DataError, match="limit=201 is more than the 200"):
         train(tiny("validation_images=201"), out)
-    with pytest.raises(DataError, match="augment='rotate' does not exist"):
-        train(tiny("augment=['rotate']"), out)
-    with pytest.raises(RunError, match=r"no model for 'digits'.*tanhh"):
-        train(tiny("model.activation=tanhh"), out)
+    with pytest.raises(DataError, match=r"augment=\('crop',\) is for images"):
+        train(tiny("augment=['crop']", name="toy_moons_flow"), out)
+    with pytest.raises(RunError, match=r"no model for 'digits'.*hidden"):
+        train(tiny("model.hidden=[4, 4]"), out)
     assert not out.exists()
 
 

@@ -110,10 +110,10 @@ def test_another_kind_of_schedule_starts_from_its_own_defaults():
     ("change", "words"),
     [
         ("model.hiden=3", ["model.hiden", "did you mean 'hidden'"]),
-        ("model.hidden=-3", ["model.hidden=-3", "greater than or equal to 1"]),
+        ("model.hidden=-3", ["model.hidden=-3", "at least 1"]),
         ("model.hidden=[3, -1]", ["setting model.hidden.1=-1"]),
         ("model.blocks=[]", ["model.blocks"]),
-        ("model.coeff=1.0", ["model.coeff=1.0", "less than 1"]),
+        ("model.coeff=1.0", ["model.coeff=1.0", "above 0 and below 1, or none"]),
         ("model.branch=dense", ["model.branch='dense'", "'densenet'"]),
         ("context=label", ["context='label'", "'class'"]),
         ("model.log_det.terms=3", ["model.log_det.terms"]),
@@ -128,11 +128,67 @@ def test_another_kind_of_schedule_starts_from_its_own_defaults():
         ("task=classifier", ["another experiment"]),
         ("model.hidden", ["model.hidden=32"]),
         ("=3", ["model.hidden=32"]),
+        ("optimizer.accumulate=30000", ["accumulate=30000 makes no update", "lower it"]),
     ],
 )
 def test_what_cannot_be_used_is_named_in_one_line(change, words):
     with pytest.raises(RunError) as caught:
         load_experiment("mnist_flow", [change])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_boundaries_increase():
+    changes = ["schedule.name=piecewise", "schedule.boundaries=[5, 5]"]
+    with pytest.raises(RunError, match=r"schedule\.boundaries=\[5, 5\] .* steps that increase"):
+        load_experiment("digits_flow", changes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup"), [(1, 0), (20, 1), (100, 6), (101, 100), (1500, 100), (9000, 100)]
+)
+def test_a_warm_up_gives_way_to_fewer_steps(steps, warmup, capsys):
+    """By hand: the file has 100 of 1,500 steps."""
+    schedule = load_experiment("digits_flow", steps=steps).schedule
+    assert schedule == Cosine(warmup_steps=warmup)
+    assert load_experiment("digits_flow", [f"steps={steps}"]).schedule == schedule
+    said = capsys.readouterr().err
+    remark = f"schedule.warmup_steps is {warmup}, since 100 would leave nothing of steps={steps}"
+    assert said == ("" if warmup == 100 else 2 * f"warning: {remark}\n")
+
+
+def test_a_warm_up_that_was_asked_for_does_not_give_way():
+    with pytest.raises(RunError, match="warmup_steps=100 leaves nothing of steps=20"):
+        load_experiment("digits_flow", ["schedule.warmup_steps=100"], steps=20)
+
+
+def test_drops_that_never_come_are_told(capsys):
+    changes = ["schedule.name=piecewise", "schedule.boundaries=[10, 30]"]
+    load_experiment("digits_flow", changes, steps=31)
+    assert capsys.readouterr().err == ""
+    load_experiment("digits_flow", changes, steps=30)
+    assert "drops 1 of 2 times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps = ", ["digits_flow.toml cannot be read", "Invalid value"]),
+        ("extends = 'none'", ["none.toml cannot be read"]),
+        ("extends = 'digits_flow_b'\n[model]\nhiden = 3", ["'digits_flow'", "model.hiden"]),
+        ("extends = 'digits_flow_b'\nsteps = 3", ["'digits_flow'", "warmup_steps=3"]),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path, monkeypatch, text, words):
+    monkeypatch.setattr("training.catalog._FOLDER", tmp_path)
+    (tmp_path / "digits_flow.toml").write_text(text)
+    (tmp_path / "digits_flow_b.toml").write_text(
+        "description='a'\ndataset='digits'\ntask='flow'\nsteps=5\nbatch_size=4\n"
+        "[schedule]\nname='cosine'\nwarmup_steps=3\n"
+    )
+    with pytest.raises(RunError) as caught:
+        load_experiment("digits_flow")
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

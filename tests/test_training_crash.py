@@ -1,5 +1,6 @@
 """Training that is ended from outside, or by its own numbers, and goes on."""
 
+import contextlib
 import json
 import os
 import resource
@@ -42,23 +43,29 @@ def assert_same_end(ours, theirs):
         np.testing.assert_array_equal(mine[name], other[name], err_msg=name)
 
 
-def terminate_after(monkeypatch, step):
+def end_after(monkeypatch, step, number=signal.SIGTERM):
     before = callbacks.Steps.on_train_batch_end
 
     def look(self, batch, logs=None):
         if self._done + 1 == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         before(self, batch, logs)
 
     monkeypatch.setattr(callbacks.Steps, "on_train_batch_end", look)
 
 
-@pytest.mark.parametrize(("asked", "noted"), [(4, [3]), (5, [3, 6])], ids=["amid", "at_the_end_of"])
+@pytest.mark.parametrize(
+    ("asked", "noted", "number"),
+    [(4, [3], signal.SIGTERM), (5, [3, 6], signal.SIGINT)],
+    ids=["amid", "at_the_end_of"],
+)
 def test_a_run_asked_to_end_in_an_interval_saves_and_goes_on(
-    whole, tmp_path, monkeypatch, capsys, asked, noted
+    whole, tmp_path, monkeypatch, capsys, keyboard, asked, noted, number
 ):
-    terminate_after(monkeypatch, asked)
-    train(experiment(), tmp_path, verbose=0)
+    end_after(monkeypatch, asked, number)
+    interrupted = number == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
+        train(experiment(), tmp_path, verbose=0)
     monkeypatch.undo()
     assert f"step {asked + 1} is saved; the same command goes on" in capsys.readouterr().out
     assert not (tmp_path / "metrics.json").exists()
@@ -70,7 +77,7 @@ def test_a_run_asked_to_end_in_an_interval_saves_and_goes_on(
 
 
 def test_a_run_asked_to_end_before_its_last_step_is_finished(whole, tmp_path, monkeypatch, capsys):
-    terminate_after(monkeypatch, STEPS["steps"] - 1)
+    end_after(monkeypatch, STEPS["steps"] - 1)
     train(experiment(), tmp_path, verbose=0)
     assert "finished 7 steps" in capsys.readouterr().out
     assert (tmp_path / "metrics.json").exists()
@@ -78,12 +85,59 @@ def test_a_run_asked_to_end_before_its_last_step_is_finished(whole, tmp_path, mo
 
 
 def test_signals_are_handled_as_before_afterwards():
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with termination() as request:
         assert not request.made
         os.kill(os.getpid(), signal.SIGTERM)
         assert request.made
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert not request.interrupted
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.fixture
+def keyboard():
+    """Handles SIGINT as Python does where the shell does not have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_ends_what_follows(keyboard, capfd):
+    survived = []
+
+    def interrupted():
+        with termination() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert request.made
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # of the second one
+            survived.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert survived
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capfd.readouterr().out.count("Ctrl-C again ends at once") == 1
+
+
+def test_an_error_is_not_hidden_by_an_interruption(keyboard):
+    def broken():
+        with termination():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise RunError("x")
+
+    with pytest.raises(RunError, match="x"):
+        broken()
+
+
+def test_what_ignores_interruptions_goes_on_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with termination() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not request.made
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
@@ -98,7 +152,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
     monkeypatch.setattr(Checkpoints, "save", on_a_full_disk)
-    with pytest.raises(RunError, match=r"no checkpoint can be written.*step 3 is kept: free"):
+    with pytest.raises(
+        RunError, match=r"no checkpoint can be written.*step 3 is kept: File too large; free"
+    ):
         train(experiment(), tmp_path, verbose=0)
     monkeypatch.undo()
     assert open_finished(tmp_path).step == 3
@@ -131,7 +187,7 @@ def test_checkpoints_of_earlier_versions_are_read(tmp_path):
     checkpoint = tf.train.Checkpoint(**state)
     tf.train.CheckpointManager(checkpoint, str(tmp_path), 3, checkpoint_name="step").save(4)
     again = build_model(experiment("seed=5"), spec)
-    assert Checkpoints(tmp_path, again).restore() == 4
+    assert Checkpoints(tmp_path, experiment("seed=5"), again).restore() == 4
     for ours, theirs in zip(again.weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert int(again.optimizer.iterations) == 4

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from training.config import Experiment, parse_experiment
+from training.console import warn
 from training.errors import RunError
+from training.lengths import make_way, out_of_reach
 from training.settings import AnyFlow
 
 _TABLES = ("schedule", "log_det", "eval_log_det", "model")  # of several kinds
@@ -28,6 +30,9 @@ def load_experiment(
 ) -> Experiment:
     """Reads an experiment and applies changes to it.
 
+    A warm-up that leaves nothing of fewer steps gives way, unless it is changed by name; a
+    warning says so.
+
     Args:
         name: one of `experiment_names`.
         overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes
@@ -46,18 +51,31 @@ def load_experiment(
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(names)}"
         raise RunError(f"experiment {name!r} is unknown; {hint}")
-    settings = parse_experiment({**_read(name), "name": name}).model_dump(mode="json")
+    try:
+        written = parse_experiment({**_read(name), "name": name})
+    except RunError as error:
+        raise RunError(f"experiment {name!r}: {error}") from error
+    settings = written.model_dump(mode="json")
     for override in overrides:
         _apply(settings, override)
     for key, value in (("steps", steps), ("seed", seed)):
         if value is not None:
             settings[key] = value
-    return parse_experiment(settings)
+    chosen = [override.partition("=")[0].replace(" ", "") for override in overrides]
+    remarks = make_way(settings, written, chosen)
+    experiment = parse_experiment(settings)
+    for remark in [*remarks, *out_of_reach(experiment)]:
+        warn(remark)
+    return experiment
 
 
 def _read(name: str) -> dict[str, Any]:
     """Reads an experiment's file over the one that it extends."""
-    written = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    path = _FOLDER / f"{name}.toml"
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path.name} cannot be read: {error}") from error
     base = written.pop("extends", None)
     return written if base is None else _merged(_read(base), written)
 

@@ -10,7 +10,7 @@ import click
 from training.catalog import experiment_names, load_experiment
 from training.console import say, warn
 from training.figures import describe
-from training.files import new_file
+from training.files import as_text, new_file, write_files
 from training.quiet import import_tensorflow
 from training.verb import Verbs
 
@@ -53,12 +53,20 @@ def list_experiments() -> None:
         say(f"{name:{width}}  {load_experiment(name).description}")
 
 
-@main.command(help="Train EXPERIMENT in a folder; the same command resumes.")
+@main.command(
+    help="Train EXPERIMENT in a folder; the same command resumes. SIGTERM and Ctrl-C save the "
+    "state at the end of a step; the exit status is 0 after SIGTERM and 130 after Ctrl-C. A second "
+    "Ctrl-C ends at once; the last checkpoint stays."
+)
 @click.argument("experiment")
 @click.option("--out", required=True, type=click.Path(), help="The run's folder.")
 @_data
 @click.option("--seed", type=int, help="Replaces the experiment's seed.")
-@click.option("--steps", type=int, help="Replaces the experiment's number of steps.")
+@click.option(
+    "--steps",
+    type=int,
+    help="Replaces the experiment's number of steps; a warm-up that is no shorter gives way.",
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Changes a setting.")
 @click.option(
     "--precision",
@@ -111,7 +119,8 @@ def train(
 
 
 @main.command(
-    help="Train with several workers on this machine; ARGUMENTS are those of train.",
+    help="Train with several workers on this machine; ARGUMENTS are those of train. SIGTERM and "
+    "Ctrl-C are passed on: all workers save the same step.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @click.option("--workers", type=int, required=True, help="How many processes.")
@@ -312,7 +321,7 @@ def results(out: str, results: str) -> None:
     from training.page import make_page
 
     path = new_file(out)
-    path.write_text(make_page(Path(results), path.parent / "figures"), encoding="utf-8")
+    write_files({path: as_text(make_page(Path(results), path.parent / "figures"))})
     say(f"results in {out}")
 
 

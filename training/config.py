@@ -1,20 +1,24 @@
 """What an experiment is: every setting that its result depends on, checked when it is read."""
 
-import difflib
-from typing import Annotated, Any, Literal, get_args
+import itertools
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from training.baseline_settings import BaselineModel
 from training.errors import RunError
+from training.refusals import Refusal, refusals, shown
 from training.settings import (
+    Activation,
     AnyFlow,
+    Augmentation,
     Count,
     Counts,
     NotNegative,
@@ -70,7 +74,7 @@ class FlowModel(AnyFlow):
     growth: Count = 64
     depth: Count = 3
     coeff: OptionalShare = 0.98
-    activation: str = "lipswish"
+    activation: Activation = "lipswish"
     actnorm: bool = True
     whitening: bool = False
     power_iterations: Count = 1
@@ -86,11 +90,7 @@ class FlowModel(AnyFlow):
         return self.eval_log_det.model_dump(mode="json")
 
 
-# Files written before there were baselines name no architecture.
-_named = BeforeValidator(
-    lambda value: {"architecture": "iresnet", **value} if isinstance(value, dict) else value
-)
-AnyFlowModel = Annotated[FlowModel | BaselineModel, Field(discriminator="architecture"), _named]
+AnyFlowModel = Annotated[FlowModel | BaselineModel, Field(discriminator="architecture")]
 
 
 class HybridModel(FlowModel):
@@ -111,7 +111,7 @@ class ClassifierModel(Settings):
     squeeze_first: bool = False
     kernel_sizes: Counts = (3, 1, 3)
     coeff: OptionalShare = 0.9
-    activation: str = "elu"
+    activation: Activation = "elu"
     actnorm: bool = True
     whitening: bool = False
     power_iterations: Count = 1
@@ -143,7 +143,7 @@ class GlowClassifierModel(Settings):
 
 
 AnyClassifierModel = Annotated[
-    ClassifierModel | ResNetModel | GlowClassifierModel, Field(discriminator="architecture"), _named
+    ClassifierModel | ResNetModel | GlowClassifierModel, Field(discriminator="architecture")
 ]
 
 
@@ -178,6 +178,13 @@ class Piecewise(Settings):
     boundaries: Counts
     factor: Share = 0.2
 
+    @field_validator("boundaries")
+    @classmethod
+    def _increase(cls, boundaries: tuple[int, ...]) -> tuple[int, ...]:
+        if any(late <= early for early, late in itertools.pairwise(boundaries)):
+            raise ValueError("give steps that increase")
+        return boundaries
+
 
 class Constant(Settings):
     """The same learning rate throughout."""
@@ -195,7 +202,7 @@ class _Experiment(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     steps: Count
     batch_size: Count
-    augment: tuple[str, ...] = ()
+    augment: tuple[Augmentation, ...] = ()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Constant()
     interval: Count = 500  # steps between checkpoints, each with a look at the validation set
@@ -209,6 +216,11 @@ class _Experiment(Settings):
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_steps >= self.steps:
             raise ValueError(
                 f"schedule.warmup_steps={self.schedule.warmup_steps} leaves nothing of "
+                f"steps={self.steps}; lower it"
+            )
+        if self.optimizer.accumulate > self.steps:
+            raise ValueError(
+                f"optimizer.accumulate={self.optimizer.accumulate} makes no update in "
                 f"steps={self.steps}; lower it"
             )
         return self
@@ -285,51 +297,26 @@ def parse_experiment(settings: Any) -> Experiment:
         RunError: a setting is unknown, missing or out of range; the message names it.
     """
     try:
-        return _EXPERIMENT.validate_python(settings)
+        # As JSON, which is strict: "3" and true are no numbers, and a list may be a tuple.
+        return _EXPERIMENT.validate_json(json.dumps(_named(settings), default=str), strict=True)
     except ValidationError as error:
-        # A union of plain types reports each of its members: the one that came furthest is enough.
-        items = {_place(item): item for item in reversed(error.errors())}
-        deepest = [
-            item
-            for place, item in reversed(items.items())
-            if not any(other.startswith(f"{place}.") for other in items)
-        ]
-        raise RunError("; ".join(map(_explain, deepest))) from error
+        raise RunError("; ".join(map(_explain, refusals(_EXPERIMENT, error)))) from error
 
 
-def _explain(item: Any) -> str:
-    place = _place(item)
-    if item["type"] == "extra_forbidden":
-        last = str(item["loc"][-1])
-        close = difflib.get_close_matches(last, _names() - {last}, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "; remove it"
-        return f"setting {place!r} does not exist{hint}"
-    if item["type"] == "missing":
-        return f"setting {place!r} is missing; give it"
-    message = item["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(item["input"], dict) else f"={item['input']!r}"
-    return f"setting {place}{shown} cannot be used: {message}" if place else message
+def _named(settings: Any) -> Any:
+    """Names the architecture, which files do not that are older than the baselines."""
+    model = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(model, dict):
+        return settings
+    return {**settings, "model": {"architecture": "iresnet", **model}}
 
 
-def _place(item: Any) -> str:
-    # Kinds of unions stand between the names of settings.
-    parts = [str(part) for part in item["loc"] if part not in _tags()]
-    return ".".join(part for part in parts if not part.startswith(("constrained-", "tuple[")))
-
-
-def _names() -> set[str]:
-    return {name for kind in _kinds(Settings) for name in kind.model_fields}
-
-
-_TAGGED = ("name", "task", "architecture")  # settings that say which others there are
-
-
-def _tags() -> set[str]:
-    fields = [kind.model_fields.get(key) for kind in _kinds(Settings) for key in _TAGGED]
-    kinds = [get_args(field.annotation) for field in fields if field is not None]
-    return {tag for tags in kinds for tag in tags if isinstance(tag, str)}
-
-
-def _kinds(kind: type[Settings]) -> list[type[Settings]]:
-    below = [deeper for child in kind.__subclasses__() for deeper in _kinds(child)]
-    return [kind, *below]
+def _explain(refusal: Refusal) -> str:
+    place, value, remedy = refusal.place, refusal.value, refusal.remedy
+    if refusal.problem == "unknown":
+        return f"setting {place!r} does not exist; {remedy}"
+    if refusal.problem == "missing":
+        return f"setting {place!r} is missing; give {remedy}"
+    if refusal.problem == "rule":
+        return f"setting {place}={shown(value)} cannot be used: {remedy}" if place else remedy
+    return f"setting {place or 'EXPERIMENT'}={shown(value)} cannot be used: give {remedy}"

@@ -92,8 +92,10 @@ def evaluate(
     held, whole = finished.metrics(), finished.dataset.spec.split_sizes["test"]
     if _is_of(held, "test", whole) and not _is_of(values, "test", whole):
         return {**held, **values}
-    np.savez(finished.run.folder / _IMAGES, values=singles, split=split)
-    return finished.add_metrics(values)
+    images = finished.run.folder / _IMAGES
+    return finished.add_metrics(
+        values, {images: lambda file: np.savez(file, values=singles, split=split)}
+    )
 
 
 def _single_values(run: Run, finished: Finished, split: str) -> np.ndarray:

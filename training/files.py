@@ -1,17 +1,63 @@
-"""JSON files that are complete at every moment, whatever interrupts their writing."""
+"""Files that are complete at every moment, whatever interrupts their writing."""
 
+import contextlib
+import errno
 import json
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from training.errors import RunError
 
+Writer = Callable[[BinaryIO], Any]
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this disk is used up"}
+_OTHER = (errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT)
+_FREE = "free some of it, then give the same command again"
+
+
+def write_files(writers: Mapping[Path, Writer]) -> None:
+    """Writes files beside their places, then moves all of them there.
+
+    Args:
+        writers: what writes each, given an open file.
+
+    Raises:
+        RunError: one cannot be written; then all are as they were.
+    """
+    with contextlib.ExitStack() as scratch:
+        ready = []
+        for path, write in writers.items():
+            try:
+                ready.append((scratch.enter_context(_beside(path, write)), path))
+            except OSError as error:
+                raise RunError(f"{str(path)!r} cannot be written: {trouble(error)}") from error
+        for name, path in ready:
+            try:
+                os.replace(name, path)
+            except OSError as error:
+                raise RunError(f"{str(path)!r} cannot be written: {trouble(error)}") from error
+
+
+@contextlib.contextmanager
+def _beside(path: Path, write: Writer) -> Iterator[str]:
+    """Writes a file under another name, which does not outlast the context."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file beside its place, then moves it there in one step.
+    """Writes a JSON file.
 
     Args:
         path: where to.
@@ -20,24 +66,74 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         RunError: the folder cannot be written to.
     """
-    text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RunError(
-            f"{str(path)!r} cannot be written ({error.strerror}); free the disk, or choose a "
-            "folder you may write to"
-        ) from error
+    write_files({path: as_json(content)})
+
+
+def as_json(content: Any) -> Writer:
+    """Makes a writer of JSON.
+
+    Args:
+        content: what `json` can hold; numbers that are not finite become null.
+
+    Returns:
+        The writer, for `write_files`.
+    """
+    text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
+    return as_text(text + "\n")
+
+
+def as_text(text: str) -> Writer:
+    """Makes a writer of text.
+
+    Args:
+        text: the text.
+
+    Returns:
+        The writer, for `write_files`.
+    """
+    return lambda file: file.write(text.encode("utf-8"))
+
+
+def trouble(error: Exception) -> str:
+    """Says why something cannot be written, and what to do.
+
+    Args:
+        error: of Python, or of TensorFlow, which tells a full disk by its message alone.
+
+    Returns:
+        The reason and the remedy.
+    """
+    code = _full(error)
+    if code is not None:
+        return f"{_FULL[code]} ({os.strerror(code)}); {_FREE}"
+    text = str(error)  # TensorFlow's begins with its own affairs
+    known = (os.strerror(code) for code in _OTHER if os.strerror(code) in text)
+    reason = getattr(error, "strerror", None) or next(known, None) or first_line(error)
+    return f"{reason}; free the disk, or choose a folder you may write to"
+
+
+def is_full(error: Exception) -> bool:
+    """Says whether an error is that of a full disk, or of a quota.
+
+    Args:
+        error: of Python or of TensorFlow.
+
+    Returns:
+        Whether it is.
+    """
+    return _full(error) is not None
+
+
+def first_line(error: Exception) -> str:
+    """Shortens an error's message.
+
+    Args:
+        error: the error.
+
+    Returns:
+        Its first line, at most 200 characters; the kind of error where there is none.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def read_json(path: Path) -> Any:
@@ -84,6 +180,11 @@ def new_file(path: str | os.PathLike[str]) -> Path:
     if not os.access(place.parent, os.W_OK):
         raise RunError(f"{str(place.parent)!r} cannot be written to; give another --out")
     return place
+
+
+def _full(error: Exception) -> int | None:
+    number, text = getattr(error, "errno", None), str(error)
+    return next((code for code in _FULL if code == number or os.strerror(code) in text), None)
 
 
 def _finite(content: Any) -> Any:

@@ -1,16 +1,19 @@
 """A run's model as its averaged weights define it, with everything needed to use it."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from tf_iresnet.models.model import InvertibleModel
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, check_settings
 from training.config import ClassifierExperiment, Experiment, FlowExperiment
 from training.data import Dataset, load_dataset
 from training.errors import RunError
+from training.files import Writer
 from training.models import build_model
 from training.run import Run
 
@@ -70,17 +73,20 @@ class Finished:
         held = self.run.metrics()
         return held if held.get("steps") == self.step else {}
 
-    def add_metrics(self, values: dict[str, Any]) -> dict[str, Any]:
+    def add_metrics(
+        self, values: dict[str, Any], files: Mapping[Path, Writer] | None = None
+    ) -> dict[str, Any]:
         """Adds results to `metrics.json`, where results of other weights are dropped.
 
         Args:
             values: the new results.
+            files: what goes with them: all of it is written, or nothing.
 
         Returns:
             All results.
         """
         metrics = {**self.metrics(), "steps": self.step, **values}
-        self.run.write_metrics(metrics)
+        self.run.write_metrics(metrics, files)
         return metrics
 
 
@@ -97,16 +103,19 @@ def open_finished(
         The run with its model.
 
     Raises:
-        RunError: it is no run's folder, or has no checkpoint that can be read.
+        RunError: it is no run's folder, a file in it is damaged, it has no checkpoint that can be
+            read, or its weights were trained with other settings than it says.
         DataError: the data set cannot be had.
     """
     run = Run(folder)
     experiment = run.experiment()
+    run.check_notes()
     if not run.checkpoints.is_dir():
         raise RunError(_untrained(folder))
+    check_settings(run.checkpoints, experiment)  # before a model is made of others
     dataset = load_dataset(experiment.dataset, data_dir)
     model = build_model(experiment, dataset.spec)
-    step = Checkpoints(run.checkpoints, model).restore()
+    step = Checkpoints(run.checkpoints, experiment, model).restore()
     if step is None:
         raise RunError(_untrained(folder))
     model.use_averaged_weights()

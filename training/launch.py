@@ -25,8 +25,8 @@ _PR_SET_PDEATHSIG = 1
 def launch(workers: int, arguments: Sequence[str]) -> int:
     """Runs `python -m training train` in several processes that train one model.
 
-    A worker that fails ends the others. SIGTERM and an interruption from the keyboard are passed
-    on: the workers save, and the same command goes on from there.
+    A worker that fails ends the others. SIGTERM and Ctrl-C are passed on: the workers save, and the
+    same command goes on from there. A second Ctrl-C ends all of them at once.
 
     Args:
         workers: how many.
@@ -37,6 +37,7 @@ def launch(workers: int, arguments: Sequence[str]) -> int:
 
     Raises:
         RunError: the number of workers cannot be used.
+        KeyboardInterrupt: Ctrl-C was pressed, and the workers have ended.
     """
     if workers < 1:
         raise RunError(f"--workers {workers} is too small; give 1 or more")

@@ -68,7 +68,7 @@ def model_card(finished: Finished, certificate: Certificate | None, rescaled: bo
         "training steps": finished.step,
         "CPU-seconds of training": metrics.get("cpu_seconds"),
         "parameters": metrics.get("parameters"),
-        "versions": ", ".join(f"{k} {v}" for k, v in metrics.get("versions", {}).items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in (metrics.get("versions") or {}).items()),
     }
     return "\n".join(
         [
@@ -120,17 +120,16 @@ def _inputs(finished: Finished) -> str:
 
 def _results(metrics: dict[str, Any]) -> list[str]:
     lines = []
-    if "bits_per_dim" in metrics:
-        lines.append(
-            "{bits_per_dim:.4f} ± {standard_error:.4f} bits/dim on {images} images of the "
-            "{split} set".format(**metrics)
-        )
-    if "error_percent" in metrics:
-        lines.append(
-            "{error_percent:.2f} % error on {images} images of the {split} set".format(**metrics)
-        )
+    place = "on {images} images of the {split} set"
+    if metrics.get("bits_per_dim") is not None:
+        spread = "" if metrics.get("standard_error") is None else " ± {standard_error:.4f}"
+        lines.append(f"{{bits_per_dim:.4f}}{spread} bits/dim {place}".format(**metrics))
+    elif "bits_per_dim" in metrics:
+        lines.append(f"bits/dim that are not finite {place}".format(**metrics))
+    if metrics.get("error_percent") is not None:
+        lines.append(f"{{error_percent:.2f}} % error {place}".format(**metrics))
     found = metrics.get("reconstruction")
-    if found and found["all_converged"]:
+    if found and not found["not_converged"] and found["largest_error"] is not None:
         lines.append(
             f"decode(encode(x)) on {found['images']} test images: every inverse converged, "
             f"largest error {found['largest_error']:.1e} of the pixel range"

@@ -13,7 +13,7 @@ from training.data.preprocess import dequantise
 from training.data.randomness import stream_key
 from training.errors import RunError
 from training.evaluate import bits_function, inputs_with_index, probe_seed
-from training.files import write_json
+from training.files import as_json, write_files
 from training.finished import Finished
 from training.machine import cpu_seconds, versions
 from training.outliers import outliers
@@ -93,9 +93,14 @@ def score_outliers(
         "evaluation_cpu_seconds": round(cpu_seconds() - before, 1),
         "versions": versions(),
     }
-    write_json(finished.run.folder / "ood.json", results)
-    pictures.write_histograms(
-        finished.run.folder / "ood.png", "bits/dim", {"test": test, **bits}, float(usual)
+    every = {"test": test, **bits}
+    write_files(
+        {
+            finished.run.folder / "ood.json": as_json(results),
+            finished.run.folder / "ood.png": lambda file: pictures.write_histograms(
+                file, "bits/dim", every, float(usual)
+            ),
+        }
     )
     return results
 

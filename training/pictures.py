@@ -1,6 +1,6 @@
 """PNG pictures of arrays: grids of images, and densities in the plane."""
 
-from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib.image
 import numpy as np
@@ -54,14 +54,14 @@ def image_grid(images: np.ndarray) -> np.ndarray:
     return image_rows([cells[i * columns : (i + 1) * columns] for i in range(rows)])
 
 
-def write_image(path: Path, rgb: np.ndarray) -> None:
+def write_image(file: BinaryIO, rgb: np.ndarray) -> None:
     """Writes RGB values as a PNG.
 
     Args:
-        path: where to.
+        file: where to.
         rgb: values [height, width, 3] from 0 to 1.
     """
-    matplotlib.image.imsave(path, rgb, format="png")
+    matplotlib.image.imsave(file, rgb, format="png")
 
 
 def plane_points(side: int = 200) -> np.ndarray:
@@ -78,11 +78,11 @@ def plane_points(side: int = 200) -> np.ndarray:
     return np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
 
 
-def write_plane(path: Path, titles: list[str], panels: list[np.ndarray]) -> None:
+def write_plane(file: BinaryIO, titles: list[str], panels: list[np.ndarray]) -> None:
     """Draws densities and points beside each other.
 
     Args:
-        path: where to.
+        file: where to.
         titles: one for each panel.
         panels: a density [side, side] at `plane_points`, or points [n, 2].
     """
@@ -94,16 +94,16 @@ def write_plane(path: Path, titles: list[str], panels: list[np.ndarray]) -> None
         else:
             axes.imshow(panel, origin="lower", extent=extent, cmap="viridis")
         axes.set(title=title, xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect=1)
-    figure.savefig(path, format="png", dpi=120)
+    figure.savefig(file, format="png", dpi=120)
 
 
 def write_histograms(
-    path: Path, label: str, values: dict[str, np.ndarray], mark: float, bins: int = 60
+    file: BinaryIO, label: str, values: dict[str, np.ndarray], mark: float, bins: int = 60
 ) -> None:
     """Draws histograms over one axis.
 
     Args:
-        path: where to.
+        file: where to.
         label: what the values are.
         values: arrays by name; the first one is filled.
         mark: a value to mark by a line.
@@ -119,4 +119,4 @@ def write_histograms(
     # What is of one value makes a bin that would hide all others.
     axes.set(xlabel=label, ylabel="density", yscale="log")
     axes.legend()
-    figure.savefig(path, format="png", dpi=120)
+    figure.savefig(file, format="png", dpi=120)

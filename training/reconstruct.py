@@ -92,8 +92,10 @@ def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> di
     report = _report(trips.errors, trips.steps, trips.converged)
     difference = np.abs(trips.reconstructions - trips.images)
     rows = [trips.images, trips.reconstructions, np.where(difference >= 0, difference, 1.0)]
-    pictures.write_image(path, pictures.image_rows(rows, ~trips.converged[:_SHOWN]))
-    finished.add_metrics({"reconstruction": report})
+    picture = pictures.image_rows(rows, ~trips.converged[:_SHOWN])
+    finished.add_metrics(
+        {"reconstruction": report}, {path: lambda file: pictures.write_image(file, picture)}
+    )
     return report
 
 

@@ -4,15 +4,15 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from training.agreement import differences, is_longer
 from training.config import Experiment, parse_experiment
+from training.contents import HISTORY, METRICS, read_content
 from training.errors import RunError
-from training.files import read_json, write_json
-
-_FREE = ("description",)  # does not change what a run computes
+from training.files import Writer, as_json, read_json, trouble, write_files, write_json
 
 
 class Run:
@@ -30,6 +30,11 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.tensorboard = self.folder / "tensorboard"
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder holds a run."""
+        return self._config.exists()
+
     def check(self, experiment: Experiment) -> bool:
         """Refuses a folder in which the experiment cannot be started or continued.
 
@@ -45,8 +50,10 @@ class Run:
         place = str(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{place!r} is a file; give a folder as --out")
-        if self._config.exists():
+        if self.is_there:
             self._compare(experiment, self.experiment())
+        elif self.checkpoints.is_dir():
+            raise RunError(self._without_config())
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise RunError(f"{place!r} holds other files and no run; give another folder as --out")
         there = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
@@ -55,7 +62,21 @@ class Run:
                 pass
         except OSError as error:
             raise RunError(_unwritable(place, error)) from error
-        return self._config.exists()
+        return self.is_there
+
+    def check_untrained(self) -> None:
+        """Refuses to start from nothing where there once were checkpoints.
+
+        A run that was killed before its first checkpoint may have noted one interval.
+
+        Raises:
+            RunError: the folder holds results, which training would replace.
+        """
+        if len(self.history()) > 1 or self.metrics():
+            raise RunError(
+                f"{str(self.folder)!r} holds results, but none of the checkpoints they came from; "
+                "restore those, or train in another folder"
+            )
 
     def begin(self, experiment: Experiment, command: str) -> None:
         """Notes what the folder holds from now on.
@@ -109,9 +130,23 @@ class Run:
         try:
             return parse_experiment(self._content()["settings"])
         except (RunError, KeyError, TypeError) as error:
-            if not self._config.exists():
+            if not self.is_there:
                 raise
             raise RunError(f"{str(self._config)!r} cannot be used: {error}") from error
+
+    def check_notes(self) -> None:
+        """Refuses files that what is measured could not be added to.
+
+        Raises:
+            RunError: `metrics.json` or `history.json` is damaged, or of another experiment.
+        """
+        self.history()
+        noted, held = self.metrics().get("experiment"), self.experiment().name
+        if noted not in (None, held):
+            raise RunError(
+                f"{str(self._metrics)!r} is of {noted!r}, but config.json beside it of {held!r}; "
+                "restore them"
+            )
 
     def command(self) -> str:
         """Reads the command that repeats the run.
@@ -126,24 +161,36 @@ class Run:
 
         Returns:
             The results so far, or nothing.
-        """
-        return read_json(self._metrics) if self._metrics.exists() else {}
 
-    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        Raises:
+            RunError: the file is damaged.
+        """
+        return read_content(self._metrics, METRICS) if self._metrics.exists() else {}
+
+    def write_metrics(
+        self, metrics: dict[str, Any], files: Mapping[Path, Writer] | None = None
+    ) -> None:
         """Replaces the results.
 
         Args:
             metrics: all results.
+            files: what goes with them: all of it is written, or nothing.
+
+        Raises:
+            RunError: something cannot be written.
         """
-        write_json(self._metrics, metrics)
+        write_files({**(files or {}), self._metrics: as_json(metrics)})
 
     def history(self) -> list[dict[str, Any]]:
         """Reads what was noted at each checkpoint.
 
         Returns:
             One record per checkpoint, in order.
+
+        Raises:
+            RunError: the file is damaged.
         """
-        return read_json(self._history) if self._history.exists() else []
+        return read_content(self._history, HISTORY) if self._history.exists() else []
 
     def write_history(self, records: list[dict[str, Any]]) -> None:
         """Replaces the records.
@@ -154,12 +201,20 @@ class Run:
         write_json(self._history, records)
 
     def _content(self) -> dict[str, Any]:
-        if not self._config.exists():
+        if not self.is_there:
+            if self.checkpoints.is_dir():
+                raise RunError(self._without_config())
             raise RunError(
                 f"{str(self.folder)!r} is no run's folder: it has no config.json; make one with "
                 f"`python -m training train EXPERIMENT --out {self.folder}`"
             )
         return read_json(self._config)
+
+    def _without_config(self) -> str:
+        return (
+            f"{str(self.folder)!r} holds checkpoints but no config.json, which says what they are "
+            "of; restore it, or give another folder"
+        )
 
     def _compare(self, asked: Experiment, held: Experiment) -> None:
         place = str(self.folder)
@@ -168,37 +223,22 @@ class Run:
                 f"{place!r} holds the experiment {held.name!r}, not {asked.name!r}; give another "
                 "folder as --out"
             )
-        old, new = (_flat(settings.model_dump(mode="json")) for settings in (held, asked))
-        differing = [
-            key
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key not in _FREE
-        ]
-        if differing == ["steps"] and asked.steps > held.steps:
+        found = differences(held, asked)
+        if is_longer(found):
             if held.can_be_extended:
                 return
             raise RunError(
                 f"{place!r} holds a run of {held.steps} steps, at which its learning rate ends; "
                 "give that number, or another folder as --out"
             )
-        if differing:
-            key = differing[0]
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        if found:
+            key, old, new = found[0]
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             raise RunError(
-                f"{place!r} holds a run with {key}={old.get(key)} where {new.get(key)} is asked "
-                f"for{more}; give the settings it was started with, or another folder as --out"
+                f"{place!r} holds a run with {key}={old} where {new} is asked for{more}; give "
+                "the settings it was started with, or another folder as --out"
             )
 
 
 def _unwritable(place: str, error: OSError) -> str:
-    return f"{place!r} cannot be written to ({error.strerror}); give another folder as --out"
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return f"{place!r} cannot be written to: {trouble(error)}"

@@ -10,7 +10,7 @@ from tf_iresnet.log_det import Exact
 from training import pictures
 from training.errors import RunError
 from training.evaluate import bits_function, probe_seed
-from training.files import new_file
+from training.files import new_file, write_files
 from training.finished import Finished
 
 
@@ -85,7 +85,7 @@ def write_samples(
         pixels = np.clip(np.floor(samples), 0, levels - 1) / (levels - 1)
         rows = _rows_by_class(finished, pixels) if finished.is_conditional else None
         picture = pictures.image_grid(pixels) if rows is None else pictures.image_rows(rows)
-        pictures.write_image(path, picture)
+        write_files({path: lambda file: pictures.write_image(file, picture)})
         return
     if finished.is_conditional:
         contexts = np.eye(finished.dataset.spec.classes, dtype=np.float32)
@@ -94,7 +94,10 @@ def write_samples(
     else:
         heights, titles = [density_of_plane(finished, seed)], ["density"]
     data = finished.dataset.arrays("test").x[:count]
-    pictures.write_plane(path, [*titles, "samples", "data"], [*heights, samples, data])
+    panels = [*heights, samples, data]
+    write_files(
+        {path: lambda file: pictures.write_plane(file, [*titles, "samples", "data"], panels)}
+    )
 
 
 def _rows_by_class(finished: Finished, images: np.ndarray) -> list[np.ndarray]:

@@ -1,12 +1,16 @@
 """A run's model as a SavedModel with its model card."""
 
 import os
+import tempfile
 from pathlib import Path
+
+import tensorflow as tf
 
 from tf_iresnet.certificate import Certificate
 from tf_iresnet.export import export_saved_model
 from training.certify import certified, check_rescale, refuse_baseline
 from training.errors import RunError
+from training.files import as_text, trouble, write_files
 from training.finished import Finished
 from training.model_card import model_card
 
@@ -41,12 +45,18 @@ def write_saved_model(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{str(out)!r} cannot be written ({error.strerror})") from error
+        raise RunError(f"{str(out)!r} cannot be written: {trouble(error)}") from error
     finished.model.converge_spectral_state()
     if not finished.is_baseline:
         certified(finished.model, rescale)  # refuses before anything is written
-    export_saved_model(finished.model, path)
     certificate = None if finished.is_baseline else certified(finished.model)
     card = model_card(finished, certificate, rescaled=rescale is not None)
-    (path / "README.md").write_text(card, encoding="utf-8")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            whole = Path(scratch, path.name)
+            export_saved_model(finished.model, whole)
+            write_files({whole / "README.md": as_text(card)})
+            os.replace(whole, path)
+    except (tf.errors.OpError, OSError, RunError) as error:
+        raise RunError(f"{str(out)!r} cannot be written: {trouble(error)}") from error
     return certificate

@@ -12,6 +12,9 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # TOML has no null: the word "none" stands for it.
 none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
 OptionalShare = Annotated[Share | None, none]
+# By name, since their own modules import TensorFlow.
+Activation = Literal["elu", "lipswish", "clipswish", "softplus", "tanh", "maxmin"]
+Augmentation = Literal["affine", "crop", "flip", "cutout"]
 
 
 class Settings(BaseModel):

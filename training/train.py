@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from tf_iresnet.models.trained import TrainedModel
 from training.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, check_settings
 from training.config import Experiment
 from training.console import say
 from training.data import DataError, Dataset, Share, eval_batches, load_dataset, train_batches
 from training.devices import Devices, make_devices
 from training.errors import RunError
+from training.files import is_full, trouble
 from training.machine import cores, processor, versions
 from training.models import build_model, parameter_count
 from training.run import Run
@@ -56,11 +57,15 @@ def train(
     Raises:
         RunError: the folder cannot be used, or the loss is no number.
         DataError: the data set cannot be had.
+        KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
     """
     run = Run(out)
     devices = make_devices() if devices is None else devices
     dataset = load_dataset(experiment.dataset, data_dir)
     if devices.is_chief:
+        if run.is_there:
+            run.check_notes()
+            check_settings(run.checkpoints, run.experiment())
         run.check(experiment)
     batches_for = _batches(experiment, dataset, devices)
     keras.config.set_floatx("float64" if experiment.precision == "float64" else "float32")
@@ -69,7 +74,7 @@ def train(
         model = build_model(experiment, dataset.spec)
     locked = run.locked() if devices.is_chief else contextlib.nullcontext()
     with locked, devices.watched(), termination() as request:
-        checkpoints = Checkpoints(run.checkpoints, model, devices.is_chief)
+        checkpoints = Checkpoints(run.checkpoints, experiment, model, devices.is_chief)
         start = checkpoints.restore() or 0
         devices.check_same("a last checkpoint of step", start)
         if start > experiment.steps:
@@ -79,6 +84,10 @@ def train(
             if start == experiment.steps and run.metrics().get("steps") == start:
                 say(f"{experiment.name} in {str(out)!r} is finished: {start} steps are done")
                 return run.metrics()
+            if not start:
+                run.check_untrained()
+            if start == experiment.steps and not run.history():
+                raise RunError(f"{str(out)!r} has lost its history.json; restore it")
             run.begin(experiment, command)
             checkpoints.clean()
             _introduce(session, start)
@@ -94,6 +103,12 @@ def train(
         except Terminated:
             say(f"asked to end: step {checkpoints.step} is saved; the same command goes on")
             return run.metrics()
+        except (tf.errors.OpError, OSError) as error:  # of what Keras writes
+            if not is_full(error):
+                raise
+            raise RunError(
+                f"{str(out)!r} cannot be written to; {checkpoints.kept()}: {trouble(error)}"
+            ) from error
         if not devices.is_chief:
             return {}
         metrics = _summary(experiment, model, run)
@@ -190,7 +205,7 @@ def _introduce(session: Session, start: int) -> None:
     say(
         f"{experiment.name} {place}{where}: {experiment.steps} steps of "
         f"{experiment.batch_size} examples, {parameter_count(session.model):,} parameters; an "
-        f"epoch below is {experiment.interval} steps"
+        f"epoch below is {min(experiment.interval, experiment.steps)} steps"
     )
 
 
@@ -207,7 +222,7 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
         validation_steps=batches.validation_steps,
         initial_epoch=first,
         epochs=first + left,
-        steps_per_epoch=experiment.interval - done,
+        steps_per_epoch=min(experiment.interval - done, experiment.steps - start),
         verbose=verbose,
         shuffle=False,  # the stream is shuffled
         callbacks=_callbacks(session, start, hang_timeout),

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from training.files import is_full, trouble
+
 # By name, since the modules of some would first import TensorFlow.
 _EXPECTED = ("RunError", "DataError", "ConvergenceError")
 
@@ -28,8 +30,10 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt as error:  # Click would write an empty line first
+            raise click.Abort from error
         except Exception as error:  # the user gets a line, whatever happens
             if ctx.meta["debug"]:
                 click.echo(traceback.format_exc(), err=True, nl=False)
@@ -65,4 +69,7 @@ def _line(error: Exception) -> str:
     message = " ".join(str(error).split())
     if any(kind.__name__ in _EXPECTED for kind in type(error).__mro__):
         return message
+    if is_full(error):
+        place = getattr(error, "filename", None)
+        return trouble(error) if place is None else f"{place!r} cannot be written: {trouble(error)}"
     return f"{type(error).__name__}: {message}; add --debug to see where"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -50,6 +51,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
 
     Raises:
       ValueError: if the model is of another kind, or ``path`` exists.
+      OSError: if the disk is full or the folder cannot be written to; nothing is left of it.
 
     Example:
     >>> import tempfile
@@ -103,8 +105,18 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
         )
         Path(scratch, "model", "certificate.json").write_text(certificate, encoding="utf-8")
         os.replace(os.path.join(scratch, "model"), path)
+    except tf.errors.OpError as error:
+        raise _as_os_error(error, path) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _as_os_error(error: tf.errors.OpError, path: Path) -> OSError:
+    """What TensorFlow could not write, as Python says it."""
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if os.strerror(code) in error.message:
+            return OSError(code, os.strerror(code), str(path))
+    return OSError(f"path {str(path)!r} cannot be written: {error.message}")
 
 
 def _certificate(model: InvertibleModel) -> str:

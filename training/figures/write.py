@@ -11,7 +11,7 @@ from training.errors import RunError
 from training.figures import KINDS
 from training.figures.request import Drawing, Request
 from training.figures.style import look
-from training.files import new_file, write_json
+from training.files import Writer, as_json, new_file, write_files
 from training.machine import cores, cpu_seconds, versions
 
 
@@ -61,9 +61,6 @@ def write_figure(
     module = importlib.import_module(f"training.figures.{kind.module}")
     with look():
         drawing: Drawing = module.draw(request)
-        drawing.figure.savefig(files[0], format="png", dpi=300)
-        if pdf:
-            drawing.figure.savefig(files[2], format="pdf")
     words = ["python", "-m", "training", "figure", name, "--out", path.name]
     for run in runs:
         words += ["--run", f"runs/{os.path.basename(os.path.abspath(run))}"]
@@ -79,5 +76,12 @@ def write_figure(
         "versions": versions(),
         "numbers": drawing.numbers,
     }
-    write_json(files[1], content)
+    writers: dict[Path, Writer] = {
+        files[0]: lambda file: drawing.figure.savefig(file, format="png", dpi=300),
+        files[1]: as_json(content),
+    }
+    if pdf:
+        writers[files[2]] = lambda file: drawing.figure.savefig(file, format="pdf")
+    with look():
+        write_files(writers)
     return content

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from training.errors import RunError
-from training.files import new_file
+from training.files import as_text, new_file, write_files
 from training.tables import classification, densities, invertible_classifiers, properties
 from training.tables.records import Records
 from training.tables.table import Table
@@ -72,8 +72,12 @@ def write_table(table: Table, out: str | os.PathLike[str]) -> None:
     from training.tables.picture import draw_table
 
     text, picture = _files(out)
-    text.write_text(table.markdown() + "\n", encoding="utf-8")
-    draw_table(table, picture)
+    write_files(
+        {
+            text: as_text(table.markdown() + "\n"),
+            picture: lambda file: draw_table(table, file),
+        }
+    )
 
 
 def _known(number: str) -> Callable[[Records], Table]:

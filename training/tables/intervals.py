@@ -102,7 +102,7 @@ def difference(runs: dict[int, Record], others: dict[int, Record]) -> Interval |
 def _paired_error(ours: Record, theirs: Record) -> float | None:
     """The standard error in percentage points that `evaluate --against` noted, if it did."""
     against = ours.metrics.get("against") or {}
-    if against.get("experiment") != theirs.experiment:
+    if against.get("experiment") != theirs.experiment or against["standard_error"] is None:
         return None
     return 100 * against["standard_error"]
 

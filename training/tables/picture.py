@@ -1,6 +1,6 @@
 """A table as a picture."""
 
-from pathlib import Path
+from typing import BinaryIO
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -11,12 +11,12 @@ _LINE, _CHARACTER = 0.24, 0.083  # inches at the size of the text
 _SIZE = 9
 
 
-def draw_table(table: Table, path: Path) -> None:
+def draw_table(table: Table, file: BinaryIO) -> None:
     """Draws a table's grids under each other.
 
     Args:
         table: the table.
-        path: the PNG file.
+        file: where the PNG goes to.
     """
     widths = [_widths(grid) for grid in table.grids]
     heights = [_LINE * (len(grid.rows) + 2.4) for grid in table.grids]
@@ -46,7 +46,7 @@ def draw_table(table: Table, path: Path) -> None:
                 _rule(figure, size, y, left + sum(columns))
         _rule(figure, size, y, left + sum(columns))
         top -= height
-    figure.savefig(path, format="png", dpi=150)
+    figure.savefig(file, format="png", dpi=150)
 
 
 def _widths(grid: Grid) -> list[float]:

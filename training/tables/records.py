@@ -1,16 +1,15 @@
 """The one reader of finished runs' results: what a table or a page is made from."""
 
-import math
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.contents import FINISHED, HISTORY, read_content
 from training.errors import RunError
 from training.files import read_json
 
-_TEXTS, _NUMBERS = ("experiment", "command"), ("seed", "steps", "cpu_seconds", "parameters")
 _MEASURES = ("error_percent", "bits_per_dim")
 _SEEDS, HALF = "table2", "half"  # folders of runs that vary an experiment
 
@@ -49,10 +48,7 @@ class Record:
     def history(self) -> list[dict[str, Any]]:
         """Reads what was noted during training; nothing where it was not kept."""
         path = self.folder / "history.json"
-        records = read_json(path) if path.exists() else []
-        if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
-            raise RunError(f"{str(path)!r} is damaged: it is no list of records; restore it")
-        return records
+        return read_content(path, HISTORY) if path.exists() else []
 
     def number(self, key: str) -> float:
         """Gives a number of `metrics.json`.
@@ -66,7 +62,13 @@ class Record:
         Raises:
             RunError: it is not there, or no number.
         """
-        return _number(self.folder / "metrics.json", self.metrics, key)
+        value = self.metrics.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RunError(
+                f"{str(self.folder / 'metrics.json')!r} is damaged: {key!r} is {value!r}; run "
+                "`evaluate` again"
+            )
+        return value
 
     def by_views(self) -> "Record | None":
         """Gives the results that a classifier has by several views of each image.
@@ -74,19 +76,13 @@ class Record:
         Returns:
             This record with their error rate; None where `evaluate --views` was not run on the
             same examples.
-
-        Raises:
-            RunError: they are damaged.
         """
         found = self.metrics.get("views")
         if found is None:
             return None
-        path = self.folder / "metrics.json"
-        if not isinstance(found, dict):
-            raise RunError(f"{str(path)!r} is damaged: 'views' is {found!r}; restore it")
         if any(found.get(key) != self.metrics.get(key) for key in ("split", "images")):
             return None
-        measured = {key: _number(path, found, key) for key in ("count", "error_percent")}
+        measured = {key: found[key] for key in ("count", "error_percent")}
         return replace(self, metrics={**self.metrics, **measured})
 
 
@@ -186,12 +182,7 @@ def read_record(folder: Path) -> Record:
         RunError: a file is missing or damaged; the message names it.
     """
     path = folder / "metrics.json"
-    metrics = _mapping(path)
-    for key in _TEXTS:
-        if not isinstance(metrics.get(key), str):
-            raise RunError(f"{str(path)!r} is damaged: {key!r} is {metrics.get(key)!r}; restore it")
-    for key in (*_NUMBERS, *(key for key in _MEASURES if key in metrics)):
-        _number(path, metrics, key)
+    metrics = read_content(path, FINISHED)
     config = _mapping(folder / "config.json")
     if config.get("experiment") != metrics["experiment"]:
         raise RunError(
@@ -235,10 +226,3 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{str(path)!r} is damaged: it holds no mapping; restore it")
     return content
-
-
-def _number(path: Path, content: dict[str, Any], key: str) -> float:
-    value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RunError(f"{str(path)!r} is damaged: {key!r} is {value!r}; run `evaluate` again")
-    return value
