@@ -6,6 +6,7 @@ import keras
 
 if TYPE_CHECKING:
     from tf_iresnet.certificate import certify as certify
+    from tf_iresnet.certificate import rescale as rescale
 
 __version__ = "0.1.0"
 
@@ -18,10 +19,10 @@ if keras.backend.backend() != "tensorflow":
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `certify` when it is first asked for, since all layers come with it."""
-    if name == "certify":
-        from tf_iresnet.certificate import certify
+    """Imports `certify` and `rescale` when first asked for, since all layers come with them."""
+    if name in ("certify", "rescale"):
+        from tf_iresnet import certificate
 
-        globals()[name] = certify
-        return certify
+        globals()[name] = getattr(certificate, name)
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.initializers import checked_name
 from tf_iresnet.layers.activations import make_activation
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff, checked_normalization
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
@@ -85,6 +86,10 @@ class Branch(keras.layers.Layer, abc.ABC):
         for part in self.parts:
             part.build(shape)
             shape = part.compute_output_shape(shape)
+        # The convolutions' norms are those at this size.
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes=dict(enumerate(tuple(input_shape)[1:], 1))
+        )
         self.built = True
 
     def function(self) -> functions.Chain:
@@ -109,7 +114,7 @@ class Branch(keras.layers.Layer, abc.ABC):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound: the product of the parts' bounds, for every context."""
-        return product_up(part.lipschitz_bound() for part in self.parts)
+        return product_up(bound_of(part) for part in self.parts)
 
     def lipschitz_estimate(self) -> float:
         """Returns what the parts believe in, no bound: the product of their estimates."""
