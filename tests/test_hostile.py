@@ -14,6 +14,7 @@ from reference import jacobians
 
 from tf_iresnet import certify, rescale
 from tf_iresnet.export import export_saved_model
+from tf_iresnet.fixed_point import ConvergenceError
 from tf_iresnet.layers import (
     ActNorm,
     Conditioned,
@@ -191,6 +192,13 @@ def test_a_block_with_a_weight_that_is_not_finite_is_bounded_by_nothing():
     assert certify(conditioned).not_proven == (
         f"{conditioned.name}: its inverse has no known Lipschitz constant",
     )
+
+
+def test_an_inverse_that_fails_says_that_no_bound_is_known():
+    block = InvertibleResidual(hostile.keras_dense(), coeff=None, dtype="float64")
+    block.build((None, hostile.SIZE))
+    with pytest.raises(ConvergenceError, match=r"Dense 'dense.*' has no known Lipschitz constant"):
+        block.inverse(np.ones((1, hostile.SIZE)))
 
 
 def test_what_is_exported_says_so(tmp_path):
