@@ -41,8 +41,8 @@ def certify(model: Any) -> Certificate:
 
     Args:
       model: a model, bijector or layer of tf_iresnet, built; a `keras.Sequential` of invertible
-        layers; or a branch g, which is taken as that of a block. Of a model, the certificate is
-        about its ``flow``.
+        layers; or a branch g, which is taken as that of a block. Of a model the certificate is
+        about its ``flow``, of a bijector about its ``layer``.
 
     Returns:
       A `Certificate`.

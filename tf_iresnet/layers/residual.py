@@ -47,8 +47,9 @@ class InvertibleResidual(InvertibleLayer):
     J the Jacobian of g, ln\|det dy/dx\| = ln\|det(I + J)\| is left to an estimator object.
 
     Args:
-      branch: a Keras layer g of the shape of its input that offers ``lipschitz_bound()``
-        (needed unless ``coeff=None``); None builds the paper's branch from the arguments below.
+      branch: a Keras layer g of the shape of its input whose class has a method
+        ``lipschitz_bound()`` (needed unless ``coeff=None``) that speaks of what this class
+        computes, not of its base; None builds the paper's branch from the arguments below.
         A given branch computes in its own dtype policy, in inference too: give it one of full
         precision. One with a ``context_size`` is called with a ``context`` as well, and its bound
         holds for every context.
