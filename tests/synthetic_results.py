@@ -35,7 +35,9 @@ def write_run(results, experiment, seed=0, *, folder=None, contraction=None, mod
     config = {"experiment": experiment, "settings": {"model": model or {}}}
     (place / "config.json").write_text(json.dumps(config))
     if contraction is not None:
-        (place / "certificate.json").write_text(json.dumps({"contraction": contraction}))
+        (place / "certificate.json").write_text(
+            json.dumps({"invertible": contraction < 1, "contraction": contraction})
+        )
     return place
 
 

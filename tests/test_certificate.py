@@ -12,7 +12,7 @@ import tensorflow as tf
 from reference import conv_matrix, jacobians
 
 import tf_iresnet
-from tf_iresnet import certify
+from tf_iresnet import certify, rescale
 from tf_iresnet.layers import (
     ActNorm,
     InjectivePadding,
@@ -65,6 +65,7 @@ def test_the_inverse_of_every_layer_is_bounded(name):
         least = np.linalg.svd(jacobian, compute_uv=False)[-1]
         assert 1.0 <= bound * least * (1 + 1e-12)
     certificate = certify(layer)
+    assert certificate.invertible, certificate.not_proven
     np.testing.assert_allclose(certificate.amplification, bound, rtol=1e-12)
 
 
@@ -181,20 +182,23 @@ def test_the_truth_wins_over_the_power_iteration():
 
 def test_rescaling_proves_what_was_not():
     block = misled()
-    certificate = certify(block, rescale=0.95)
+    result = rescale(block, below=0.95)
+    certificate, scaled = result.certificate, result.scaled
+    assert certificate.to_dict() == certify(block).to_dict()
     assert certificate.invertible
     assert 0.94 < certificate.contraction < 0.95
     factor = math.sqrt(0.95 * (1 - 1e-4) / 1.2)
-    assert [scaled.name for scaled in certificate.scaled] == ["misled/linear_0", "misled/linear_1"]
-    np.testing.assert_allclose([s.factor for s in certificate.scaled], factor, rtol=1e-6)
+    assert [entry.name for entry in scaled] == ["misled/linear_0", "misled/linear_1"]
+    np.testing.assert_allclose([entry.factor for entry in scaled], factor, rtol=1e-6)
     first = block.branch._linear[0]
     np.testing.assert_allclose(np.diag(first.kernel), factor * np.array([1.5, 0.1, 0.1]), rtol=1e-6)
     # It stays proven when the power iteration finds the truth.
     block.converge_spectral_state()
     block.update_spectral_state(50)
     assert certify(block).contraction < 0.95
-    assert certify(block, rescale=0.95).scaled == ()
-    assert "Scaled: misled, linear_0 by 0.88" in str(certificate)
+    assert rescale(block, below=0.95).scaled == ()
+    assert "Scaled: misled, linear_0 by 0.88" in str(result)
+    assert json.loads(json.dumps(result.to_dict()))["scaled"][0]["factor"] == scaled[0].factor
 
 
 def test_a_scaled_block_is_the_normalised_one_scaled():
@@ -205,10 +209,10 @@ def test_a_scaled_block_is_the_normalised_one_scaled():
         part.kernel.assign(3.0 * part.kernel)
     block.converge_spectral_state()
     before = [part.normalized_kernel().numpy() for part in block.branch._linear]
-    certificate = certify(block, rescale=0.3)
-    for part, kernel, scaled in zip(block.branch._linear, before, certificate.scaled, strict=True):
+    result = rescale(block, below=0.3)
+    for part, kernel, scaled in zip(block.branch._linear, before, result.scaled, strict=True):
         np.testing.assert_allclose(part.normalized_kernel(), scaled.factor * kernel, rtol=1e-5)
-    assert 0.299 < certificate.contraction < 0.3
+    assert 0.299 < result.certificate.contraction < 0.3
 
 
 def test_without_a_constraint_nothing_is_claimed():
@@ -224,7 +228,7 @@ def test_without_a_constraint_nothing_is_claimed():
         assert "free: " in certificate.not_proven[0]
         assert certificate.contraction > 0
     with pytest.raises(ValueError, match="free has coeff=None"):
-        certify(block, rescale=0.9)
+        rescale(block, below=0.9)
 
 
 def test_bijectors_models_chains_and_branches_are_taken_apart():
@@ -297,9 +301,9 @@ def test_what_has_no_known_bound_is_named(layer, words):
         (lambda: certify(3), "model must be.*got int"),
         (lambda: certify(InvertibleResidual(name="raw")), "raw has no weights yet"),
         (lambda: certify(SpectralBranch(name="raw")), "raw has no weights yet"),
-        (lambda: certify(misled(), rescale=0), r"rescale must lie in \(0, 1\].*got 0"),
-        (lambda: certify(misled(), rescale=1.5), r"rescale must lie in \(0, 1\].*got 1.5"),
-        (lambda: certify(misled(), rescale=True), r"rescale must lie in \(0, 1\].*got True"),
+        (lambda: rescale(misled(), below=0), r"below must lie in \(0, 1\].*got 0"),
+        (lambda: rescale(misled(), below=1.5), r"below must lie in \(0, 1\].*got 1.5"),
+        (lambda: rescale(misled(), below=True), r"below must lie in \(0, 1\].*got True"),
         (
             lambda: certify(keras.Sequential([keras.Input((2,)), ActNorm(), Twice(name="t")])),
             "Twice 't' in .* is no invertible layer",
@@ -341,7 +345,7 @@ def test_a_branch_that_can_not_be_scaled_is_named():
     block.build((None, 3))
     assert certify(block).contraction == 1.5
     with pytest.raises(ValueError, match="own has no spectral layer"):
-        certify(block, rescale=0.9)
+        rescale(block, below=0.9)
 
 
 def test_low_precision_covers_both_casts():
@@ -376,7 +380,8 @@ def test_json_and_table():
     assert {line.count("|") for line in lines[:3]} == {5}
 
 
-def test_certify_is_a_name_of_the_package():
+def test_certify_and_rescale_are_names_of_the_package():
     assert tf_iresnet.certify is certify
+    assert tf_iresnet.rescale is rescale
     with pytest.raises(AttributeError, match="has no attribute 'certifi'"):
         _ = tf_iresnet.certifi

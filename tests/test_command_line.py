@@ -241,7 +241,7 @@ def test_refusals_of_a_run(words, message, tmp_path, monkeypatch, run):
 
 
 def test_what_is_not_proven_is_status_1(run, monkeypatch):
-    def doubtful(model, rescale=None):
+    def doubtful(model):
         certificate = certify(model)
         blocks = [dataclasses.replace(block, bound=1.25) for block in certificate.blocks]
         return dataclasses.replace(certificate, blocks=tuple(blocks))
@@ -257,7 +257,7 @@ def test_what_is_not_proven_is_status_1(run, monkeypatch):
 
 
 def test_a_part_without_a_bound_is_status_1(run, monkeypatch):
-    def unknown(model, rescale=None):
+    def unknown(model):
         raise ValueError("block cannot be certified: Lambda has no known Lipschitz constant.")
 
     for name in ("certify", "evaluate"):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from reference import difference, jacobians
 from registry import randomize
 
-from tf_iresnet import certify
+from tf_iresnet import certify, rescale
 from tf_iresnet.layers import (
     CLipSwish,
     DenseNetBranch,
@@ -193,12 +193,12 @@ def test_the_branch_is_its_formula():
 def test_rescaling_finds_the_factor_of_a_concatenated_branch(below):
     block = made((4,), depth=3)
     before = [part.normalized_kernel().numpy() for part in block.spectral_layers()]
-    certificate = certify(block, rescale=below)
+    certificate, scaled = (result := rescale(block, below)).certificate, result.scaled
     assert certificate.invertible
     assert 0.99 * below < certificate.contraction < below
-    factors = {scaled.factor for scaled in certificate.scaled}
-    assert len(certificate.scaled) == 4
-    assert len({scaled.name for scaled in certificate.scaled}) == 4
+    factors = {entry.factor for entry in scaled}
+    assert len(scaled) == 4
+    assert len({entry.name for entry in scaled}) == 4
     (factor,) = factors
     for part, kernel in zip(block.spectral_layers(), before, strict=True):
         np.testing.assert_allclose(part.kernel, factor * kernel, rtol=1e-10)
@@ -217,7 +217,7 @@ def test_a_bound_that_ignores_the_kernels_cannot_be_rescaled():
     branch = Stubborn()
     branch.build((None, 2))
     with pytest.raises(ValueError, match=r"the bound 0.8 of .* does not fall with its kernels"):
-        certify(branch, rescale=0.5)
+        rescale(branch, below=0.5)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from tf_iresnet import export, fixed_point, initializers, layers, log_det, models, norms
-from tf_iresnet.certificate import certify
+from tf_iresnet.certificate import certify, rescale
 
 _ON_USE = ("bijectors",)
 
@@ -37,6 +37,7 @@ __all__ = [
     "log_det",
     "models",
     "norms",
+    "rescale",
 ]
 
 

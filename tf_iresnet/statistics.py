@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -115,11 +116,13 @@ def _doubt(
                 certificate = certify(layer)
         except ValueError as error:
             return f"nothing excludes an infinite variance: {error}"
-    for (_, block), proven in zip(blocks, certificate.blocks, strict=True):
+    bounds = {block.name: block.bound for block in certificate.blocks}
+    for name, block in blocks:
         estimator = block.log_det if log_det is None else log_det
-        if not estimator.has_finite_variance(proven.bound):
+        bound = bounds.get(name, math.inf)  # none is known inside a composition of one's own
+        if not estimator.has_finite_variance(bound):
             return (
-                f"{proven.name}: with a Lipschitz bound of {proven.bound:.4g} the variance of "
+                f"{name}: with a Lipschitz bound of {bound:.4g} the variance of "
                 f"{estimator} may be infinite; lower its probability or the block's coeff."
             )
     return ""

@@ -124,7 +124,9 @@ class Bounds(keras.callbacks.Callback):
             return
         try:
             bound = certify(self.model).contraction
-        except ValueError:  # a part without a known bound, or weights that are no numbers
+        except ValueError:  # a part without a known bound
+            return
+        if not math.isfinite(bound):  # of weights that are no numbers
             return
         logs |= {"lipschitz_bound": bound, "lipschitz_estimate": estimated_lipschitz(self.model)}
 

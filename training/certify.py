@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tf_iresnet import certify
-from tf_iresnet.certificate import Certificate
+from tf_iresnet import certify, rescale
+from tf_iresnet.certificate import Certificate, Rescaling
 from training.errors import RunError
 from training.evaluate import measure
 from training.files import write_json
@@ -11,40 +11,41 @@ from training.finished import Finished
 
 
 def certify_run(
-    finished: Finished, *, rescale: float | None = None, images: int = 500
+    finished: Finished, *, below: float | None = None, images: int = 500
 ) -> tuple[str, tuple[str, ...]]:
     """Certifies the averaged weights, and writes `certificate.json`.
 
-    The file describes the weights that the run holds. With `rescale` those in memory are scaled
+    The file describes the weights that the run holds. With `below` those in memory are scaled
     and measured before and after, and the file says in "rescaled" what came of it; the run's
     checkpoints stay as they are.
 
     Args:
         finished: the run.
-        rescale: blocks whose bound is not below this are scaled until it is; None for none.
+        below: blocks whose bound is not below this are scaled until it is; None for none.
         images: how many validation examples measure the cost of scaling.
 
     Returns:
         The certificate as a table, and what is not proven.
 
     Raises:
-        RunError: a part has no known bound, or `rescale` or `images` cannot be used.
+        RunError: a part has no known bound, or `below` or `images` cannot be used.
         DataError: there are fewer validation examples.
     """
     finished.check_invertible()
-    check_rescale(rescale)
+    check_rescale(below)
     refuse_baseline(finished)
     certificate = certified(finished.model)
     content: dict[str, Any] = {"steps": finished.step, **certificate.to_dict()}
     table = str(certificate)
-    if rescale is not None:
+    if below is not None:
         before = _cost(finished, images)
-        certificate = certified(finished.model, rescale)
+        rescaling = rescaled(finished.model, below)
+        certificate = rescaling.certificate
         after = _cost(finished, images)
         content["rescaled"] = {
-            "below": rescale,
+            "below": below,
             "validation": {"before": before, "after": after},
-            **certificate.to_dict(),
+            **rescaling.to_dict(),
         }
         changes = [
             f"{name}: {before[name]:.6g} before, {after[name]:.6g} after scaling, on "
@@ -52,22 +53,22 @@ def certify_run(
             for name in before
             if name != "images"
         ]
-        table = "\n".join([table, "", f"Rescaled below {rescale:g}:", str(certificate), *changes])
+        table = "\n".join([table, "", f"Rescaled below {below:g}:", str(rescaling), *changes])
     write_json(finished.run.folder / "certificate.json", content)
     return table, certificate.not_proven
 
 
-def check_rescale(rescale: float | None) -> None:
+def check_rescale(below: float | None) -> None:
     """Refuses what no block can be scaled below.
 
     Args:
-        rescale: the number, or None.
+        below: the number, or None.
 
     Raises:
         RunError: it is not in (0, 1].
     """
-    if rescale is not None and not 0 < rescale <= 1:
-        raise RunError(f"--rescale {rescale} cannot be used; give a number in (0, 1]")
+    if below is not None and not 0 < below <= 1:
+        raise RunError(f"--rescale {below} cannot be used; give a number in (0, 1]")
 
 
 def refuse_baseline(finished: Finished) -> None:
@@ -86,21 +87,39 @@ def refuse_baseline(finished: Finished) -> None:
         )
 
 
-def certified(model: Any, rescale: float | None = None) -> Certificate:
+def certified(model: Any) -> Certificate:
     """Certifies a model.
 
     Args:
         model: the model.
-        rescale: as in `tf_iresnet.certify`.
 
     Returns:
         The certificate.
 
     Raises:
+        RunError: a part has no known bound.
+    """
+    try:
+        return certify(model)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def rescaled(model: Any, below: float) -> Rescaling:
+    """Scales a model's blocks until their bounds are below a number.
+
+    Args:
+        model: the model; its weights change.
+        below: the number.
+
+    Returns:
+        What was scaled, and the certificate since.
+
+    Raises:
         RunError: a part has no known bound, or cannot be scaled.
     """
     try:
-        return certify(model, rescale=rescale)
+        return rescale(model, below)
     except ValueError as error:
         raise RunError(str(error)) from error
 

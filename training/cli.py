@@ -232,10 +232,10 @@ def certify(folder: str, data_dir: str | None, rescale: float | None, images: in
     finished = _open(folder, data_dir)
     from training.certify import certify_run
 
-    table, doubts = certify_run(finished, rescale=rescale, images=images)
+    table, doubts = certify_run(finished, below=rescale, images=images)
     say(table)
     if doubts:
-        more = f"; and {len(doubts) - 1} more blocks" if len(doubts) > 1 else ""
+        more = f"; and {len(doubts) - 1} more reasons" if len(doubts) > 1 else ""
         raise click.ClickException(f"not proven: {doubts[0]}{more}")
 
 
@@ -248,7 +248,7 @@ def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -
     finished = _open(folder, data_dir)
     from training.saved_model import write_saved_model
 
-    certificate = write_saved_model(finished, out, rescale=rescale)
+    certificate = write_saved_model(finished, out, below=rescale)
     if certificate is None:
         say(f"SavedModel in {out}; a baseline without residual blocks")
         return

@@ -1,5 +1,6 @@
 """Results on held-out examples, by averaged weights."""
 
+import math
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def evaluate(
         "split": split,
         **results,
         "parameters": parameter_count(finished.model),
-        "certified_lipschitz": None if certificate is None else certificate.contraction,
+        "certified_lipschitz": _certified(certificate),
         "cpu_seconds": spent[-1] if spent else None,
         "evaluation_cpu_seconds": round(cpu_seconds() - before, 1),
         "cores": cores(),
@@ -284,6 +285,13 @@ def _certificate(finished: Finished) -> Certificate | None:
         return certify(finished.model)
     except ValueError:
         return None
+
+
+def _certified(certificate: Certificate | None) -> float | None:
+    """The proven bound of all blocks, if there is a finite one."""
+    if certificate is None or not math.isfinite(certificate.contraction):
+        return None
+    return certificate.contraction
 
 
 def _spread(

@@ -44,8 +44,8 @@ _DIFFERENCES = """\
   the paper shifts pixels to [-0.5, 0.5], Residual Flows take logits, as the flows of CIFAR-10 here.
 - **Evaluation.** A log-determinant is an unbiased estimate with 20 exact terms and a roulette of
   finite variance, unless a row says something else; the paper's truncated series is biased.
-- **Bounds.** A guaranteed inverse is one that a certificate proves from the stored kernels, at the
-  images' real size and padding; a power iteration alone proves nothing.
+- **Bounds.** A guaranteed inverse is one that a certificate proves from the stored kernels, in
+  exact arithmetic, at the images' real size and padding; a power iteration alone proves nothing.
 - **Selection.** Choices were made on the last 5,000 training images; the test set was used once for
   each reported run. Evaluation uses averages of the weights.
 """

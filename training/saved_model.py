@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_iresnet.certificate import Certificate
 from tf_iresnet.export import export_saved_model
-from training.certify import certified, check_rescale, refuse_baseline
+from training.certify import certified, check_rescale, refuse_baseline, rescaled
 from training.errors import RunError
 from training.files import as_text, trouble, write_files
 from training.finished import Finished
@@ -16,14 +16,14 @@ from training.model_card import model_card
 
 
 def write_saved_model(
-    finished: Finished, out: str | os.PathLike[str], *, rescale: float | None = None
+    finished: Finished, out: str | os.PathLike[str], *, below: float | None = None
 ) -> Certificate | None:
     """Certifies and exports the averaged weights, with a model card as README.md.
 
     Args:
         finished: the run.
         out: the folder of one version, which TensorFlow Serving wants to be a number.
-        rescale: blocks whose bound is not below this are scaled until it is; None for none.
+        below: blocks whose bound is not below this are scaled until it is; None for none.
 
     Returns:
         What is proven of the exported model; `certificate.json` in its folder says the same.
@@ -34,8 +34,8 @@ def write_saved_model(
             the model has no known bound.
     """
     finished.check_invertible()
-    check_rescale(rescale)
-    if rescale is not None:
+    check_rescale(below)
+    if below is not None:
         refuse_baseline(finished)
     path = Path(out)
     if not path.name.isdecimal():
@@ -47,10 +47,10 @@ def write_saved_model(
     except OSError as error:
         raise RunError(f"{str(out)!r} cannot be written: {trouble(error)}") from error
     finished.model.converge_spectral_state()
-    if not finished.is_baseline:
-        certified(finished.model, rescale)  # refuses before anything is written
+    if below is not None:
+        rescaled(finished.model, below)  # refuses before anything is written
     certificate = None if finished.is_baseline else certified(finished.model)
-    card = model_card(finished, certificate, rescaled=rescale is not None)
+    card = model_card(finished, certificate, rescaled=below is not None)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
             whole = Path(scratch, path.name)

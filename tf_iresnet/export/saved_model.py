@@ -124,7 +124,8 @@ def _certificate(model: InvertibleModel) -> str:
     try:
         return certify(model).to_json() + "\n"
     except ValueError as error:
-        refusal = {"model": model.name, "invertible": False, "refused": str(error)}
+        reason = str(error)
+        refusal = {"model": model.name, "invertible": False, "not_proven": [reason]}
         return json.dumps(refusal, indent=2) + "\n"
 
 

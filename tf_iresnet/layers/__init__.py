@@ -1,5 +1,6 @@
 """Keras layers: spectral normalisation, 1-Lipschitz activations and invertible layers."""
 
+import tf_iresnet.layers.known  # noqa: F401  (registers what is known of them)
 from tf_iresnet.layers.activations import CLipSwish, LipSwish, MaxMin, SmoothActivation
 from tf_iresnet.layers.actnorm import ActNorm
 from tf_iresnet.layers.branch import SpectralBranch

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_iresnet import concatenation, functions, sorting
 from tf_iresnet.arguments import checked_choice
+from tf_iresnet.layers.lipschitz import bound_of
 
 
 class Activation(keras.layers.Layer, abc.ABC):
@@ -167,29 +168,31 @@ class SmoothActivation(Activation):
         return {"function_name": self.function_name, **super().get_config()}
 
 
-_CONSTANTS = {
-    "linear": 1.0,
-    "relu": 1.0,
-    "relu6": 1.0,
-    "elu": 1.0,
-    "selu": 1.7580993408473769,  # scale x alpha, rounded up
-    "softplus": 1.0,
-    "softsign": 1.0,
-    "tanh": 1.0,
-    "sigmoid": 0.25,
-    "hard_sigmoid": 0.16666666666666669,
-    "hard_tanh": 1.0,
-    "log_sigmoid": 1.0,
-    "silu": 1.0998393201288673,
-    "gelu": 1.1289041451852,
-}
+# Keras' functions themselves, not their names, which another function may have.
+_CONSTANTS = (
+    (keras.activations.linear, 1.0),
+    (keras.activations.relu, 1.0),
+    (keras.activations.relu6, 1.0),
+    (keras.activations.elu, 1.0),
+    (keras.activations.selu, 1.7580993408473769),  # scale x alpha, rounded up
+    (keras.activations.softplus, 1.0),
+    (keras.activations.softsign, 1.0),
+    (keras.activations.tanh, 1.0),
+    (keras.activations.sigmoid, 0.25),
+    (keras.activations.hard_sigmoid, 0.16666666666666669),
+    (keras.activations.hard_tanh, 1.0),
+    (keras.activations.log_sigmoid, 1.0),
+    (keras.activations.silu, 1.0998393201288673),
+    (keras.activations.gelu, 1.1289041451852),
+)
 
 
 def activation_bound(activation: Any) -> float:
     """Returns a Lipschitz constant of an activation, as Keras' layers hold one.
 
     Args:
-      activation: one of Keras' activation functions, or an object with ``lipschitz_bound()``.
+      activation: one of Keras' activation functions, or a layer or object whose class has a
+        method ``lipschitz_bound()``.
 
     Raises:
       ValueError: if none is known.
@@ -198,14 +201,16 @@ def activation_bound(activation: Any) -> float:
     >>> activation_bound(keras.activations.tanh)
     1.0
     """
-    if callable(getattr(activation, "lipschitz_bound", None)):
-        return activation.lipschitz_bound()
+    for function, constant in _CONSTANTS:
+        if function is activation:
+            return constant
+    if hasattr(type(activation), "lipschitz_bound"):
+        return bound_of(activation)
     name = getattr(activation, "__name__", type(activation).__name__)
-    if name in _CONSTANTS and getattr(keras.activations, name, None) is activation:
-        return _CONSTANTS[name]
+    known = sorted(function.__name__ for function, _ in _CONSTANTS)
     raise ValueError(
-        f"activation {name!r} has no known Lipschitz constant; use one of "
-        f"{', '.join(sorted(_CONSTANTS))}, or a layer with lipschitz_bound()."
+        f"activation {name!r} has no known Lipschitz constant; use one of {', '.join(known)}, or "
+        "an object whose class has a method lipschitz_bound()."
     )
 
 

@@ -77,4 +77,5 @@ class ActNorm(DataInitialized):
 
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         scale = np.asarray(self.log_scale, np.float64)
-        return rounded_up(float(np.exp(-scale.min())), 8)
+        with np.errstate(over="ignore"):  # an infinite bound says that none is known
+            return rounded_up(float(np.exp(-scale.min())), 8)

@@ -22,6 +22,7 @@ from tf_iresnet.initializers import checked_name
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.activations import ACTIVATIONS, make_activation
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import (
     SpectralLayer,
@@ -106,6 +107,10 @@ class Branch(keras.layers.Layer, abc.ABC):
             self._choose_normalization(shapes)
         for part, shape in zip(self.parts, shapes, strict=False):
             part.build(shape)
+        # The convolutions' norms are those at this size.
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes=dict(enumerate(tuple(input_shape)[1:], 1))
+        )
         self.built = True
 
     def _choose_normalization(self, shapes: Sequence[Any]) -> None:
@@ -142,7 +147,7 @@ class Branch(keras.layers.Layer, abc.ABC):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound: the product of the parts' bounds, for every context."""
-        return product_up(part.lipschitz_bound() for part in self.parts)
+        return product_up(bound_of(part) for part in self.parts)
 
     def lipschitz_estimate(self) -> float:
         """Returns what the parts believe in, no bound: the product of their estimates."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_iresnet.arguments import checked_instance
 from tf_iresnet.layers.context import checked_context_vector, given
 from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.lipschitz import inverse_bound_of
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -77,7 +78,9 @@ class Conditioned(InvertibleLayer):
         return (self.layer,)
 
     def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
-        return self.layer.inverse_lipschitz_bound() if sublayers is None else sublayers[0]
+        if not np.isfinite(self._context).all():
+            return float("inf")
+        return inverse_bound_of(self.layer) if sublayers is None else sublayers[0]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return self.layer.compute_output_shape(input_shape)

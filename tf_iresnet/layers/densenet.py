@@ -15,6 +15,7 @@ from tf_iresnet.concatenation import Concatenation
 from tf_iresnet.layers.activations import Activation, make_activation
 from tf_iresnet.layers.branch import Branch
 from tf_iresnet.layers.context import given
+from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
@@ -69,7 +70,7 @@ class ConcatenatedLayer(keras.layers.Layer):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound, for w as stored and as cast for compute."""
-        inner = product_up([self.linear.lipschitz_bound(), self.activation.lipschitz_bound()])
+        inner = product_up([bound_of(self.linear), bound_of(self.activation)])
         bounds = []
         for dtype in {self.variable_dtype, self.compute_dtype}:
             kept, new = tf.cast(tf.cast(self.weights_of_parts(), dtype), tf.float64).numpy()

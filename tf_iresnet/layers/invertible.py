@@ -258,7 +258,10 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         bounded = [b for b in blocks if callable(getattr(b, "lipschitz_bound", None))]
         if not bounded:
             return ""
-        bound, worst = max((block.lipschitz_bound(), block.name) for block in bounded)
+        try:
+            bound, worst = max((block.lipschitz_bound(), block.name) for block in bounded)
+        except ValueError as error:  # a branch of which none is known
+            return f"Nothing says that it is invertible: {error} "
         if bound < 1.0:
             return f"Every branch has a Lipschitz constant of at most {bound:.4g}. "
         return (

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 import keras
+import numpy as np
 
 from tf_iresnet.bounds.dense import product_up, rounded_up
-from tf_iresnet.layers.activations import activation_bound
-from tf_iresnet.layers.spectral import SpectralLayer
+from tf_iresnet.layers.vouching import (
+    behaviour_of,
+    check_not_replaced,
+    check_vouched,
+    checked_bound,
+    named,
+    own_bound,
+)
 
 
 class Part(NamedTuple):
@@ -21,27 +29,28 @@ class Part(NamedTuple):
     coeff: float | None = None
 
 
-# What these do in inference moves or drops entries. Exact types: a subclass may do anything.
-_ISOMETRIES = (
-    keras.layers.InputLayer,
-    keras.layers.Identity,
-    keras.layers.Dropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-    keras.layers.Permute,
-)
+Rule = Callable[[Any], list[Part]]
+R = TypeVar("R", bound=Rule)
+_RULES: dict[type, Rule] = {}
 
 
-def parts_of(layer: keras.layers.Layer) -> list[Part]:
+def rule_for(*kinds: type) -> Callable[[R], R]:
+    """Registers how layers of just these classes are taken apart (`tf_iresnet.layers.known`)."""
+
+    def register(rule: R) -> R:
+        _RULES.update(dict.fromkeys(kinds, rule))
+        return rule
+
+    return register
+
+
+def parts_of(layer: Any) -> list[Part]:
     """Returns a branch's parts in the order of evaluation, each with its bound.
 
-    Chains (`SpectralBranch`, `keras.Sequential`) and `TimeDistributed` are taken apart. A layer
-    that offers ``lipschitz_bound()`` is taken at its word.
+    What is known by its exact class is taken apart; a subclass that defines no more than a
+    constructor and a configuration counts as its base. Everything else is asked for its own
+    ``lipschitz_bound()`` and taken at its word, if its class vouches for it
+    (`tf_iresnet.layers.vouching`).
 
     Args:
       layer: a built layer.
@@ -54,50 +63,54 @@ def parts_of(layer: keras.layers.Layer) -> list[Part]:
     >>> parts_of(layer)
     [Part(name='relu', kind='ReLU', bound=1.0, coeff=None)]
     """
-    kind = type(layer).__name__
-    if isinstance(layer, SpectralLayer):
-        own = Part(layer.name, kind, layer.norm_bound(), layer.coeff)
-        if layer.activation is keras.activations.linear:
-            return [own]
-        name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
-        return [own, Part(layer.name, name, activation_bound(layer.activation))]
-    if isinstance(layer, keras.Sequential):
-        return [part for inner in layer.layers for part in parts_of(inner)]
-    if type(layer) is keras.layers.TimeDistributed:
-        return parts_of(layer.layer)
-    inner_parts = getattr(layer, "parts", None)
-    if isinstance(inner_parts, list) and inner_parts:
-        return [part for inner in inner_parts for part in parts_of(inner)]
-    if callable(getattr(layer, "lipschitz_bound", None)):
-        return [Part(layer.name, kind, float(layer.lipschitz_bound()))]
-    return [Part(layer.name, kind, _constant(layer))]
+    rule = _RULES.get(behaviour_of(type(layer)))
+    if rule is not None:
+        check_not_replaced(layer)
+        return rule(layer)
+    if hasattr(type(layer), "inverse_lipschitz_bound"):
+        raise ValueError(
+            f"{named(layer)} has no known Lipschitz constant inside a branch: what an invertible "
+            "layer's lipschitz_bound() speaks of is its own branch; take it out of the branch."
+        )
+    check_built(layer)
+    kind, name = type(layer).__name__, getattr(layer, "name", None)
+    return [Part(name if isinstance(name, str) else kind, kind, own_bound(layer))]
 
 
-def _constant(layer: keras.layers.Layer) -> float:
-    """The Lipschitz constant of one of Keras' own layers."""
-    kind: Any = type(layer)
-    if kind in _ISOMETRIES:
-        return 1.0
-    if kind is keras.layers.Activation:
-        return activation_bound(layer.activation)
-    if kind is keras.layers.ReLU and layer.threshold == 0:
-        return max(1.0, float(layer.negative_slope))
-    if kind is keras.layers.LeakyReLU:
-        return max(1.0, float(layer.negative_slope))
-    if kind is keras.layers.ELU:
-        return max(1.0, float(layer.alpha))
-    raise ValueError(
-        f"{kind.__name__} {layer.name!r} has no known Lipschitz constant; use spectral layers and "
-        "activations of tf_iresnet, or give it a method lipschitz_bound()."
-    )
+def check_built(layer: Any) -> None:
+    """Refuses a layer without weights.
+
+    Raises:
+      ValueError: if it is not built.
+    """
+    if not getattr(layer, "built", True):
+        raise ValueError(
+            f"{named(layer)} has no weights yet: call it on data, or build(input_shape) it."
+        )
 
 
-def bound_of(layer: keras.layers.Layer) -> float:
+def check_offers_bound(layer: Any) -> None:
+    """Refuses a branch that says of itself, before it is built, that nothing bounds it.
+
+    Raises:
+      ValueError: if it has no ``lipschitz_bound()``, or one that speaks of another class.
+    """
+    if behaviour_of(type(layer)) in _RULES and hasattr(type(layer), "lipschitz_bound"):
+        check_not_replaced(layer)
+    else:
+        check_vouched(layer, "lipschitz_bound")
+
+
+def bound_of(layer: Any) -> float:
     """Returns a branch's proven Lipschitz constant, the product of its parts' bounds.
+
+    It is infinite if a weight is NaN or infinite.
 
     Raises:
       ValueError: if a part has none; it is named.
     """
+    if not_finite(getattr(layer, "variables", ())):
+        return math.inf
     return product_up(part.bound for part in parts_of(layer))
 
 
@@ -112,3 +125,38 @@ def inverse_bound(contraction: float) -> float:
     (True, inf)
     """
     return rounded_up(1.0 / (1.0 - contraction), 4) if contraction < 1.0 else math.inf
+
+
+def inverse_bound_of(layer: Any, *sublayers: Any) -> float:
+    """Returns an invertible layer's own bound of its inverse's Lipschitz constant.
+
+    It is infinite if a weight is NaN or infinite, or no bound is known.
+
+    Args:
+      layer: an invertible layer.
+      *sublayers: the constants of the layers that it is composed of, where they are known.
+
+    Raises:
+      ValueError: if its class does not vouch for what it computes; it is named.
+    """
+    # Of a residual block everything follows from the branch's constant.
+    residual = getattr(type(layer), "_bounded_by_branch", False)
+    check_vouched(layer, "lipschitz_bound" if residual else "inverse_lipschitz_bound")
+    if not_finite(getattr(layer, "variables", ())):
+        return math.inf
+    return checked_bound(
+        layer, "inverse_lipschitz_bound", layer.inverse_lipschitz_bound(*sublayers)
+    )
+
+
+def not_finite(variables: Iterable[keras.Variable]) -> list[str]:
+    """Returns which weights hold NaN or infinite values, and what they hold."""
+    found = []
+    for variable in variables:
+        if "float" not in keras.backend.standardize_dtype(variable.dtype):
+            continue
+        value = np.asarray(variable, np.float64)
+        if not np.isfinite(value).all():
+            held = "NaN" if np.isnan(value).any() else "infinite values"
+            found.append(f"{variable.path} holds {held}")
+    return found

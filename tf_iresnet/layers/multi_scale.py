@@ -15,6 +15,7 @@ from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
@@ -153,7 +154,7 @@ class MultiScale(InvertibleLayer):
 
     def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         if sublayers is None:
-            sublayers = [scale.inverse_lipschitz_bound() for scale in self.scales]
+            sublayers = [inverse_bound_of(scale) for scale in self.scales]
         *first, bound = sublayers
         for value in reversed(first):
             # Beside what comes back from below stand the latents that left here, unchanged.

@@ -15,8 +15,9 @@ from tf_iresnet.functions import Function, Taped, per_example
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.context import given
 from tf_iresnet.layers.invertible import InvertibleLayer
-from tf_iresnet.layers.lipschitz import bound_of, inverse_bound
-from tf_iresnet.layers.spectral import checked_coeff
+from tf_iresnet.layers.lipschitz import bound_of, check_offers_bound, inverse_bound
+from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff
+from tf_iresnet.layers.vouching import comes_first
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
 from tf_iresnet.recomputation import Recomputed, after
 
@@ -33,6 +34,25 @@ def _refuse_unused(own: dict[str, Any]) -> None:
             )
 
 
+def offers_function(branch: Any) -> bool:
+    """Says whether a branch's function, with its derivatives, is what its call computes."""
+    if isinstance(branch, SpectralLayer) and branch.activation is not keras.activations.linear:
+        return False  # the function leaves the activation to others
+    names = ("function", "function_parameters")
+    return all(comes_first(type(branch), name, "call") for name in names)
+
+
+def _check_bounded(branch: Any) -> None:
+    """Refuses a branch of which it is plain, before it is built, that nothing bounds it."""
+    if not hasattr(type(branch), "lipschitz_bound"):
+        raise ValueError(
+            f"branch {type(branch).__name__} has no lipschitz_bound(), so nothing bounds its "
+            "Lipschitz constant; give its class that method, or pass coeff=None to go without "
+            "proof."
+        )
+    check_offers_bound(branch)
+
+
 @keras.saving.register_keras_serializable("tf_iresnet")
 class InvertibleResidual(InvertibleLayer):
     r"""y = x + g(x), a bijection since Lip(g) < 1; its inverse is a fixed-point iteration.
@@ -41,8 +61,9 @@ class InvertibleResidual(InvertibleLayer):
     J the Jacobian of g, ln\|det dy/dx\| = ln\|det(I + J)\| is left to an estimator object.
 
     Args:
-      branch: a Keras layer g of the shape of its input that offers ``lipschitz_bound()``
-        (needed unless ``coeff=None``); None builds the paper's branch from the arguments below.
+      branch: a Keras layer g of the shape of its input whose class has a method
+        ``lipschitz_bound()`` (needed unless ``coeff=None``) that speaks of what this class
+        computes, not of its base; None builds the paper's branch from the arguments below.
         A given branch computes in its own dtype policy, in inference too: give it one of full
         precision. One with a ``context_size`` is called with a ``context`` as well, and its bound
         holds for every context.
@@ -122,11 +143,8 @@ class InvertibleResidual(InvertibleLayer):
         else:
             _refuse_unused(own)
         checked_instance("branch", branch, keras.layers.Layer, "SpectralBranch()")
-        if self.coeff is not None and not callable(getattr(branch, "lipschitz_bound", None)):
-            raise ValueError(
-                f"branch {type(branch).__name__} has no lipschitz_bound(), so nothing bounds its "
-                "Lipschitz constant; give it that method, or pass coeff=None to go without proof."
-            )
+        if self._given_branch and self.coeff is not None:
+            _check_bounded(branch)
         self.branch = branch
 
     @property
@@ -137,6 +155,14 @@ class InvertibleResidual(InvertibleLayer):
         super().build(input_shape)
         if not self.branch.built:
             self.branch.build(tuple(input_shape))
+        # A convolution's norm is that at the size it was built for: its function is called as it is
+        # and does not check, as a layer's call does.
+        sizes = getattr(self.branch.input_spec, "axes", None) or {}
+        if any(input_shape[axis] != size for axis, size in sizes.items()):
+            raise ValueError(
+                f"the branch of {self.name} was built for inputs of other sizes, by axis {sizes}, "
+                f"than {tuple(input_shape)}; give each block its own branch."
+            )
         shape = tuple(self.branch.compute_output_shape(tuple(input_shape)))
         if shape[1:] != tuple(input_shape)[1:]:
             raise ValueError(
@@ -157,7 +183,7 @@ class InvertibleResidual(InvertibleLayer):
         """The branch and its parameters, computing in ``dtype``."""
         branch = self.branch
         conditions = given(branch, context)
-        if hasattr(branch, "function_parameters"):
+        if offers_function(branch):
             parameters = branch.function_parameters(**conditions)
             return branch.function(), [tf.cast(p, dtype) for p in parameters]
         variables = [*branch.trainable_variables, *branch.non_trainable_variables]
@@ -181,7 +207,7 @@ class InvertibleResidual(InvertibleLayer):
     def _dtype(self, training: bool) -> str:
         # Only training computes in low precision: an inverse in float32 of a forward pass in
         # bfloat16 would miss by the latter's rounding. A given branch does its own casting.
-        known = hasattr(self.branch, "function_parameters")
+        known = offers_function(self.branch)
         return self.compute_dtype if training and known else self.variable_dtype
 
     def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
@@ -206,6 +232,8 @@ class InvertibleResidual(InvertibleLayer):
     def lipschitz_bound(self) -> float:
         """Returns a proven bound of Lip(g); below 1 the block is invertible."""
         return bound_of(self.branch)
+
+    _bounded_by_branch = True  # of what a subclass must say when it computes something else
 
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         return inverse_bound(self.lipschitz_bound())

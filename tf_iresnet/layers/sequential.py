@@ -14,6 +14,7 @@ from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
@@ -96,7 +97,7 @@ class InvertibleSequential(InvertibleLayer):
 
     def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         if sublayers is None:
-            sublayers = [layer.inverse_lipschitz_bound() for layer in self.layers]
+            sublayers = [inverse_bound_of(layer) for layer in self.layers]
         return product_up(sublayers)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

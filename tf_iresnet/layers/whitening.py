@@ -129,7 +129,9 @@ class Whitening(DataInitialized):
         return FixedPointResult.exact(x + tf.convert_to_tensor(self.mean))
 
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
-        matrix = np.tril(np.asarray(self.matrix, np.float64))
+        matrix = np.asarray(self.matrix, np.float64)
+        if np.triu(matrix, 1).any() or not np.diag(matrix).all():
+            return float("inf")  # the triangular solver would not find x again
         approximate = np.linalg.inv(matrix)
         # |W^-1| <= |X| / (1 - |1 - W X|) for any X near W^-1, by Frobenius norms.
         size = rounded_up(float(np.linalg.norm(approximate)), matrix.size)

@@ -28,7 +28,10 @@ def inverse(records: Sequence[Record]) -> str:
     known = [bound for bound in bounds if isinstance(bound, int | float)]
     if len(known) < len(bounds):
         return "not certified"
-    return f"{'yes' if max(known) < 1 else 'no'}: bound {max(known):.3f}"
+    if max(known) >= 1:
+        return f"no: bound {max(known):.3f}"
+    proven = all((record.certificate or {}).get("invertible") is True for record in records)
+    return f"{'yes' if proven else 'not proven'}: bound {max(known):.3f}"
 
 
 def reconstruction(records: Sequence[Record]) -> str:

@@ -1,0 +1,99 @@
+"""The layers of a model, as a certificate goes through them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from tf_iresnet.layers.conditioned import Conditioned
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.multi_scale import MultiScale
+from tf_iresnet.layers.residual import InvertibleResidual
+from tf_iresnet.layers.sequential import InvertibleSequential
+from tf_iresnet.layers.vouching import behaviour_of, check_not_replaced
+from tf_iresnet.models.averaging import WeightAverage
+from tf_iresnet.models.model import InvertibleModel
+
+_COMPOSITIONS = (Conditioned, InvertibleSequential, MultiScale, keras.Sequential)
+
+
+def subject(model: Any) -> tuple[Any, list[keras.Variable]]:
+    """Returns the layer that a certificate of a model is about, and the model's other weights.
+
+    Those of its prior and head are among them, moving averages are not.
+
+    Raises:
+      ValueError: if it is no model, bijector or layer.
+    """
+    if isinstance(model, InvertibleModel):
+        apart: list[Any] = [model.flow]
+        apart += [layer for layer in model.layers if isinstance(layer, WeightAverage)]
+        known = {id(v) for layer in apart for v in layer.variables}
+        return model.flow, [v for v in model.variables if id(v) not in known]
+    # Whoever has a bijector has imported it; nobody else waits for TFP.
+    bijectors = sys.modules.get("tf_iresnet.bijectors.keras_bijector")
+    if bijectors is not None and isinstance(model, bijectors.KerasBijector):
+        return model.layer, []
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            f"model must be a model, bijector or layer of tf_iresnet, got {type(model).__name__}."
+        )
+    return model, []
+
+
+def known_sublayers(layer: Any) -> Sequence[InvertibleLayer]:
+    """Returns the invertible layers inside a composition of a known class; of others, none.
+
+    Raises:
+      ValueError: if some layers of a `keras.Sequential` are invertible and others are not, or a
+        method of the composition was replaced.
+    """
+    if behaviour_of(type(layer)) not in _COMPOSITIONS:
+        return ()
+    check_not_replaced(layer)
+    return _sublayers(layer)
+
+
+def _sublayers(layer: Any) -> Sequence[InvertibleLayer]:
+    if isinstance(layer, InvertibleLayer):
+        return layer.sublayers()
+    inner = layer.layers if isinstance(layer, keras.Sequential) else []
+    known = [part for part in inner if isinstance(part, InvertibleLayer)]
+    if known and len(known) < len(inner):
+        other = next(part for part in inner if part not in known)
+        raise ValueError(
+            f"{type(other).__name__} {other.name!r} in {layer.name!r} is no invertible layer of "
+            "tf_iresnet; certify the invertible ones alone."
+        )
+    return known
+
+
+def known_leaves(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields what is no composition of a known class, in order, with its path in the model.
+
+    Raises:
+      ValueError: if a layer is not built, or as `known_sublayers` does.
+    """
+    if not layer.built:
+        raise ValueError(
+            f"{layer.name} has no weights yet: call it on data, or build(input_shape) it."
+        )
+    inner = known_sublayers(layer)
+    for part in inner:
+        yield from known_leaves(part, f"{path}/{part.name}" if path else part.name)
+    if not inner:
+        yield path or layer.name, layer
+
+
+def residual_blocks(layer: Any, path: str = "") -> Iterator[tuple[str, InvertibleResidual]]:
+    """Yields the residual blocks of a layer with their paths, as a certificate names them.
+
+    Those inside compositions of other classes are among them, too.
+    """
+    if isinstance(layer, InvertibleResidual):
+        yield path or layer.name, layer
+    for part in _sublayers(layer):
+        yield from residual_blocks(part, f"{path}/{part.name}" if path else part.name)
