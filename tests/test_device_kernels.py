@@ -69,7 +69,13 @@ def spec(dtype, *shape):
     return tf.TensorSpec([None, *shape], dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *("float32", "mixed_bfloat16"),
+        *(pytest.param(dtype, marks=pytest.mark.soak) for dtype in ("float64", "mixed_float16")),
+    ],
+)
 def test_layers(dtype):
     """Training with every activation, log-determinants, and the inverse with its gradient."""
     options = {"kernel_sizes": (1, 1), "hidden": 4, "dtype": dtype}
@@ -109,18 +115,9 @@ def steps(kind, dtype):
     return model
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        ("flow", "mixed_bfloat16"),
-        *(
-            pytest.param(kind, dtype, marks=pytest.mark.soak)
-            for kind in ("flow", "classifier", "hybrid")
-            for dtype in ("float32", "float64", "mixed_bfloat16", "mixed_float16")
-            if (kind, dtype) != ("flow", "mixed_bfloat16")
-        ),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["flow", "classifier", "hybrid"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16", "mixed_float16"])
 def test_models(kind, dtype):
     model = steps(kind, dtype)
     x = spec(model.variable_dtype, *model.event_shape)

