@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_iresnet import enclosures
 from tf_iresnet.functions import Function, LipSwish, Primitive
 
 #: What CLipSwish is divided by; its Lipschitz constant before that is below it, see `CLipSwish`.
@@ -31,6 +32,10 @@ class CLipSwish(Primitive):
     def linearize(self, parameters, x):
         y, point = self._halves.linearize(parameters, x)
         return tf.concat([y, y - x / 1.1], axis=-1) / SCALE, point
+
+    def enclosed(self, parameters, x, error):
+        y = self(parameters, x)
+        return y, enclosures.of_elementary(x, y, error)
 
     def pushforward(self, parameters, point, tangent):
         first = self._halves.pushforward(parameters, point, tangent)
@@ -62,6 +67,18 @@ class Concatenation(Function):
     def __init__(self, function: Function) -> None:
         self.function = function
         self.num_parameters = 1 + function.num_parameters
+
+    def unrounded(self):
+        function = self.function.unrounded()
+        return self if function is self.function else Concatenation(function)
+
+    def enclosed(self, parameters, x, error):
+        weights, *own = parameters
+        h, own_error = self.function.enclosed(own, x, error)
+        y = tf.concat([weights[0] * x, weights[1] * h], axis=-1)
+        return y, enclosures.of_elementary(
+            y, y, tf.abs(weights[0]) * error + tf.abs(weights[1]) * own_error
+        )
 
     def linearize(self, parameters, x):
         weights, *own = parameters

@@ -9,12 +9,15 @@ a tangent is computed once. Functions are pure: parameters are arguments, nothin
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tf_iresnet import enclosures
 from tf_iresnet.linear_maps import LinearMap
+from tf_iresnet.rounded_products import Unrounded
 
 Parameters = Sequence[tf.Tensor]
 Pairs = Sequence[tuple[Any, tf.Tensor]]
@@ -36,6 +39,30 @@ class Function(abc.ABC):
         The new parameters are differentiable functions of the old.
         """
         return self, parameters
+
+    def unrounded(self) -> Function:
+        """Returns an equal function whose float32 products no device rounds.
+
+        It takes the same parameters, and its `pullback` the same points. A function that does not
+        know its products returns itself.
+        """
+        return self
+
+    def enclosed(
+        self, parameters: Parameters, x: tf.Tensor, error: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns g(x) and a bound of its error, see `tf_iresnet.enclosures`.
+
+        Args:
+          parameters: float64, taken to be exact.
+          x: float64, [batch, ...].
+          error: bounds the Euclidean distance of x to its exact value, [batch].
+
+        Returns:
+          g(x), and the bound [batch]: infinite for a function that does not know its roundings.
+        """
+        del parameters
+        return x, tf.fill(tf.shape(error), tf.constant(math.inf, error.dtype))
 
     @abc.abstractmethod
     def linearize(self, parameters: Parameters, x: tf.Tensor) -> tuple[tf.Tensor, Any]:
@@ -104,9 +131,20 @@ class Affine(Primitive):
     def __init__(self, linear_map: LinearMap, use_bias: bool) -> None:
         self.linear_map = linear_map
         self.num_parameters = 2 if use_bias else 1
+        self._products: LinearMap | Unrounded = linear_map
+
+    def unrounded(self):
+        function = Affine(self.linear_map, self.num_parameters == 2)
+        function._products = Unrounded(self.linear_map)
+        return function
+
+    def enclosed(self, parameters, x, error):
+        y = self(parameters, x)
+        kernel, *bias = parameters
+        return y, enclosures.of_affine(kernel, bias[0] if bias else None, x, y, error)
 
     def linearize(self, parameters, x):
-        y = self.linear_map.apply(parameters[0], x)
+        y = self._products.apply(parameters[0], x)
         if self.num_parameters == 2:
             bias = parameters[1]
             if bias.shape.rank == 1:
@@ -117,10 +155,10 @@ class Affine(Primitive):
         return y, x
 
     def pushforward(self, parameters, point, tangent):
-        return self.linear_map.apply(parameters[0], tangent)
+        return self._products.apply(parameters[0], tangent)
 
     def pullback(self, parameters, point, cotangent):
-        return self.linear_map.adjoint(parameters[0], cotangent)
+        return self._products.adjoint(parameters[0], cotangent)
 
     def gradient(self, parameters, point, upstream, pairs=()):
         kernel = self.linear_map.kernel_gradient(point, upstream)
@@ -132,11 +170,15 @@ class Affine(Primitive):
             first = 0 if bias.shape.rank == 1 else 1
             total = tf.reduce_sum(upstream, axis=list(range(first, upstream.shape.rank - 1)))
             gradients.append(_sum_of_copies(total, bias) if first else total)
-        return self.linear_map.adjoint(parameters[0], upstream), gradients
+        return self._products.adjoint(parameters[0], upstream), gradients
 
 
 class Pointwise(Primitive):
-    """A scalar function applied to every entry: its Jacobian is a diagonal of slopes."""
+    """A 1-Lipschitz function applied to every entry: its Jacobian is a diagonal of slopes."""
+
+    def enclosed(self, parameters, x, error):
+        y = self(parameters, x)
+        return y, enclosures.of_elementary(x, y, error)
 
     @abc.abstractmethod
     def slope(self, point: Any) -> tf.Tensor:
@@ -146,6 +188,19 @@ class Pointwise(Primitive):
         return self.slope(point) * tangent
 
     pullback = pushforward
+
+
+@tf.custom_gradient
+def _composed_softplus(x):
+    # TensorFlow has no Softplus in bfloat16 for GPUs. The slope is given since the parts' own is
+    # wrong at 0.
+    y = tf.maximum(x, 0) + tf.math.log1p(tf.exp(-tf.abs(x)))
+    return y, lambda upstream: upstream * tf.sigmoid(x)
+
+
+def softplus(x: tf.Tensor) -> tf.Tensor:
+    """Returns ln(1 + exp(x)), by operations that GPUs have in the dtype of x."""
+    return _composed_softplus(x) if x.dtype == tf.bfloat16 else tf.math.softplus(x)
 
 
 class Elementwise(Pointwise):
@@ -189,6 +244,11 @@ class Elu(Elementwise):
     def __init__(self) -> None:
         super().__init__(tf.nn.elu)
 
+    def enclosed(self, parameters, x, error):
+        # tf.nn.elu subtracts 1 from exp(x), whose rounding does not shrink with x.
+        y = tf.where(x < 0, tf.math.expm1(tf.minimum(x, 0)), x)
+        return y, enclosures.of_elementary(x, y, error)
+
     def linearize(self, parameters, x):
         y = tf.nn.elu(x)
         # exp(x) is y + 1 below zero: no second exponential.
@@ -205,7 +265,7 @@ class LipSwish(Pointwise):
     num_parameters = 1
 
     def linearize(self, parameters, x):
-        scaled = tf.math.softplus(parameters[0]) * x
+        scaled = softplus(parameters[0]) * x
         gate = tf.sigmoid(scaled)
         y = x * gate
         slope = gate * (1 + scaled * (1 - gate))
@@ -223,13 +283,17 @@ class LipSwish(Pointwise):
         if pairs:
             products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
             weighted = bell * (2 + scaled * (1 - 2 * gate)) * products
-            gradient += tf.math.softplus(parameters[0]) * weighted
+            gradient += softplus(parameters[0]) * weighted
             by_b += tf.reduce_sum(x * weighted)
         return gradient, [by_b * tf.sigmoid(parameters[0])]
 
 
 class Silu(Pointwise):
     """x sigmoid(x): LipSwish without its scales, which `Chain.folded` moves into the kernels."""
+
+    def enclosed(self, parameters, x, error):
+        y = self(parameters, x)
+        return y, enclosures.of_elementary(x, y, 1.1 * error)  # its slopes reach 1.0998
 
     def linearize(self, parameters, x):
         gate = tf.sigmoid(x)
@@ -272,11 +336,19 @@ class Chain(Function):
                 continue
             # x sigmoid(b x) / 1.1 = silu(b x) / (1.1 b), where silu'' and what b needs of it
             # take fewer passes over large tensors; the floor lies far below rounding.
-            b = tf.maximum(tf.math.softplus(groups[index][0]), 1e-12)
+            b = tf.maximum(softplus(groups[index][0]), 1e-12)
             groups[index - 1] = [b * p for p in groups[index - 1]]
             groups[index + 1][0] /= 1.1 * b
             parts[index], groups[index] = Silu(), []
         return Chain(parts), [p for group in groups for p in group]
+
+    def unrounded(self):
+        return Chain([part.unrounded() for part in self.parts])
+
+    def enclosed(self, parameters, x, error):
+        for part, own in zip(self.parts, self.split(parameters), strict=True):
+            x, error = part.enclosed(own, x, error)
+        return x, error
 
     def split(self, parameters: Parameters) -> list[Parameters]:
         """Returns the parameters of each part."""

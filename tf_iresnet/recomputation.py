@@ -59,6 +59,13 @@ class Recomputed(Function):
         function, parameters = self.function.folded(parameters)
         return Recomputed(function), parameters
 
+    def unrounded(self):
+        function = self.function.unrounded()
+        return self if function is self.function else Recomputed(function)
+
+    def enclosed(self, parameters, x, error):
+        return self.function.enclosed(parameters, x, error)
+
     def linearize(self, parameters, x):
         y, point = self.function.linearize(parameters, x)
         return y, (x, point)

@@ -30,7 +30,11 @@ class MaxMin(Primitive):
         other = _neighbours(x)
         first = tf.range(tf.shape(x)[-1]) % 2 == 0
         swap = tf.where(first, x < other, other < x)
-        return tf.where(swap, other, x), swap
+        # A pair that holds a NaN has no larger one: both are NaN.
+        return tf.where(swap | tf.math.is_nan(other), other, x), swap
+
+    def enclosed(self, parameters, x, error):
+        return self(parameters, x), error  # sorting pairs is 1-Lipschitz and rounds nothing
 
     def pushforward(self, parameters, point, tangent):
         return tf.where(point, _neighbours(tangent), tangent)

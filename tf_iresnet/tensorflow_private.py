@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.ops import control_flow_util
 
 
 def save_with(
@@ -45,3 +46,18 @@ def recording_tapes(*tensors: tf.Tensor) -> int:
     (1, 0)
     """
     return pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(tensors))
+
+
+def by_xla() -> bool:
+    """Says whether the graph being traced belongs to a function with ``jit_compile=True``.
+
+    XLA lacks some kernels that TensorFlow has, and some of TensorFlow's on GPUs run on the host:
+    what computes the same by either asks here which to use.
+
+    Example:
+    >>> tf.function(lambda: tf.constant(by_xla()), jit_compile=True)().numpy(), by_xla()
+    (np.True_, False)
+    """
+    if tf.executing_eagerly():
+        return False
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))

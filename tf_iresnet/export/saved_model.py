@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -30,17 +31,18 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     A density model has the signatures (inputs -> outputs, batch sizes free)
 
     - ``encode``: x -> z;
-    - ``decode``: z -> x, converged (x is NaN where the inverse did not converge);
+    - ``decode``: z -> x, converged (x is NaN where the inverse did not converge), error_bound (of
+      the Euclidean distance of x to the exact preimage, proven; infinite where nothing is);
     - ``log_prob``: x, seed -> log_prob in nats, bits_per_dim;
-    - ``sample``: n, seed, temperature -> x, converged;
+    - ``sample``: n, seed, temperature -> x, converged, error_bound (before pixels are clipped);
 
     each with one more input ``context`` [batch, context_size] if it is conditional (for ``sample``,
     of n rows); a classifier ``classify`` (x -> logits, label), ``encode`` (x -> features) and
-    ``decode`` (features -> x, converged); a hybrid those of a density model, ``classify``, and both
-    numbers from one pass by ``predict`` (x, seed -> log_prob, bits_per_dim, logits, label).
-    ``serving_default`` is the first of these, for a hybrid ``predict``. To export the averaged
-    weights call `use_averaged_weights` before. What is proven of the exported weights stands
-    beside them in ``certificate.json``. Gradients are not written: differentiating a loaded
+    ``decode`` (features -> x, converged, error_bound); a hybrid those of a density model,
+    ``classify``, and both numbers from one pass by ``predict`` (x, seed -> log_prob, bits_per_dim,
+    logits, label). ``serving_default`` is the first of these, for a hybrid ``predict``. To export
+    the averaged weights call `use_averaged_weights` before. What is proven of the exported weights
+    stands beside them in ``certificate.json``. Gradients are not written: differentiating a loaded
     signature raises LookupError.
 
     Args:
@@ -135,7 +137,8 @@ def _events(model: InvertibleModel, name: str, shape: Any) -> tf.TensorSpec:
 
 def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) -> dict[str, Any]:
     result = model.decode(latents, True, *context)
-    return {"x": result.checked(), "converged": result.converged}
+    bound = tf.where(result.converged, result.error_bound, tf.constant(math.inf, tf.float64))
+    return {"x": result.checked(), "converged": result.converged, "error_bound": bound}
 
 
 def _flow_signatures(model: DensityModel) -> dict[str, Signature]:

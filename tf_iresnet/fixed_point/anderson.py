@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.arguments import checked_integer
-from tf_iresnet.fixed_point.solver import Solver, per_example
+from tf_iresnet.fixed_point.failure import per_example
+from tf_iresnet.fixed_point.solver import Solver
 
 # Of the least squares problems, in units in the last place: what rounding does to a column's
 # direction must weigh nothing.

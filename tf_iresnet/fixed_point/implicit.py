@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.fixed_point.result import FixedPointResult
+from tf_iresnet.fixed_point.enclosure import block_error
+from tf_iresnet.fixed_point.failure import per_example, spoilt
+from tf_iresnet.fixed_point.result import ConvergenceError, FixedPointResult
 from tf_iresnet.fixed_point.solver import Solver, rms
 from tf_iresnet.functions import Function, Parameters
+from tf_iresnet.rounded_products import are_rounded, where_rounded
 
 
 def invert(
@@ -17,6 +21,7 @@ def invert(
     y: tf.Tensor,
     solver: Solver,
     start: Any = None,
+    amplification: Callable[[], tf.Tensor] | None = None,
 ) -> FixedPointResult:
     r"""Solves x + g(x) = y, differentiable in y and the parameters without unrolling.
 
@@ -25,32 +30,84 @@ def invert(
     l + J^T l = u by the same solver; y receives l, and the parameters -l^T dg. The solver's
     tolerances apply to u / RMS(u), so that a gradient's scale does not matter.
 
+    An example that did not converge has no gradient. Where u is not zero for it, eager code raises
+    and graphs give NaN, in y and in whatever is summed over the batch; mask it by ``converged``.
+
+    On devices that round float32 products the inverse and the solve of its gradient use
+    products of full precision (`tf_iresnet.rounded_products`); J at x and dg do not.
+
     Args:
       function: the branch g.
       parameters: its parameters.
       y: [batch, ...].
       solver: a `Solver`.
       start: where the solver starts, see `Solver.solve`; the solution does not depend on it.
+      amplification: called for 1 / (1 - L), a float64 scalar with L a proven Lipschitz constant
+        of g, where ``error_bound`` is wanted; None for none.
 
     Returns:
-      A `FixedPointResult`; only its ``x`` carries a gradient.
+      A `FixedPointResult`; only its ``x`` carries a gradient. Its ``error_bound`` is computed by
+      `FixedPointResult.bounded`.
     """
+    parameters = list(parameters)
+    precise = function.unrounded()
+    rounded = None
+    if y.dtype == tf.float32 and precise is not function:
+        rounded = are_rounded(tf.stop_gradient(y))
 
     @tf.custom_gradient
     def solve(y, *parameters):
         folded, its_parameters = function.folded(parameters)  # once, outside of the loop
-        result = solver.solve(lambda x: folded(its_parameters, x), y, start)
+        unrounded = folded.unrounded()
+
+        def g(x):
+            return where_rounded(
+                rounded, lambda yes: (unrounded if yes else folded)(its_parameters, x)
+            )
+
+        result = solver.solve(g, y, start)
 
         def gradient(upstream, *unused):
+            upstream = _asked_for(upstream, result.converged)
             _, point = function.linearize(parameters, result.x)
-            scale = tf.reshape(rms(upstream), [-1] + [1] * (y.shape.rank - 1))
+            scale = per_example(rms(upstream), y)
             scale = tf.where(scale > 0, scale, tf.ones_like(scale))
-            pulled = scale * solver.solve(
-                lambda c: function.pullback(parameters, point, c), upstream / scale
-            ).checked(lambda: "This is the linear solve of the inverse's gradient. ")
+
+            def pull(cotangent):
+                return where_rounded(
+                    rounded,
+                    lambda yes: (precise if yes else function).pullback(
+                        parameters, point, cotangent
+                    ),
+                )
+
+            pulled = scale * solver.solve(pull, upstream / scale).checked(
+                lambda: "This is the linear solve of the inverse's gradient. "
+            )
             _, by_parameters = function.gradient(parameters, point, -pulled)
             return (pulled, *by_parameters)
 
-        return tuple(result), gradient
+        return tuple(result[:4]), gradient
 
-    return FixedPointResult(*solve(y, *parameters))
+    found = FixedPointResult(*solve(y, *parameters))
+    if amplification is None:
+        return found
+
+    def error() -> tf.Tensor:
+        return block_error(function, parameters, found.x, y, amplification())
+
+    return found._replace(error_bound=error)
+
+
+def _asked_for(upstream: tf.Tensor, converged: tf.Tensor) -> tf.Tensor:
+    """Refuses the gradient of what did not converge: an error in eager code, NaN in graphs."""
+    asked = tf.reduce_any(upstream != 0, axis=list(range(1, upstream.shape.rank)))
+    sound = converged | ~asked
+    if tf.executing_eagerly() and not bool(tf.reduce_all(sound)):
+        failed = int(tf.reduce_sum(tf.cast(~sound, tf.int32)))
+        raise ConvergenceError(
+            f"the linear solve of the inverse's gradient has no point at {failed} of "
+            f"{sound.shape[0]} examples: their inverse did not converge. Leave them out of what "
+            "is differentiated, by the result's converged: tf.where(converged, loss, 0)."
+        )
+    return spoilt(upstream, sound)

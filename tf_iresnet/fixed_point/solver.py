@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.arguments import checked_integer, checked_real
+from tf_iresnet.fixed_point.failure import per_example
 from tf_iresnet.fixed_point.result import FixedPointResult
 
 # What belongs to one method, from step to step.
@@ -19,8 +20,9 @@ State = tuple[tf.Tensor, ...]
 # An example is given up once so many evaluations have not lowered its residual to this share.
 _PATIENCE = 200
 _FALL = 0.98
-# Residuals below so many units in the last place of RMS(y) may be all that rounding allows.
-_ROUNDING = 64
+# Residuals below this share of RMS(y) may be all that rounding allows: to the dtype's own bits,
+# to TF32's 11 or to bfloat16's 8.
+_ROUNDING = 2.0**-6
 _PATIENCE_AT_ROUNDING = 50
 
 
@@ -32,11 +34,6 @@ def rms(x: tf.Tensor) -> tf.Tensor:
     scale = tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)
     scale = tf.where(scale > 0, scale, tf.ones_like(scale))
     return tf.squeeze(scale, axes) * tf.sqrt(tf.reduce_mean(tf.square(x / scale), axis=axes))
-
-
-def per_example(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Returns values [batch] with as many axes of size 1 as ``like`` has after the batch."""
-    return tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))
 
 
 class Solver(abc.ABC):
@@ -116,16 +113,16 @@ class Solver(abc.ABC):
         Returns:
           A `FixedPointResult`. An example's result does not depend on the rest of the batch.
           An example is given up as not converged once its residual falls no more: by less than
-          2 % in 200 steps, or in 50 where it is of the size of rounding (the tolerance is then
-          below what the dtype resolves). A Picard residual falls by 2 % in 50 steps wherever
-          Lip(g) < 0.9996 in the Euclidean norm.
+          2 % in 200 steps, or in 50 where it is below a 64th of RMS(y), a size that roundings to
+          TF32 or bfloat16 have (the tolerance is then below what g resolves). A Picard residual
+          falls by 2 % in 50 steps wherever Lip(g) < 0.9996 in the Euclidean norm.
 
         Raises:
           ValueError: if the start does not have the shape of y.
         """
         x = y if start is None else _checked_start(start, y)
         tolerance = self.tolerance(y)
-        rounding = _ROUNDING * float(np.finfo(y.dtype.as_numpy_dtype).eps) * rms(y)
+        rounding = _ROUNDING * rms(y)
         to_rounding = self.atol is None and self.rtol is None
         batch = tf.shape(y)[:1]
         infinite = tf.fill(batch, tf.constant(math.inf, y.dtype))

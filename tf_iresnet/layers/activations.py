@@ -134,7 +134,7 @@ class MaxMin(Activation):
 
 _SMOOTH: dict[str, Callable[[], functions.Primitive]] = {
     "elu": functions.Elu,
-    "softplus": lambda: functions.Elementwise(tf.math.softplus),
+    "softplus": lambda: functions.Elementwise(functions.softplus),
     "tanh": lambda: functions.Elementwise(tf.math.tanh),
 }
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_iresnet import replicas
 from tf_iresnet.bounds.dense import rounded_up
-from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
 
 
@@ -72,8 +72,12 @@ class ActNorm(DataInitialized):
         return self._map(x), tf.fill(tf.shape(x)[:1], value)
 
     def _inverse(self, y):
-        scale = tf.exp(-tf.convert_to_tensor(self.log_scale))
-        return FixedPointResult.exact(y * scale - tf.convert_to_tensor(self.bias))
+        return closed_form(
+            lambda y, log_scale, bias: y * tf.exp(-log_scale) - bias,
+            y,
+            [tf.convert_to_tensor(weight) for weight in (self.log_scale, self.bias)],
+            size=lambda y, log_scale, bias: tf.abs(y * tf.exp(-log_scale)) + tf.abs(bias),
+        )
 
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         scale = np.asarray(self.log_scale, np.float64)

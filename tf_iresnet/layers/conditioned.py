@@ -72,7 +72,10 @@ class Conditioned(InvertibleLayer):
         return self.layer.forward_and_log_det(x, seed, log_det, training, self._rows(x))
 
     def _inverse(self, y):
-        return self.layer.inverse(y, return_result=True, context=self._rows(y))
+        return self.layer.solved(y, context=self._rows(y))
+
+    def amplification(self) -> tf.Tensor:
+        return self.layer.amplification()
 
     def sublayers(self) -> Sequence[InvertibleLayer]:
         return (self.layer,)

@@ -56,7 +56,7 @@ class ConcatenatedLayer(keras.layers.Layer):
 
     def weights_of_parts(self) -> tf.Tensor:
         """Returns w, [2], in the weights' dtype."""
-        return tf.math.l2_normalize(tf.math.softplus(tf.convert_to_tensor(self.raw_weights)))
+        return tf.math.l2_normalize(functions.softplus(tf.convert_to_tensor(self.raw_weights)))
 
     def function(self) -> functions.Function:
         """Returns the layer as a function of `function_parameters`."""

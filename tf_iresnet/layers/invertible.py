@@ -18,6 +18,7 @@ from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import adaptation, rows
 from tf_iresnet.layers.context import checked_context, given
 from tf_iresnet.layers.precision import check_policy
+from tf_iresnet.layers.proof import Proof
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.upkeep import up_to_date
 from tf_iresnet.log_det import LogDetEstimator
@@ -39,6 +40,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         super().__init__(autocast=False, **kwargs)
         check_policy(self)
         self._event_shape: tuple[int | None, ...] | None = None
+        self._inverse_proof = Proof()
 
     # --- what a subclass defines ---
 
@@ -60,7 +62,10 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def _inverse(self, y: tf.Tensor) -> FixedPointResult:
-        """Returns the solver's result, its x of the shape of the input."""
+        """Returns the solver's result, its x of the shape of the input.
+
+        Its ``error_bound`` may be a function that returns it: it is called where it is wanted.
+        """
 
     @abc.abstractmethod
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
@@ -213,18 +218,32 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
           context: [batch, context_size], for a conditional layer.
 
         Returns:
-          x, or the result with x, steps, residual and converged per example.
+          x, or the result with x, steps, residual, converged and error_bound per example. The
+          bound costs one evaluation in float64 and, once for the weights at hand, a proof.
 
         Raises:
           ConvergenceError: in eager code, if an example did not converge (without
-            ``return_result``); in graphs those examples are NaN.
+            ``return_result``), or its gradient is asked for. In graphs those examples are NaN,
+            and so are their gradients, a weight's gradient and log-determinants there.
         """
+        result = self.solved(y, context)
+        return result.bounded() if return_result else result.checked(self._hint)
+
+    def solved(self, y: Any, context: Any = None) -> FixedPointResult:
+        """Returns the inverse's result as compositions need it: ``error_bound`` is left open."""
         y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
         if not self.built:
             self.build(self.compute_input_shape(tuple(y.shape)))
         with self._norms_up_to_date():
-            result = self._inverse(y, **self._given(context, y))
-        return result if return_result else result.checked(self._hint)
+            return self._inverse(y, **self._given(context, y))
+
+    def amplification(self) -> tf.Tensor:
+        """Returns `inverse_lipschitz_bound` of the weights that a call meets, in graphs too.
+
+        Returns:
+          A float64 scalar, infinite where nothing is proven of these weights.
+        """
+        return self._inverse_proof.of(self, self.inverse_lipschitz_bound)
 
     def spectral_layers(self) -> Iterator[SpectralLayer]:
         """Yields every spectrally normalised layer inside."""

@@ -19,6 +19,8 @@ from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
+_ROUNDED_UP = 1.0 + 2.0**-50
+
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class MultiScale(InvertibleLayer):
@@ -142,12 +144,18 @@ class MultiScale(InvertibleLayer):
         latents = self.latents(y)  # the last ones are where the inverse starts
         result = FixedPointResult.exact(latents.pop())
         for index, scale in reversed(list(enumerate(self.scales))):
-            result = result.then(
-                scale.inverse(result.x, return_result=True, **given(scale, context))
-            )
+            earlier = scale.solved(result.x, **given(scale, context))
+            result = result.then(earlier, scale.amplification)
             if index and self.factor_out:
                 result = result._replace(x=tf.concat([result.x, latents.pop()], axis=-1))
         return result
+
+    def amplification(self) -> tf.Tensor:
+        *first, factor = [scale.amplification() for scale in self.scales]
+        for value in reversed(first):
+            kept = tf.maximum(factor, 1.0) if self.factor_out else factor
+            factor = _ROUNDED_UP * value * kept
+        return factor
 
     def sublayers(self) -> Sequence[InvertibleLayer]:
         return self.scales

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +12,19 @@ import tensorflow as tf
 
 from tf_iresnet.arguments import checked_flag, checked_instance
 from tf_iresnet.fixed_point import Picard, Solver, invert
+from tf_iresnet.fixed_point.failure import spoilt
 from tf_iresnet.functions import Function, Taped, per_example
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.context import given
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import bound_of, check_offers_bound, inverse_bound
+from tf_iresnet.layers.proof import Proof
 from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff
 from tf_iresnet.layers.vouching import comes_first
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
 from tf_iresnet.recomputation import Recomputed, after
+
+_SLACK = 1.0 + 1e-5
 
 
 def _refuse_unused(own: dict[str, Any]) -> None:
@@ -128,6 +133,7 @@ class InvertibleResidual(InvertibleLayer):
         self.solver = Picard() if solver is None else solver
         checked_instance("solver", self.solver, Solver, "Picard()")
         self.recompute = checked_flag("recompute", recompute)
+        self._contraction_proof = Proof()
         own: dict[str, Any] = {
             "hidden": hidden,
             "kernel_sizes": kernel_sizes,
@@ -223,11 +229,21 @@ class InvertibleResidual(InvertibleLayer):
         g, value = estimator(function, parameters, tf.cast(x, dtype), seed)
         if self.recompute:  # the next block waits until nothing but x is held of this one
             g = after(g, value)
-        return x + tf.cast(g, x.dtype), value
+        y = x + tf.cast(g, x.dtype)
+        # At what is no number, as a failed inverse, slopes may still be numbers.
+        axes = list(range(1, y.shape.rank))
+        return y, spoilt(value, ~tf.reduce_any(tf.math.is_nan(y), axis=axes))
 
     def _inverse(self, y, context=None):
         function, parameters = self._function(self.variable_dtype, context)
-        return invert(function, parameters, y, self.solver)
+        return invert(function, parameters, y, self.solver, amplification=self.amplification)
+
+    def amplification(self) -> tf.Tensor:
+        # The kernels of a graph and of eager code differ by roundings of their norms.
+        contraction = _SLACK * self._contraction_proof.of(self, self.lipschitz_bound)
+        known = contraction < 1
+        rest = tf.where(known, 1 - contraction, tf.ones_like(contraction))
+        return tf.where(known, 1 / rest, tf.constant(math.inf, tf.float64))
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound of Lip(g); below 1 the block is invertible."""

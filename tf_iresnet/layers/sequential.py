@@ -18,6 +18,8 @@ from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
 
+_ROUNDED_UP = 1.0 + 2.0**-40  # more than the roundings of a product of thousands in float64
+
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class InvertibleSequential(InvertibleLayer):
@@ -87,10 +89,13 @@ class InvertibleSequential(InvertibleLayer):
     def _inverse(self, y, context=None):
         result = FixedPointResult.exact(y)
         for layer in reversed(self.layers):
-            result = result.then(
-                layer.inverse(result.x, return_result=True, **given(layer, context))
-            )
+            earlier = layer.solved(result.x, **given(layer, context))
+            result = result.then(earlier, layer.amplification)
         return result
+
+    def amplification(self) -> tf.Tensor:
+        factors = [layer.amplification() for layer in self.layers]
+        return _ROUNDED_UP * tf.reduce_prod(tf.stack(factors))
 
     def sublayers(self) -> Sequence[InvertibleLayer]:
         return self.layers

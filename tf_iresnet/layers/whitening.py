@@ -13,7 +13,9 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.arguments import checked_real
 from tf_iresnet.bounds.dense import EPSILON, rounded_up
+from tf_iresnet.enclosures import norm
 from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.fixed_point.enclosure import residual_error
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
 
 _PLENTY = 10  # values of each channel for each channel, from which on correlations are believed
@@ -125,8 +127,19 @@ class Whitening(DataInitialized):
     def _inverse(self, y):
         columns = tf.transpose(tf.reshape(y, [-1, y.shape[-1]]))
         solved = tf.linalg.triangular_solve(tf.convert_to_tensor(self.matrix), columns)
-        x = tf.reshape(tf.transpose(solved), tf.shape(y))
-        return FixedPointResult.exact(x + tf.convert_to_tensor(self.mean))
+        x = tf.reshape(tf.transpose(solved), tf.shape(y)) + tf.convert_to_tensor(self.mean)
+
+        def error() -> tf.Tensor:
+            weights = (tf.convert_to_tensor(weight) for weight in (self.matrix, self.mean))
+            wide, matrix, mean, target = (tf.cast(t, tf.float64) for t in (x, *weights, y))
+            matrix = tf.linalg.band_part(matrix, -1, 0)  # what the triangular solve reads
+            centred = tf.reshape(wide - mean, [-1, x.shape[-1]])
+            value = tf.reshape(tf.matmul(centred, matrix, transpose_b=True), tf.shape(y))
+            terms = (tf.abs(wide) + tf.abs(mean)) * tf.norm(matrix)
+            rounding = 4 * (x.shape[-1] + 3) * EPSILON * norm(terms)
+            return residual_error(value, target, rounding, self.amplification())
+
+        return FixedPointResult.exact(x, error)
 
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         matrix = np.asarray(self.matrix, np.float64)

@@ -9,11 +9,21 @@ import tensorflow as tf
 
 from tf_iresnet.arguments import checked_integer
 from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
+from tf_iresnet.tensorflow_private import by_xla
 
 
-def _inverse(matrix: tf.Tensor) -> tf.Tensor:
+def _log_determinant(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns ln|det| of matrices [batch, d, d]."""
+    if not by_xla():
+        return tf.linalg.slogdet(matrix).log_abs_determinant
+    # XLA has no LU decomposition; |det Q| = 1 in M = Q R.
+    diagonal = tf.linalg.diag_part(tf.linalg.qr(matrix).r)
+    return tf.reduce_sum(tf.math.log(tf.abs(diagonal)), axis=-1)
+
+
+def _inverse(matrix: tf.Tensor, log_determinant: tf.Tensor) -> tf.Tensor:
     """Returns the inverses [batch, d, d]; NaN, where TensorFlow stops, for what has none."""
-    sound = tf.math.is_finite(tf.linalg.slogdet(matrix).log_abs_determinant)[:, None, None]
+    sound = tf.math.is_finite(log_determinant)[:, None, None]
     inverse = tf.linalg.inv(tf.where(sound, matrix, tf.eye(matrix.shape[-1], dtype=matrix.dtype)))
     return tf.where(sound, inverse, tf.constant(math.nan, matrix.dtype))
 
@@ -76,11 +86,11 @@ class Exact(LogDetEstimator):
                 tf.reshape(array.stack(), [blocks * rows, batch, size])[:size], [1, 0, 2]
             )
             matrix = tf.eye(size, dtype=wide) + jacobian
-            value = tf.linalg.slogdet(matrix).log_abs_determinant
+            value = _log_determinant(matrix)
 
             def gradient(upstream_g, upstream_value):
                 # <c, dJ e_j> summed over j, where c is the row j of the inverse.
-                inverse = _inverse(matrix) * upstream_value[:, None, None]
+                inverse = _inverse(matrix, value) * upstream_value[:, None, None]
                 inverse = tf.pad(inverse, [[0, 0], [0, blocks * rows - size], [0, 0]])
                 inverse = tf.reshape(inverse, [batch, blocks, rows, size])
                 zeros = tf.zeros_like(tiled_g)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_iresnet import replicas
 from tf_iresnet.arguments import checked_alpha, checked_integer
-from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized
 
 
@@ -74,16 +74,17 @@ class MarginalGaussianization(DataInitialized):
     def _level(self, x: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(tf.cast(tf.floor(x), tf.int32), 0, self.levels - 1)
 
-    def _table(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _table(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Slopes of F, F at the left end of each level, 1 - F at the right end."""
-        slope = (1 - 2 * self.alpha) * tf.nn.softmax(tf.convert_to_tensor(self.logits))
+        slope = (1 - 2 * self.alpha) * tf.nn.softmax(logits)
         below = self.alpha + tf.cumsum(slope, exclusive=True)
         above = self.alpha + tf.cumsum(slope, exclusive=True, reverse=True)
         return slope, below, above
 
     def _transform(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns y and ln F'(x)."""
-        slope, below, above = (tf.gather(t, self._level(x)) for t in self._table())
+        table = self._table(tf.convert_to_tensor(self.logits))
+        slope, below, above = (tf.gather(t, self._level(x)) for t in table)
         inside = x - tf.cast(self._level(x), x.dtype)
         lower, upper = below + slope * inside, above + slope * (1 - inside)
         # The smaller of F and 1 - F is the accurate one.
@@ -103,7 +104,19 @@ class MarginalGaussianization(DataInitialized):
         return y, tf.reduce_sum(value, axis=list(range(1, x.shape.rank)))
 
     def _inverse(self, y):
-        slope, below, above = self._table()
+        return closed_form(
+            self._quantile,
+            y,
+            [tf.convert_to_tensor(self.logits)],
+            # The levels' probabilities are sums of as many terms, divided by the slopes.
+            size=lambda y, logits: (
+                self.levels * tf.ones_like(y) * (1 + 1 / tf.reduce_min(self._table(logits)[0]))
+            ),
+        )
+
+    def _quantile(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """F^{-1}(Phi(y))."""
+        slope, below, above = self._table(logits)
         root = math.sqrt(0.5)
         lower, upper = 0.5 * tf.math.erfc(-root * y), 0.5 * tf.math.erfc(root * y)
         flat = tf.reshape(lower, [-1])
@@ -115,7 +128,7 @@ class MarginalGaussianization(DataInitialized):
         slope, below, above = (tf.gather(t, level) for t in (slope, below, above))
         inside = tf.where(y < 0, (lower - below) / slope, 1 - (upper - above) / slope)
         x = tf.cast(level, y.dtype) + inside
-        return FixedPointResult.exact(tf.ensure_shape(x, y.shape))
+        return tf.ensure_shape(x, y.shape)
 
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         # dx/dy = phi(y) / F'(x): on each level phi is largest where F is nearest to 1/2.

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_iresnet.arguments import checked_alpha, checked_choice, checked_integer
 from tf_iresnet.bounds.dense import rounded_up
-from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 
 
@@ -68,9 +68,19 @@ class ImagePreprocessing(InvertibleLayer):
 
     def _inverse(self, y):
         if self.kind == "shift":
-            return FixedPointResult.exact((y + 0.5) * self.levels)
+            return closed_form(
+                lambda y: (y + 0.5) * self.levels,
+                y,
+                [],
+                size=lambda y: (tf.abs(y) + 0.5) * self.levels,
+            )
         scale = (1 - 2 * self.alpha) / self.levels
-        return FixedPointResult.exact((tf.sigmoid(y) - self.alpha) / scale)
+        return closed_form(
+            lambda y: (tf.sigmoid(y) - self.alpha) / scale,
+            y,
+            [],
+            size=lambda y: tf.ones_like(y) / scale,
+        )
 
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         if self.kind == "shift":

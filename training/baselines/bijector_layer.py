@@ -1,6 +1,7 @@
 """Invertible layers whose map is a bijector of TensorFlow Probability."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ class BijectorLayer(InvertibleLayer):
 
     def _inverse(self, y):
         x = self.bijector(self.network).inverse(tf.identity(y))
-        return FixedPointResult.exact(tf.ensure_shape(x, y.shape))
+        return FixedPointResult.exact(tf.ensure_shape(x, y.shape), math.inf)
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         return tuple(output_shape)

@@ -1,5 +1,6 @@
 """Continuous flows (FFJORD)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ class ContinuousFlow(InvertibleLayer):
             return result
 
         x = self._flow(_no_trace, solve).inverse(_filled(y))
-        found = FixedPointResult.exact(_without_filler(x, y))
+        found = FixedPointResult.exact(_without_filler(x, y), math.inf)
         return found._replace(steps=found.steps + tf.cast(evaluations[0], tf.int32))
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:

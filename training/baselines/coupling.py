@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from tf_iresnet.functions import softplus
 from training.baselines.bijector_layer import BijectorLayer
 from training.baselines.networks import PlainNetwork
 
@@ -80,7 +81,7 @@ class Coupling(BijectorLayer):
                 return output, None
             shift, raw = tf.split(output, 2, axis=-1)
             if self.scale == "sigmoid":
-                return shift, tf.math.log_sigmoid(raw + 2.0)
+                return shift, -softplus(-raw - 2.0)
             return shift, tf.convert_to_tensor(self.factor) * tf.tanh(raw)
 
         coupling = tfb.RealNVP(

@@ -1,0 +1,42 @@
+"""What is derived from an inverse that failed: NaN, and so are its gradients."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+
+def per_example(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Returns values [batch] with as many axes of size 1 as ``like`` has after the batch."""
+    return tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))
+
+
+def spoilt(x: tf.Tensor, sound: tf.Tensor) -> tf.Tensor:
+    """Returns x where it is sound, and NaN elsewhere, with gradients that are NaN there too.
+
+    The gradient of `tf.where` is 0 at what it leaves out: a training step would take a failed
+    example for one that says nothing.
+
+    Args:
+      x: [batch, ...].
+      sound: which examples are, bool [batch].
+
+    Example:
+    >>> x = tf.constant([1.0, 2.0])
+    >>> with tf.GradientTape() as tape:
+    ...     tape.watch(x)
+    ...     y = spoilt(x, tf.constant([True, False]))
+    >>> tape.gradient(y, x).numpy().tolist()
+    [1.0, nan]
+    """
+
+    @tf.custom_gradient
+    def mark(x):
+        def where_sound(values):
+            mask = per_example(sound, values)
+            return tf.where(mask, values, tf.constant(math.nan, values.dtype))
+
+        return where_sound(x), where_sound
+
+    return mark(x)
