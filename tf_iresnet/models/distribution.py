@@ -8,13 +8,15 @@ Stock Keras fails, or computes something else than one device would, in these pl
   scalars do not have.
 - Its optimizers clip gradients before they are summed over the replicas, so that the clipped
   gradient depends on the number of replicas; and they accumulate gradients in a `tf.cond` with a
-  merge call inside, which TensorFlow refuses.
+  merge call inside, which TensorFlow refuses. `LossScaleOptimizer` does the latter too, and sums
+  the gradients over the replicas again.
 
 `tests/test_distribution.py` runs stock Keras on each, and fails once a newer Keras is right.
 """
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any
 
@@ -44,6 +46,11 @@ def update_in_replicas(optimizer: Any) -> None:
     does: clipping and accumulation see the gradient of the global batch. Gradients that are not
     finite change nothing, or, where gradients are accumulated, count as zero.
     """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        apply_scaled = functools.partial(_apply_scaled, optimizer)
+        object.__setattr__(optimizer, "_tf_apply", apply_scaled)
+        update_in_replicas(optimizer.inner_optimizer)
+        return
     if "_backend_apply_gradients" in vars(optimizer):
         return
     for name in _LOCAL_UPDATES:
@@ -60,6 +67,22 @@ def update_in_replicas(optimizer: Any) -> None:
             only_if(finite, lambda: apply(gradients, variables))
 
     object.__setattr__(optimizer, "_backend_apply_gradients", apply_finite)
+
+
+def _apply_scaled(optimizer: Any, gradients: Any, variables: Any) -> None:
+    """What `LossScaleOptimizer` does with gradients, without a branch around the optimizer inside.
+
+    Gradients that overflowed reach that one, which skips and counts them as any others.
+    """
+    finite = all_finite(gradients)
+    scale = tf.convert_to_tensor(optimizer.dynamic_scale)
+    unscaled = [g / tf.cast(scale, g.dtype) for g in gradients]
+    optimizer.inner_optimizer.apply(unscaled, variables)
+    count = tf.convert_to_tensor(optimizer.step_counter)
+    grows = finite & (count == optimizer.dynamic_growth_steps - 1)
+    factor = tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5)
+    optimizer.dynamic_scale.assign(factor * scale)
+    optimizer.step_counter.assign(tf.where(finite & ~grows, count + 1, tf.zeros_like(count)))
 
 
 def all_finite(tensors: Any) -> tf.Tensor:
@@ -87,7 +110,10 @@ class DistributedModel(keras.Model):
     @property
     def steps_taken(self) -> keras.Variable:
         """The number of training steps, of which several make one of accumulated gradients."""
-        return self.optimizer._iterations
+        optimizer = self.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer  # the outer one does not count
+        return optimizer._iterations
 
     def build_metrics(self, *batch: Any) -> None:
         """Makes the variables of compiled losses and metrics, which else the first step makes.

@@ -164,6 +164,8 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         a row.
         """
         self._before_step()
+        if not self.optimizer.built:  # what is not built yet scales losses by a constant
+            self.optimizer.build(self.trainable_variables)
         total, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
         kept = [tf.identity(tf.convert_to_tensor(v)) for v in self._forward_state()]
         weights = [variable.value for variable in self.trainable_variables]
