@@ -139,9 +139,33 @@ class DistributedModel(keras.Model):
         parts = (self._compile_metrics, self._compile_loss)
         return all(part is None or part.built for part in parts)
 
-    def _logs(self) -> dict[str, Any]:
-        """The metrics so far, as `Model._make_function` can average them."""
-        logs = self.get_metrics_result()
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The metrics so far, by name; NaN where they have seen nothing."""
+        return self._results([tf.convert_to_tensor(v) for v in self.metrics_variables])
+
+    def _results(self, values: list[tf.Tensor]) -> dict[str, Any]:
+        """The metrics of the values of their variables."""
+        results: dict[str, Any] = {}
+        left, nothing = iter(values), tf.constant(False)
+        for metric in self.metrics:
+            if not getattr(metric, "built", True):  # no step has computed it
+                continue
+            own = [next(left) for _ in metric.variables]
+            result = metric.stateless_result(own)
+            results |= result if isinstance(result, dict) else {metric.name: result}
+            if metric is self._loss_tracker:  # a mean: its total and its count
+                nothing = own[1] == 0
+        nan = float("nan")
+        return {k: tf.where(nothing, tf.cast(nan, v.dtype), v) for k, v in results.items()}
+
+    def _logs(self, **more: tf.Tensor) -> dict[str, Any]:
+        """The metrics of all replicas so far, as `Model._make_function` can average them.
+
+        Args:
+          **more: scalars to show beside them, the same on every replica.
+        """
+        values = [tf.convert_to_tensor(v) for v in self.metrics_variables]
+        logs = {**self._results(replicas.summed(values)), **more}
         if in_several_workers(self.distribute_strategy):
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs
