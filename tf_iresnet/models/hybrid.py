@@ -117,10 +117,10 @@ class IResNetHybrid(IResNetFlow):
         Raises:
           ValueError: as in `log_prob`.
         """
-        x = self._checked(x)
+        seed = randomness.as_seed(seed)
+        x = self._checked(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
         checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        seed = randomness.as_seed(seed)
         z, log_prob = self._latents_and_log_prob(x, seed, estimator, False)
         return log_prob, self._logits(z, False)
 
@@ -134,8 +134,8 @@ class IResNetHybrid(IResNetFlow):
     def _reader(self) -> Reader:
         return Reader(f"the hybrid {self.name}", "labels")
 
-    def _check_examples(self, batch: Batch) -> None:
-        super()._check_examples(batch)
+    def _check_examples(self, batch: Batch, densities: bool = True) -> None:
+        super()._check_examples(batch, densities)
         if batch.y is not None:
             self._labels(batch.y)
 
@@ -160,10 +160,11 @@ class IResNetHybrid(IResNetFlow):
             return tf.identity(labels)
 
     def _loss(self, batch: Batch, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
-        x, y = batch.x, self._labels(batch.y)
+        y = self._labels(batch.y)
         step = tf.convert_to_tensor(self.steps_taken) if training else -1
         estimator = None if training else self.eval_log_det
         seed = self._step_seed(step, first)
+        x = self._dequantised(batch.x, seed)
         z, log_prob = self._latents_and_log_prob(x, seed, estimator, training)
         logits, bits = self._logits(z, training), self.to_bits(log_prob)
         log_classes = tf.nn.log_softmax(logits)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
@@ -18,6 +19,7 @@ from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.gaussianization import MarginalGaussianization
 from tf_iresnet.models.inputs import Batch, Reader
 from tf_iresnet.models.loops import CheckedLoops
+from tf_iresnet.models.pixels import check_pixels, pixels_found
 from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
 from tf_iresnet.models.weights import weighted_sum
@@ -174,12 +176,27 @@ class LikelihoodModel(CheckedLoops, DensityModel):
         key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
         return tf.concat([key, [first]], axis=0)
 
+    def _check_examples(self, batch: Batch, densities: bool = True) -> None:
+        super()._check_examples(batch, densities)
+        if self._pixel_levels is not None:
+            check_pixels(np.asarray(batch.x), self._pixel_levels, densities)
+
+    def _found(self, batch: Batch) -> dict[str, tf.Tensor]:
+        found = super()._found(batch)
+        if self._pixel_levels is not None:
+            found |= pixels_found(batch.x, self._pixel_levels)
+            if "scaled" in found:
+                found["wide"] = tf.reduce_any(batch.x > 1)
+        return found
+
     def _loss(self, batch: Batch, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
         step = tf.convert_to_tensor(self.steps_taken) if training else -1
         estimator = None if training else self.eval_log_det
         context = None if self.context_size is None else batch.y
-        conditions, seed = self._given(context, batch.x), self._step_seed(step, first)
-        bits = self.to_bits(self._log_prob(batch.x, seed, estimator, training, **conditions))
+        seed = self._step_seed(step, first)
+        x = self._dequantised(batch.x, seed)
+        conditions = self._given(context, x)
+        bits = self.to_bits(self._log_prob(x, seed, estimator, training, **conditions))
 
         def update_metrics() -> None:
             for metric in self.metrics:

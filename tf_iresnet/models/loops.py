@@ -25,8 +25,13 @@ class CheckedLoops(keras.Model):
     def _reader(self) -> Reader:
         raise NotImplementedError
 
-    def _check_examples(self, batch: Batch) -> None:
-        """Refuses arrays that are no data for this model; NaN is left to the steps."""
+    def _check_examples(self, batch: Batch, densities: bool = True) -> None:
+        """Refuses arrays that are no data for this model; NaN is left to the steps.
+
+        Args:
+          batch: all of the data.
+          densities: whether likelihoods are asked for, where the model has them.
+        """
         self._check_shape(np.shape(batch.x))
         if batch.weights is not None:
             check_sample_weight(batch.weights)
@@ -133,7 +138,7 @@ class CheckedLoops(keras.Model):
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             self._read_specification(x.element_spec, complete)
         elif is_array(x):
-            self._check_examples(self._reader().read(x, complete))
+            self._check_examples(self._reader().read(x, complete), densities=False)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_iresnet.models.pixels import AS_INTEGERS, MANY
+
 
 class SkippedStepsError(FloatingPointError):
     """So many training steps in a row were skipped that nothing is learned."""
@@ -32,6 +34,21 @@ FINDINGS = {
         "give data.map(lambda x, y, w: (x, 0 * w, w))",
         refused=True,
     ),
+    "outside": Finding(
+        "x must lie in [0, levels), the pixels and their dequantisation noise",
+        "give the model as many levels as the pixels have",
+        refused=True,
+    ),
+    "whole": Finding(
+        "x holds whole numbers as floats, to which no dequantisation noise was added",
+        AS_INTEGERS,
+        refused=True,
+    ),
+    "scaled": Finding(
+        "x lies in [0, 1], a sliver of [0, levels): images scaled to [0, 1]",
+        AS_INTEGERS,
+        refused=True,
+    ),
     "data": Finding("the data holds NaN or infinite values", "remove those examples"),
     "weightless": Finding(
         "the weights of the batch sum to zero", "give larger batches, or some positive weights"
@@ -54,7 +71,12 @@ class StepWatch:
 
         self.counters = zeros(2)  # steps skipped in all, and in a row
         self.since_reset = zeros(2)  # steps skipped, and examples evaluated
+        self._narrow = zeros(1)  # examples that all lay in [0, 1]; far below zero once one did not
         self._news = zeros(3)  # the longest row, the last skip's finding, a refusal; from one
+
+    def begin(self) -> None:
+        """Starts to look at the range of the data, which another `fit` may change."""
+        self._narrow.assign([0])
 
     def note_step(self, skipped: tf.Tensor, found: dict[str, tf.Tensor]) -> None:
         """Counts a training step.
@@ -70,6 +92,17 @@ class StepWatch:
         longest, _, _ = tf.unstack(self._news)
         reason = tf.where(skipped, _first(found, False), self._news[1])
         self._tell(tf.maximum(longest, counters[1]), reason, found)
+
+    def note_width(self, wide: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+        """Notes whether a value of the training data lies above 1.
+
+        Returns:
+          Whether no value of so many examples did that they were scaled to [0, 1].
+        """
+        others = tf.constant([-(2**62)], tf.int64)
+        narrow = tf.where(wide, others, self._narrow + tf.cast(examples, tf.int64))
+        self._narrow.assign(narrow)
+        return narrow[0] >= MANY
 
     def note_evaluation(self, examples: tf.Tensor, found: dict[str, tf.Tensor]) -> None:
         """Counts the examples of an evaluation step on all replicas."""

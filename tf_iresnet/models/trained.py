@@ -110,7 +110,7 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
 
     def _checked(self, x: Any) -> tf.Tensor:
         """Converts data; in eager code refuses what no model should be asked about."""
-        x = self._checked_shape("x", x, self.event_shape)
+        x = self._event(x)
         if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(x))):
             raise ValueError("x holds NaN or infinite values; remove those examples.")
         return x
@@ -142,6 +142,7 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does; what derives from the weights is current at the end."""
+        self._watch.begin()
         history = super().fit(*args, **kwargs)
         self._weights_changed()
         return history
@@ -172,12 +173,18 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
           ValueError: if the structure or a shape is another one.
         """
         x, y, weights = self._reader().read(data)
-        x = self._checked_shape("x", x, self.event_shape)
-        return Batch(x, y, None if weights is None else as_row(weights, x.dtype))
+        x = self._event(x)
+        return Batch(x, y, None if weights is None else as_row(weights, self.variable_dtype))
+
+    def _event(self, x: Any) -> tf.Tensor:
+        """Converts x, and checks its shape."""
+        return self._checked_shape("x", x, self.event_shape)
 
     def _found(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Which findings of `skipping.FINDINGS` hold for this replica's part of a batch."""
-        found = {"data": ~tf.reduce_all(tf.math.is_finite(batch.x))}
+        found = {}
+        if not batch.x.dtype.is_integer:
+            found["data"] = ~tf.reduce_all(tf.math.is_finite(batch.x))
         if batch.weights is not None:
             found["weights"] = ~are_weights(batch.weights)
         if batch.y is not None and self._reader().beside is None:
@@ -220,7 +227,7 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         if not self.optimizer.built:  # what is not built yet scales losses by a constant
             self.optimizer.build(self.trainable_variables)
         count, first = tf.unstack(replicas.count_and_first(tf.shape(batch.x)[0]))
-        total = global_weight(batch.weights, count, batch.x.dtype)
+        total = global_weight(batch.weights, count, self.variable_dtype)
         kept = [tf.identity(tf.convert_to_tensor(v)) for v in self._forward_state()]
         weights = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape() as tape:
@@ -235,6 +242,8 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
         *gradients, loss, votes, flags = replicas.summed([*gradients, loss, mine, tf.stack(local)])
         self.stop_votes.assign(tf.cast(tf.stack([mine, votes]), tf.float32))
         found = dict(zip(found, tf.unstack(flags > 0), strict=True))
+        if "wide" in found:
+            found["scaled"] |= self._watch.note_width(found.pop("wide"), count)
         finite = all_finite([*gradients, loss]) & ~is_refused(found)
         nothing = tf.constant(float("nan"))
         gradients = [tf.where(finite, g, tf.cast(nothing, g.dtype)) for g in gradients]
