@@ -228,11 +228,8 @@ def test_wrong_labels_of_a_data_set_end_training():
         model.fit(batches, shuffle=False, verbose=0)
 
 
-def test_sample_weights_and_contexts_are_refused():
+def test_contexts_are_refused():
     model = small.hybrid(blocks=(1,), hidden=4)
-    model.compile("sgd", run_eagerly=True)
-    with pytest.raises(ValueError, match="got a sample_weight"):
-        model.fit(data(), LABELS, sample_weight=np.ones(24), verbose=0)
     with pytest.raises(ValueError, match="context"):
         model(data(), context=np.ones((24, 1)))
 

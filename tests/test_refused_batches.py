@@ -58,7 +58,7 @@ REFUSED = {
         (NAMED,),
         r"reads x and labels, got a dictionary .*lambda d: \(d\['image'\], d\['label'\]\)",
     ),
-    "no labels": (hybrid, (X,), "is trained on pairs of x and labels y: .* got no y"),
+    "no labels": (hybrid, (X,), "is trained on pairs of x and labels y, .*got no y"),
     "no images' labels": (classifier, (IMAGES,), "is trained on pairs of x and labels y"),
     "no context": (lambda: flow(context_size=3), (X,), "is conditional: give context beside x"),
     "another shape": (flow, (np.zeros((12, 3)),), r"x must have the shape \[batch, 2\], got"),

@@ -14,6 +14,7 @@ from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.context import checked_context, checked_context_vector, given
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.models.arguments import checked_instance, checked_integer
+from tf_iresnet.models.inputs import check_shape
 from tf_iresnet.models.model import InvertibleModel
 from tf_iresnet.models.pixels import centred, check_pixels, nan_where_no_density, noisy
 from tf_iresnet.models.prior import DiagonalNormal
@@ -104,7 +105,7 @@ class DensityModel(InvertibleModel):
         x = tf.convert_to_tensor(x)
         if self._pixel_levels is None or not x.dtype.is_integer:
             return super()._event(x)
-        self._checked_shape("x", tf.zeros_like(x, self.variable_dtype), self.event_shape)
+        check_shape("x", x.shape, self.event_shape)
         return x  # the noise is still to come
 
     def _dequantised(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:

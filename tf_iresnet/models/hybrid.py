@@ -31,7 +31,7 @@ class IResNetHybrid(IResNetFlow):
     and s/K otherwise, s the label smoothing and K the number of classes. A weight of 1 / (d ln 2)
     and no smoothing make it the joint -log2 p(x, y) / d. The head sees the latents of all scales.
 
-    ``fit`` takes x, dequantised as for `IResNetFlow`, and labels y: integers in [0, K), [batch] or
+    ``fit`` takes x as `IResNetFlow` does, and labels y: integers in [0, K), [batch] or
     [batch, 1]. Its metrics are the loss, bits/dim, accuracy and the cross-entropy without smoothing
     in nats. `call` and ``predict`` give logits.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,16 +104,28 @@ class Reader(NamedTuple):
                 "is conditional: give context beside x, as in fit(x, context), or a data set of "
                 "pairs (x, context)."
             )
-        return (
-            "is trained on pairs of x and labels y: give labels beside x, as in fit(x, y), or a "
-            "data set of pairs (x, y), got no y."
-        )
+        return "is trained on pairs of x and labels y, as in fit(x, y), got no y."
 
 
 PLACEHOLDER = (
     "reads x and weights: in (x, y, sample_weight) its y must be zeros, which stand for no y, as "
     "in data.map(lambda x, y, w: (x, 0 * w, w))."
 )
+
+
+def check_shape(name: str, shape: Any, event: Sequence[int | None]) -> None:
+    """Refuses a batch of another shape than [batch, *event].
+
+    Raises:
+      ValueError: as said.
+
+    Example:
+    >>> check_shape("x", (None, 4, 4, 1), (4, 4, 1))
+    """
+    shape = tf.TensorShape(shape)
+    if shape.rank != len(event) + 1 or tuple(shape[1:]) != tuple(event):
+        sizes = ", ".join(map(str, event))
+        raise ValueError(f"{name} must have the shape [batch, {sizes}], got {shape}.")
 
 
 def no_y(count: int) -> np.ndarray:

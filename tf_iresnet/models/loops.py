@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.models.inputs import Batch, Reader, is_array, no_y
+from tf_iresnet.models.inputs import Batch, Reader, check_shape, is_array, no_y
 from tf_iresnet.models.weights import check_class_weight, check_sample_weight
 
 
@@ -32,21 +32,15 @@ class CheckedLoops(keras.Model):
           batch: all of the data.
           densities: whether likelihoods are asked for, where the model has them.
         """
-        self._check_shape(np.shape(batch.x))
+        check_shape("x", np.shape(batch.x), self.event_shape)
         if batch.weights is not None:
             check_sample_weight(batch.weights)
-
-    def _check_shape(self, shape: Any) -> None:
-        shape = tf.TensorShape(shape)
-        if not shape.is_compatible_with([None, *self.event_shape]):
-            sizes = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"x must have the shape [batch, {sizes}], got {shape}.")
 
     def _read_specification(self, specification: Any, complete: bool = True) -> None:
         """Refuses batches of another structure or shape, where these are known."""
         x = self._reader().read(specification, complete).x
-        if isinstance(x, tf.TensorSpec):
-            self._check_shape(x.shape)
+        if isinstance(x, tf.TensorSpec) and None not in (x.shape.rank, *x.shape[1:]):
+            check_shape("x", x.shape, self.event_shape)
 
     def _taken(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
         """Checks what a loop was given, and returns it as Keras' loops keep it."""

@@ -19,7 +19,7 @@ from tf_iresnet.models.distribution import (
     only_if,
     update_in_replicas,
 )
-from tf_iresnet.models.inputs import Batch, Reader
+from tf_iresnet.models.inputs import Batch, Reader, check_shape
 from tf_iresnet.models.skipping import StepWatch, is_refused
 from tf_iresnet.models.weights import are_weights, as_row, global_weight
 
@@ -117,12 +117,8 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
 
     def _checked_shape(self, name: str, x: Any, event: tuple[int | None, ...]) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
-        if x.dtype != self.variable_dtype:
-            x = tf.cast(x, self.variable_dtype)
-        if x.shape.rank != len(event) + 1 or tuple(x.shape[1:]) != tuple(event):
-            sizes = ", ".join(map(str, event))
-            raise ValueError(f"{name} must have the shape [batch, {sizes}], got {x.shape}.")
-        return x
+        check_shape(name, x.shape, event)
+        return x if x.dtype == self.variable_dtype else tf.cast(x, self.variable_dtype)
 
     # --- Keras' loops ---
 
@@ -183,8 +179,10 @@ class TrainedModel(AsWritten, DistributedModel, abc.ABC):
     def _found(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Which findings of `skipping.FINDINGS` hold for this replica's part of a batch."""
         found = {}
-        if not batch.x.dtype.is_integer:
-            found["data"] = ~tf.reduce_all(tf.math.is_finite(batch.x))
+        beside = [] if self._reader().beside != "context" else [tf.convert_to_tensor(batch.y)]
+        floats = [part for part in (batch.x, *beside) if part.dtype.is_floating]
+        if floats:
+            found["data"] = ~all_finite(floats)
         if batch.weights is not None:
             found["weights"] = ~are_weights(batch.weights)
         if batch.y is not None and self._reader().beside is None:
