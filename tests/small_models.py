@@ -57,6 +57,11 @@ def values(variables) -> list[np.ndarray]:
     return [v.numpy() for v in variables]
 
 
+def values_of(variables) -> list[np.ndarray]:
+    """As `values`, of a distribution strategy's variables, too."""
+    return [np.asarray(keras.ops.convert_to_tensor(v)) for v in variables]
+
+
 def assert_same(first, second):
     """Equality of each bit of two lists of arrays."""
     assert len(first) == len(second)

@@ -59,7 +59,7 @@ def test_a_flow_trains_and_samples():
     for compiled in (True, False):
         keras.utils.set_random_seed(0)
         model = small.flow(coeff=0.8, eval_log_det=Exact(), log_det=Exact())
-        model.initialize(small.pixels(16))
+        model.adapt(small.pixels(16))
         model.compile(keras.optimizers.SGD(0.01), jit_compile=compiled)
         history = model.fit(small.pixels(16), batch_size=16, epochs=3, shuffle=False, verbose=0)
         histories.append(history.history["loss"])

@@ -166,6 +166,29 @@ def test_accumulated_gradients_of_two_devices_make_one_step(mirrored):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [2.0**15, 2.0**127])
+def test_scaled_losses_of_two_devices_make_the_step_of_one(mirrored, scale):
+    """The larger scale overflows at first, on whichever device, and shrinks on both."""
+    ends = []
+    for strategy in (tf.distribute.get_strategy(), mirrored.strategy):
+        with strategy.scope():
+            model = small.classifier((2, 2, 1), blocks=(1,), hidden=4, padding=0, actnorm=False)
+            inner = keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.05)
+            model.compile(
+                keras.optimizers.LossScaleOptimizer(inner, scale, dynamic_growth_steps=2),
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            )
+        images = 1e2 * np.repeat(small.points(20, 2), 2, 1).reshape(20, 2, 2, 1)
+        model.fit(images, np.arange(20) % 3, batch_size=5, shuffle=False, verbose=0)
+        state = [*model.weights, *model.optimizer.variables]
+        ends.append([np.asarray(tf.convert_to_tensor(v)) for v in state])
+        skipped = int(tf.convert_to_tensor(model.step_counters)[0])
+        assert (skipped > 0) == (scale > 1e30)
+        assert int(tf.convert_to_tensor(model.steps_taken)) == 4
+    for ours, theirs in zip(*ends, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 # --- what stock Keras does; a test that fails here says that a repair can go ---
 
 

@@ -346,7 +346,7 @@ def test_exports_carry_it(tmp_path):
     keras.utils.set_random_seed(0)
     flow = small.flow(coeff=0.8)
     x = small.pixels(6)
-    flow.initialize(x)
+    flow.adapt(x)
     export_saved_model(flow, tmp_path / "1")
     z = flow.encode(x)
     ours = flow.decode(z, return_result=True)

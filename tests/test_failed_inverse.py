@@ -176,7 +176,7 @@ def test_sums_of_the_good_ones_are_as_without_the_failed_one():
 def test_samples_of_a_model_whose_inverse_fails():
     """Clipping to the range of pixels takes NaN for no pixel."""
     flow = small.flow(coeff=0.9)
-    flow.initialize(small.pixels(8))
+    flow.adapt(small.pixels(8))
     for layer in flow.flow._flatten_layers():
         if isinstance(layer, InvertibleResidual):
             layer.solver = Picard(max_steps=2)

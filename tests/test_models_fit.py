@@ -20,7 +20,7 @@ class Batches(keras.utils.PyDataset):
         return 3
 
     def __getitem__(self, index):
-        return POINTS[32 * index : 32 * index + 32], np.zeros(32)
+        return POINTS[32 * index : 32 * index + 32], np.zeros(32), np.ones(32)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def fitted():
 
 def test_fit_improves_bits_per_dim(fitted):
     _, before, history = fitted
-    assert set(history) == {"loss", "bits_per_dim", "val_loss", "val_bits_per_dim"}
+    logs = {"loss", "bits_per_dim", "skipped_steps", "val_loss", "val_bits_per_dim"}
+    assert set(history) == logs
+    assert not any(history["skipped_steps"])
     assert history["loss"] == history["bits_per_dim"]
     assert history["val_loss"][-1] < before["loss"] - 0.1
     assert history["loss"][-1] < history["loss"][0] - 0.1
@@ -71,7 +73,7 @@ def sources():
     yield {"x": POINTS, "batch_size": 32}
     yield {"x": Batches()}
     yield {"x": iter([(POINTS[i : i + 32],) for i in (0, 32, 64)] * 2), "steps_per_epoch": 3}
-    yield {"x": tf.data.Dataset.from_tensor_slices((POINTS, POINTS)).batch(32)}
+    yield {"x": tf.data.Dataset.from_tensor_slices((POINTS, np.zeros(96), np.ones(96))).batch(32)}
 
 
 def test_fit_takes_what_keras_takes():
@@ -151,6 +153,50 @@ def test_every_step_has_new_noise():
         model.reset_metrics()
         logs.append(float(model.train_step(X[:32])["loss"]))
     assert logs[0] != logs[1]
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"gradient_accumulation_steps": 2}])
+def test_every_step_has_new_noise_in_half_precision(optimizer):
+    x = tf.constant(small.points(8, 2))
+    model = small.flow((2,), levels=None, blocks=(1,), hidden=4, dtype="mixed_float16")
+    model.compile(keras.optimizers.SGD(0.0, **optimizer))
+    model.adapt(x)
+    step, losses = tf.function(model.train_step, autograph=False), set()
+    for _ in range(4):
+        model.reset_metrics()
+        losses.add(float(step(x)["loss"]))
+    assert len(losses) == 4
+    assert int(model.steps_taken) == 4
+
+
+def test_a_loss_scale_grows_and_shrinks_and_changes_no_step():
+    """Against plain descent: a scale that overflows costs a step, one that does not costs nothing.
+
+    The largest finite power of two, times a gradient above 2, is infinite.
+    """
+    ends = {}
+    for scale in (None, 2.0**127, 2.0**10):
+        model = small.classifier(blocks=(1,), hidden=4, actnorm=False)
+        optimizer = keras.optimizers.SGD(0.01)
+        if scale is not None:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, initial_scale=scale, dynamic_growth_steps=2
+            )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss=loss)
+        step = tf.function(model.train_step, autograph=False)
+        data = tf.constant(1e3 * X[:8]), tf.constant(np.arange(8) % 3)
+        seen = []
+        for _ in range(3):
+            step(data)
+            seen.append(float(optimizer.dynamic_scale) if scale else None)
+        ends[scale] = small.values(model.trainable_variables), seen, model.step_counters.numpy()
+    assert ends[2.0**10][1:][0] == [2.0**10, 2.0**11, 2.0**11]
+    for plain, scaled in zip(ends[None][0], ends[2.0**10][0], strict=True):
+        np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-6)
+    _, seen, counts = ends[2.0**127]
+    assert counts[0] > 0
+    assert seen[0] == 2.0**126
 
 
 def test_training_is_reproducible():

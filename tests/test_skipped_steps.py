@@ -6,6 +6,8 @@ import pytest
 import small_models as small
 import tensorflow as tf
 
+from tf_iresnet.models import SkippedStepsError
+
 X = small.pixels(8)
 Y = np.arange(8) % 3
 
@@ -45,6 +47,7 @@ def test_a_bad_step_changes_nothing_but_counts(kind):
         logs = step(batch(kind, bad=True))
         assert model.step_counters.numpy().tolist() == [count, count]
         assert np.isfinite(float(logs["loss"]))
+        assert float(logs["skipped_steps"]) == count
     small.assert_same(state(model), before)
     assert int(model.steps_taken) == 3
     step(batch(kind))
@@ -71,3 +74,108 @@ def test_a_bad_part_of_an_accumulated_gradient_counts_as_zero():
         moved.append([b - a for a, b in zip(start, ends, strict=True)])
     for halved, full in zip(*moved, strict=True):
         np.testing.assert_allclose(halved, full / 2, rtol=1e-3, atol=1e-5)
+
+
+# --- what the loops show and when they end ---
+
+
+ROWS = small.points(48, 2)
+BAD = np.where(np.arange(48)[:, None] >= 16, np.nan, ROWS).astype("float32")
+
+
+def points_flow(**compiled):
+    model = small.flow((2,), levels=None, blocks=(1,), hidden=4)
+    model.compile(keras.optimizers.SGD(0.01), **compiled)
+    model.adapt(ROWS)
+    return model
+
+
+def test_an_epoch_of_skipped_steps_has_no_loss_and_says_so():
+    model = points_flow()
+    data = tf.data.Dataset.from_tensor_slices(BAD).batch(8)
+    best = keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+    first = model.fit(data.take(2), shuffle=False, verbose=0).history
+    history = model.fit(data.skip(2), epochs=2, verbose=0, shuffle=False, callbacks=[best]).history
+    assert first["skipped_steps"] == [0]
+    assert np.isfinite(first["loss"]).all()
+    assert history["skipped_steps"] == [4, 4]
+    assert np.isnan(history["loss"]).all()
+    assert np.isnan(history["bits_per_dim"]).all()
+    assert model.step_counters.numpy().tolist() == [8, 8]
+    stop = keras.callbacks.TerminateOnNaN()
+    ended = model.fit(data.skip(2), verbose=0, shuffle=False, callbacks=[stop])
+    assert model.stop_training
+    assert np.isnan(ended.history["loss"]).all()
+
+
+def test_compiled_metrics_of_skipped_steps_are_no_numbers_either():
+    model, _ = make("classifier")
+    logs = model.train_on_batch(np.nan * X, Y, return_dict=True)  # the first of all
+    assert np.isnan(logs["loss"])
+    model.train_on_batch(X, Y)
+    logs = model.train_on_batch(np.nan * X, Y, return_dict=True)
+    assert np.isnan([logs["loss"], logs["accuracy"]]).all()
+    assert logs["skipped_steps"] == 1
+
+
+def loops(model, bad):
+    """Ways to train on batches that are skipped, forever."""
+    forever = tf.data.Dataset.from_tensors(bad).repeat()
+    yield lambda: model.fit(forever, steps_per_epoch=4, epochs=9, verbose=0, shuffle=False)
+    yield lambda: [model.train_on_batch(bad) for _ in range(30)]
+
+
+@pytest.mark.parametrize("compiled", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}])
+def test_skipped_steps_in_a_row_end_any_loop_with_the_reason(compiled):
+    model = points_flow(**compiled)
+    model.max_skipped_steps = 6
+    before = small.values(model.trainable_variables)
+    for loop in loops(model, BAD[16:24]):
+        model.step_counters.assign([0, 0])
+        with pytest.raises(SkippedStepsError, match=r"^6 training steps .* NaN .*: remove"):
+            loop()
+        assert model.step_counters.numpy().tolist() == [6, 0]
+    small.assert_same(small.values(model.trainable_variables), before)
+    model.fit(ROWS, batch_size=16, epochs=2, verbose=0)  # goes on once the cause is mended
+    assert model.step_counters.numpy().tolist() == [6, 0]
+
+
+def test_a_row_within_an_execution_of_several_steps_is_seen():
+    model = points_flow(steps_per_execution=8)
+    model.max_skipped_steps = 4
+    data = tf.data.Dataset.from_tensor_slices(np.concatenate([BAD, ROWS[:16]])).batch(8)
+    assert np.isfinite(list(data)[-1]).all()
+    with pytest.raises(SkippedStepsError, match="4 training steps in a row"):
+        model.fit(data, verbose=0, shuffle=False)
+
+
+def test_a_rate_that_diverges_ends_with_what_to_do():
+    model = points_flow()
+    model.optimizer.learning_rate = 1e30
+    with pytest.raises(SkippedStepsError, match=r"not finite; .*: lower the learning rate"):
+        model.fit(ROWS, batch_size=8, epochs=20, verbose=0)
+    model = points_flow()
+    model.max_skipped_steps = None
+    model.optimizer.learning_rate = 1e30
+    history = model.fit(ROWS, batch_size=8, epochs=6, verbose=0).history
+    assert history["skipped_steps"][-1] == 6
+    assert np.isnan(history["loss"][-1])
+
+
+@pytest.mark.soak
+def test_compiled_steps_count_and_end_as_others_do():
+    model = points_flow(jit_compile=True)
+    model.max_skipped_steps = 3
+    with pytest.raises(SkippedStepsError, match="3 training steps in a row"):
+        model.fit(BAD[16:], batch_size=8, verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["flow", "classifier"])
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_evaluation_does_not_drop_bad_rows(kind, eagerly):
+    model, _ = make(kind)
+    model.run_eagerly = eagerly
+    data = (X, *(() if kind == "flow" else (Y,)))
+    assert np.isfinite(model.test_on_batch(*data, return_dict=True)["loss"])
+    bad = (np.where(np.arange(8).reshape(8, 1, 1, 1) == 3, np.nan, X), *data[1:])
+    assert np.isnan(model.evaluate(*bad, batch_size=4, verbose=0, return_dict=True)["loss"])

@@ -68,6 +68,16 @@ def update_locally(optimizer: Any, around: Callable[[Any, Any, Callable], None])
     object.__setattr__(optimizer, "_backend_apply_gradients", apply_gradients)
 
 
+def apply_by(optimizer: Any, apply: Callable[[Any, Any], None]) -> None:
+    """Makes an optimizer that scales the loss apply gradients by a function of them and variables.
+
+    Args:
+      optimizer: a `keras.optimizers.LossScaleOptimizer`; is changed.
+      apply: what takes the place of its own conditional update.
+    """
+    object.__setattr__(optimizer, "_tf_apply", apply)
+
+
 def writes_legacy_file() -> bool:
     """Whether Keras is writing a model's configuration into a file of its older format, HDF5."""
     return bool(global_state.get_global_attribute("use_legacy_config", False))

@@ -135,6 +135,37 @@ def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.reshape(draws, tf.shape(like)), like.shape)
 
 
+def midpoints(seed: tf.Tensor, like: tf.Tensor, bits: int = 15) -> tf.Tensor:
+    """Independent draws from the 2^bits midpoints of a regular grid on (0, 1), as ``like``."""
+    batch, size = _batch_and_size(like)
+    return midpoints_of(_words(seed, batch, -(-size // 2)), like, bits)
+
+
+def midpoints_of(words: tf.Tensor, like: tf.Tensor, bits: int = 15) -> tf.Tensor:
+    """Turns random words into draws from the 2^bits midpoints of a regular grid on (0, 1).
+
+    Their mean is exactly 1/2, and none of them is 0 or 1.
+
+    Args:
+      words: uint32 [batch, n], two draws each.
+      like: [batch, ...] of at most 2 n numbers for each example.
+      bits: how fine the grid is, 1 to 15.
+
+    Returns:
+      Draws of the shape and dtype of ``like``.
+
+    Example:
+    >>> midpoints_of(tf.constant([[0x0000FFFF]], tf.uint32), tf.zeros((1, 2)), bits=1).numpy()
+    array([[0.75, 0.25]], dtype=float32)
+    """
+    batch, size = _batch_and_size(like)
+    shorts = tf.reshape(tf.bitcast(words, tf.uint16), [batch, 2 * words.shape[1]])[:, :size]
+    if bits < 15:
+        shorts = tf.bitwise.right_shift(shorts, tf.constant(15 - bits, tf.uint16))
+    odd = tf.bitwise.bitwise_or(shorts, tf.constant(1, tf.uint16))
+    return tf.reshape(tf.cast(odd, like.dtype) * 2.0 ** -(bits + 1), tf.shape(like))
+
+
 def normal(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Independent standard normal draws (Box-Muller), of the shape and dtype of ``like``."""
     # Half precision would round u up to 1; 1 - u lies in (0, 1], where the logarithm is finite.

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import certify
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.models.trained import TrainedModel
 from training.checkpoints import Checkpoints
@@ -22,10 +23,10 @@ class Terminated(Exception):
 
 
 class Steps(keras.callbacks.Callback):
-    """Looks after each step: whether it was the last one, was skipped, or is to be saved.
+    """Looks after each step: whether it was the last one, or is to be saved.
 
     Args:
-        experiment: how many steps there are, in which intervals, and how many may be skipped.
+        experiment: how many steps there are, and in which intervals.
         checkpoints: where the last good state is.
         request: asks for an early end.
     """
@@ -34,7 +35,6 @@ class Steps(keras.callbacks.Callback):
         super().__init__()
         self._steps = experiment.steps
         self._interval = experiment.interval
-        self._bad_steps = experiment.bad_steps
         self._checkpoints = checkpoints
         self._request = request
         self._done = 0
@@ -51,13 +51,6 @@ class Steps(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._done += 1
-        in_a_row = int(tf.convert_to_tensor(self.model.step_counters)[1])
-        if in_a_row >= self._bad_steps:
-            raise RunError(
-                f"the loss is not finite in {in_a_row} steps in a row, the last being step "
-                f"{self._done}; {self._checkpoints.kept()}: lower optimizer.learning_rate or "
-                "optimizer.clipnorm, in another folder"
-            )
         if self._done >= self._steps:
             self.model.stop_training = True
         elif self.model.stop_is_agreed:
@@ -140,7 +133,7 @@ def estimated_lipschitz(model: keras.Model) -> float:
     Returns:
         The largest of what the branches believe in.
     """
-    blocks = [b for b in model.flow._flatten_layers() if isinstance(b, InvertibleResidual)]
+    blocks = [b for b in layers_inside(model.flow) if isinstance(b, InvertibleResidual)]
     return max(block.branch.lipschitz_estimate() for block in blocks)
 
 

@@ -77,9 +77,9 @@ class FlowModel(AnyFlow):
     activation: Activation = "lipswish"
     actnorm: bool = True
     whitening: bool = False
-    power_iterations: Count = 1
+    power_iterations: Count = 4
     recompute: bool = False
-    normalization: Literal["power_iteration", "bound"] = "power_iteration"
+    normalization: Literal["auto", "bound", "power_iteration"] = "auto"
     kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "glorot_uniform"
     log_det: LogDet = Roulette()
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1, control_variate=True)
@@ -114,9 +114,9 @@ class ClassifierModel(Settings):
     activation: Activation = "elu"
     actnorm: bool = True
     whitening: bool = False
-    power_iterations: Count = 1
+    power_iterations: Count = 4
     recompute: bool = False
-    normalization: Literal["power_iteration", "bound"] = "power_iteration"
+    normalization: Literal["auto", "bound", "power_iteration"] = "auto"
     kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "glorot_uniform"
     ema_momentum: OptionalShare = 0.999
 

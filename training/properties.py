@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import ActNorm, InvertibleLayer, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import PowerSeries, RussianRoulette
 from training.baselines.continuous import ContinuousFlow
@@ -200,7 +201,7 @@ def _counted(layer: InvertibleLayer) -> Iterator[list[None]]:
         return function
 
     with contextlib.ExitStack() as stack:
-        for part in layer._flatten_layers():
+        for part in layers_inside(layer):
             if isinstance(part, InvertibleResidual):
                 make = functools.partial(counting_function, part.branch)
                 stack.enter_context(_replaced(part.branch, "function", make))

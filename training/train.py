@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet.models import SkippedStepsError
 from tf_iresnet.models.trained import TrainedModel
 from training.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
 from training.checkpoints import Checkpoints, check_settings
@@ -216,17 +217,25 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
     left = 1 if done else math.ceil((experiment.steps - start) / experiment.interval)
     if not model.initialized:
         model.adapt(batches.whole)
-    model.fit(
-        batches.training,
-        validation_data=batches.validation,
-        validation_steps=batches.validation_steps,
-        initial_epoch=first,
-        epochs=first + left,
-        steps_per_epoch=min(experiment.interval - done, experiment.steps - start),
-        verbose=verbose,
-        shuffle=False,  # the stream is shuffled
-        callbacks=_callbacks(session, start, hang_timeout),
-    )
+    model.max_skipped_steps = experiment.bad_steps
+    try:
+        model.fit(
+            batches.training,
+            validation_data=batches.validation,
+            validation_steps=batches.validation_steps,
+            initial_epoch=first,
+            epochs=first + left,
+            steps_per_epoch=min(experiment.interval - done, experiment.steps - start),
+            verbose=verbose,
+            shuffle=False,  # the stream is shuffled
+            callbacks=_callbacks(session, start, hang_timeout),
+        )
+    except SkippedStepsError as error:
+        raise RunError(
+            f"{str(error).rstrip('.')}; this was step {steps_done(model)}; "
+            f"{session.checkpoints.kept()}: set optimizer.learning_rate or optimizer.clipnorm, in "
+            "another folder"
+        ) from error
 
 
 def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:

@@ -6,6 +6,7 @@ from tf_iresnet.layers.actnorm import ActNorm
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.densenet import DenseNetBranch
+from tf_iresnet.layers.dequantize import Dequantize
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.padding import InjectivePadding
@@ -22,6 +23,7 @@ __all__ = [
     "CLipSwish",
     "Conditioned",
     "DenseNetBranch",
+    "Dequantize",
     "InjectivePadding",
     "InvertibleLayer",
     "InvertibleResidual",

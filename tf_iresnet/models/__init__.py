@@ -3,5 +3,6 @@
 from tf_iresnet.models.classifier import IResNetClassifier
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.hybrid import IResNetHybrid
+from tf_iresnet.models.skipping import SkippedStepsError
 
-__all__ = ["IResNetClassifier", "IResNetFlow", "IResNetHybrid"]
+__all__ = ["IResNetClassifier", "IResNetFlow", "IResNetHybrid", "SkippedStepsError"]

@@ -14,7 +14,9 @@ from tf_iresnet.arguments import checked_instance, checked_integer
 from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.context import checked_context, checked_context_vector, given
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.models.inputs import check_shape
 from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.pixels import centred, check_pixels, nan_where_no_density, noisy
 from tf_iresnet.models.prior import DiagonalNormal
 
 
@@ -47,7 +49,9 @@ class DensityModel(InvertibleModel):
         """Returns an estimate of ln p(x), or of ln p(x | context).
 
         Args:
-          x: [batch, *event_shape]; dequantised pixels in [0, levels) where there are levels.
+          x: [batch, *event_shape]; where there are levels, pixels: integers in [0, levels), to
+            which uniform noise of the seed is added (`tf_iresnet.layers.Dequantize`), or floats
+            that have theirs.
           seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`): the value of
             example i depends on the key and on its global index alone. None draws anew.
           log_det: an estimator; by default the model's ``eval_log_det``.
@@ -57,14 +61,16 @@ class DensityModel(InvertibleModel):
           Nats, [batch]; unbiased unless a truncated series is asked for.
 
         Raises:
-          ValueError: in eager code, if x has another shape, is not finite or leaves its range; if
-            the context is missing, not wanted or of another shape.
+          ValueError: in eager code, if x has another shape, is not finite or leaves its range, or
+            if pixels are without noise or were scaled to [0, 1]; if the context is missing, not
+            wanted or of another shape. In graphs x that is no data has the value NaN.
         """
-        x = self._checked(x)
+        seed = randomness.as_seed(seed)
+        x = self._checked(x, seed, densities=True)
         conditions = self._given(context, x)
         estimator = self.eval_log_det if log_det is None else log_det
         checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        return self._log_prob(x, randomness.as_seed(seed), estimator, False, **conditions)
+        return self._log_prob(x, seed, estimator, False, **conditions)
 
     def _log_prob(self, x, seed, estimator, training, context=None):
         return self._latents_and_log_prob(x, seed, estimator, training, context)[1]
@@ -90,17 +96,46 @@ class DensityModel(InvertibleModel):
         """Turns ln p(x) in nats into bits/dim."""
         return log_prob * (-1.0 / (math.log(2.0) * self.dims))
 
-    def _checked(self, x: Any) -> tf.Tensor:
-        x = super()._checked(x)
-        levels = None if self.preprocessing is None else self.levels
-        if levels is not None and tf.executing_eagerly() and len(x):
-            low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-            if low < 0.0 or high > levels:
-                raise ValueError(
-                    f"x must lie in [0, {levels}), pixels plus dequantisation noise, got "
-                    f"values from {low:g} to {high:g}."
-                )
-        return x
+    @property
+    def _pixel_levels(self) -> int | None:
+        """How many levels x has as pixels; None where data is taken as it is."""
+        return None if self.preprocessing is None else self.levels
+
+    def _event(self, x: Any) -> tf.Tensor:
+        x = tf.convert_to_tensor(x)
+        if self._pixel_levels is None or not x.dtype.is_integer:
+            return super()._event(x)
+        check_shape("x", x.shape, self.event_shape)
+        return x  # the noise is still to come
+
+    def _dequantised(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """Adds noise of a seed to pixels that are integers; without a seed takes their centres."""
+        levels = self._pixel_levels
+        if levels is None or not x.dtype.is_integer:
+            return x
+        if seed is None:
+            return centred(x, levels, self.variable_dtype)
+        return noisy(x, seed, levels, self.variable_dtype)
+
+    def _checked(self, x: Any, seed: Any = None, densities: bool = False) -> tf.Tensor:
+        """Converts data, and refuses what is none: by an error, or in graphs by NaN.
+
+        Args:
+          x: [batch, *event_shape].
+          seed: of the noise of pixels that are integers; None takes their centres.
+          densities: whether likelihoods are asked for.
+        """
+        levels = self._pixel_levels
+        if levels is None:
+            return super()._checked(x)
+        x = self._event(x)
+        whole = x.dtype.is_integer
+        if tf.executing_eagerly():
+            x = x if whole else super()._checked(x)
+            check_pixels(x, levels, densities)
+        elif densities and not whole:
+            x = nan_where_no_density(x, levels)
+        return self._dequantised(x, seed)
 
     def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
         """Checks a context; returns it as a keyword argument, where one is due."""
@@ -111,7 +146,8 @@ class DensityModel(InvertibleModel):
         return given(self, context)
 
     def _adaptation_inputs(self, x: Any, context: Any = None) -> tuple[tf.Tensor, dict[str, Any]]:
-        x = self._checked(x)
+        # Noise, since the centres of cells have no spread where pixels are constant.
+        x = self._checked(x, randomness.as_seed(0), densities=True)
         return x, self._given(context, x)
 
     # --- both directions ---
@@ -121,7 +157,11 @@ class DensityModel(InvertibleModel):
         return self.flow.forward(x, training=bool(training), **self._given(context, x))
 
     def encode(self, x: Any, context: Any = None) -> tf.Tensor:
-        """Returns the latents z [batch, d] of x; context as in `log_prob`."""
+        """Returns the latents z [batch, d] of x; context as in `log_prob`.
+
+        Pixels that are integers are taken at the centres of their cells, x + 1/2, so that z is a
+        function of x alone.
+        """
         x = self._checked(x)
         return self.flow.forward(x, **self._given(context, x))
 

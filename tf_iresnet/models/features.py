@@ -67,8 +67,10 @@ class FeatureClassifier(Classification, InvertibleModel):
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
-        features = self.flow.forward(self._checked(x), training=bool(training))
-        return self.head(features, training=training)
+        return self._logits(self._checked(x), training)
+
+    def _logits(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        return self.head(self.flow.forward(x, training=bool(training)), training=training)
 
     def encode(self, x: Any) -> tf.Tensor:
         """Returns the features f(x), the last invertible feature map.

@@ -28,8 +28,9 @@ from tf_iresnet.models.likelihood import LikelihoodModel
 class IResNetFlow(LikelihoodModel):
     r"""A density p(x) = N(f(x)) \|det df/dx\| with f a stack of invertible residual blocks.
 
-    Images x are dequantised pixels on [0, levels): the density is one on that cube, all
-    Jacobians of the preprocessing included, and bits/dim = -log2 p(x) / d. Each scale is a
+    Images x are pixels, integers in [0, levels), to which the model adds uniform noise, or floats
+    that have theirs: the density is one on that cube, all Jacobians of the preprocessing included,
+    and bits/dim = -log2 p(x) / d. Each scale is a
     squeeze (images only) followed by ActNorm and a residual block in turn; the latent is one
     flat vector. The cheap direction is data to latent: `log_prob` is fast, `sample` iterates.
 

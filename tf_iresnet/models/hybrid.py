@@ -13,6 +13,8 @@ from tf_iresnet.arguments import checked_instance, checked_integer, checked_real
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.head import LatentHead
+from tf_iresnet.models.inputs import Batch, Reader
+from tf_iresnet.models.weights import weighted_sum
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -27,7 +29,7 @@ class IResNetHybrid(IResNetFlow):
     and s/K otherwise, s the label smoothing and K the number of classes. A weight of 1 / (d ln 2)
     and no smoothing make it the joint -log2 p(x, y) / d. The head sees the latents of all scales.
 
-    ``fit`` takes x, dequantised as for `IResNetFlow`, and labels y: integers in [0, K), [batch] or
+    ``fit`` takes x as `IResNetFlow` does, and labels y: integers in [0, K), [batch] or
     [batch, 1]. Its metrics are the loss, bits/dim, accuracy and the cross-entropy without smoothing
     in nats. `call` and ``predict`` give logits.
 
@@ -119,10 +121,10 @@ class IResNetHybrid(IResNetFlow):
         Raises:
           ValueError: as in `log_prob`.
         """
-        x = self._checked(x)
+        seed = randomness.as_seed(seed)
+        x = self._checked(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
         checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        seed = randomness.as_seed(seed)
         z, log_prob = self._latents_and_log_prob(x, seed, estimator, False)
         return log_prob, self._logits(z, False)
 
@@ -133,17 +135,13 @@ class IResNetHybrid(IResNetFlow):
         loss = [self.loss_metric] if self.compiled else []
         return [*loss, self._bits_metric, self._entropy_metric, self._accuracy_metric]
 
-    def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
-    ) -> keras.callbacks.History:
-        if y is not None:
-            self._labels(y)
-        return super().fit(x, y, batch_size=batch_size, **kwargs)
+    def _reader(self) -> Reader:
+        return Reader(f"the hybrid {self.name}", "labels")
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if y is not None:
-            self._labels(y)
-        return super().evaluate(x, y, *args, **kwargs)
+    def _check_examples(self, batch: Batch, densities: bool = True) -> None:
+        super()._check_examples(batch, densities)
+        if batch.y is not None:
+            self._labels(batch.y)
 
     def _labels(self, y: Any) -> tf.Tensor:
         """Returns labels as int32 [batch], refused where they are none of the classes."""
@@ -165,18 +163,12 @@ class IResNetHybrid(IResNetFlow):
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(known), [message, y])]):
             return tf.identity(labels)
 
-    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if y is None or sample_weight is not None:
-            got = "no y" if y is None else "a sample_weight"
-            raise ValueError(
-                f"the hybrid {self.name} is trained on pairs of x and labels y, as in fit(x, y), "
-                f"got {got}."
-            )
-        x, y = self._checked(x), self._labels(y)
+    def _loss(self, batch: Batch, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+        y = self._labels(batch.y)
         step = tf.convert_to_tensor(self.steps_taken) if training else -1
         estimator = None if training else self.eval_log_det
         seed = self._step_seed(step, first)
+        x = self._dequantised(batch.x, seed)
         z, log_prob = self._latents_and_log_prob(x, seed, estimator, training)
         logits, bits = self._logits(z, training), self.to_bits(log_prob)
         log_classes = tf.nn.log_softmax(logits)
@@ -184,15 +176,14 @@ class IResNetHybrid(IResNetFlow):
         smoothing = self.label_smoothing
         smoothed = (1 - smoothing) * entropy - smoothing * tf.reduce_mean(log_classes, axis=1)
         losses = bits + self.classification_weight * smoothed
-        correct = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
+        correct = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == y, bits.dtype)
+        correct = tf.where(tf.math.is_nan(entropy), entropy, correct)  # argmax would guess
 
         def update_metrics() -> None:
-            for metric, values in zip(
-                self.metrics, (losses, bits, entropy, tf.cast(correct, bits.dtype)), strict=True
-            ):
-                metric.update_state(values)
+            for metric, values in zip(self.metrics, (losses, bits, entropy, correct), strict=True):
+                metric.update_state(values, sample_weight=batch.weights)
 
-        return tf.reduce_sum(losses), update_metrics
+        return weighted_sum(losses, batch.weights), update_metrics
 
     def _forward_state(self) -> list[keras.Variable]:
         return self.head.non_trainable_variables

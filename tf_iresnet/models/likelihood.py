@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
@@ -22,15 +23,19 @@ from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.gaussianization import MarginalGaussianization
+from tf_iresnet.models.inputs import Batch, Reader
+from tf_iresnet.models.loops import CheckedLoops
+from tf_iresnet.models.pixels import check_pixels, pixels_found
 from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
+from tf_iresnet.models.weights import weighted_sum
 
 
-class LikelihoodModel(DensityModel):
+class LikelihoodModel(CheckedLoops, DensityModel):
     """A density of scales of invertible layers, between preprocessing and prior.
 
     A subclass sets its own arguments and ``eval_log_det``, then calls `_build_flow` with its
-    scales. Training minimises the mean of -log2 p(x) / d.
+    scales. Training minimises the mean of -log2 p(x) / d, weighted where examples have weights.
 
     Args:
       event_shape: shape of one example, (height, width, channels) or (d,).
@@ -118,22 +123,50 @@ class LikelihoodModel(DensityModel):
         loss = [self.loss_metric] if self.compiled else []
         return [*loss, self._bits_metric]
 
-    def inputs_of(self, data: Any) -> dict[str, Any]:
-        if self.context_size is None:
-            return super().inputs_of(data)
-        pair = isinstance(data, (tuple, list)) and len(data) > 1 and data[1] is not None
-        if not pair:
-            raise ValueError(
-                f"the flow {self.name} is conditional: give context beside x, as in fit(x, "
-                "context), or a data set of pairs (x, context)."
-            )
-        return {"x": data[0], "context": data[1]}
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training as `keras.Model.compile` does, with the model's own loss.
 
-    def _examples(self, data: Any) -> tuple[tf.Tensor, dict[str, Any]]:
-        """Returns x and the context as a keyword argument, checked."""
-        inputs = self.inputs_of(data)
-        x = self._checked(inputs["x"])
-        return x, self._given(inputs.get("context"), x)
+        Args:
+          optimizer: as for `keras.Model.compile`.
+          loss: None: the loss is that of the density.
+          loss_weights: None.
+          metrics: None: the metrics are the model's own, weighted as the loss is.
+          weighted_metrics: None.
+          **kwargs: as for `keras.Model.compile`.
+
+        Raises:
+          ValueError: if there is another loss or metric.
+        """
+        given = {
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+        }
+        for name, value in given.items():
+            if value is not None and value != []:
+                raise ValueError(
+                    f"{self._reader().owner} has its own loss and metrics, got {name}={value!r}; "
+                    f"leave {name} out (evaluate() gives bits per dimension)."
+                )
+        super().compile(optimizer, **kwargs)
+
+    def _reader(self) -> Reader:
+        beside = None if self.context_size is None else "context"
+        return Reader(f"the flow {self.name}", beside)
+
+    def inputs_of(self, data: Any) -> dict[str, Any]:
+        reader = self._reader()
+        x, y, _ = reader.read(data, complete=reader.beside == "context")
+        return {"x": x, "context": y} if reader.beside == "context" else {"x": x}
 
     def predict_step(self, data: Any) -> tf.Tensor:
         return self(**self.inputs_of(data))
@@ -143,17 +176,33 @@ class LikelihoodModel(DensityModel):
         key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
         return tf.concat([key, [first]], axis=0)
 
-    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+    def _check_examples(self, batch: Batch, densities: bool = True) -> None:
+        super()._check_examples(batch, densities)
+        if self._pixel_levels is not None:
+            check_pixels(np.asarray(batch.x), self._pixel_levels, densities)
+
+    def _found(self, batch: Batch) -> dict[str, tf.Tensor]:
+        found = super()._found(batch)
+        if self._pixel_levels is not None:
+            found |= pixels_found(batch.x, self._pixel_levels)
+            if "scaled" in found:
+                found["wide"] = tf.reduce_any(batch.x > 1)
+        return found
+
+    def _loss(self, batch: Batch, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
         step = tf.convert_to_tensor(self.steps_taken) if training else -1
         estimator = None if training else self.eval_log_det
-        (x, conditions), seed = self._examples(data), self._step_seed(step, first)
+        context = None if self.context_size is None else batch.y
+        seed = self._step_seed(step, first)
+        x = self._dequantised(batch.x, seed)
+        conditions = self._given(context, x)
         bits = self.to_bits(self._log_prob(x, seed, estimator, training, **conditions))
 
         def update_metrics() -> None:
             for metric in self.metrics:
-                metric.update_state(bits)
+                metric.update_state(bits, sample_weight=batch.weights)
 
-        return tf.reduce_sum(bits), update_metrics
+        return weighted_sum(bits, batch.weights), update_metrics
 
     def get_config(self) -> dict[str, Any]:
         return {

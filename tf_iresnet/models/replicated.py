@@ -8,13 +8,15 @@ Stock Keras fails, or computes something else than one device would, in these pl
   scalars do not have.
 - Its optimizers clip gradients before they are summed over the replicas, so that the clipped
   gradient depends on the number of replicas; and they accumulate gradients in a `tf.cond` with a
-  merge call inside, which TensorFlow refuses.
+  merge call inside, which TensorFlow refuses. `LossScaleOptimizer` does the latter too, and sums
+  the gradients over the replicas again.
 
 `tests/test_distribution.py` runs stock Keras on each, and fails once a newer Keras is right.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -36,6 +38,10 @@ def update_in_replicas(optimizer: Any) -> None:
     does: clipping and accumulation see the gradient of the global batch. Gradients that are not
     finite change nothing, or, where gradients are accumulated, count as zero.
     """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        keras_private.apply_by(optimizer, functools.partial(_apply_scaled, optimizer))
+        update_in_replicas(optimizer.inner_optimizer)
+        return
 
     def apply_finite(gradients: Any, variables: Any, apply: Any) -> None:
         finite = all_finite(gradients)
@@ -45,6 +51,22 @@ def update_in_replicas(optimizer: Any) -> None:
             only_if(finite, lambda: apply(gradients, variables))
 
     keras_private.update_locally(optimizer, apply_finite)
+
+
+def _apply_scaled(optimizer: Any, gradients: Any, variables: Any) -> None:
+    """What `LossScaleOptimizer` does with gradients, without a branch around the optimizer inside.
+
+    Gradients that overflowed reach that one, which skips and counts them as any others.
+    """
+    finite = all_finite(gradients)
+    scale = tf.convert_to_tensor(optimizer.dynamic_scale)
+    unscaled = [g / tf.cast(scale, g.dtype) for g in gradients]
+    optimizer.inner_optimizer.apply(unscaled, variables)
+    count = tf.convert_to_tensor(optimizer.step_counter)
+    grows = finite & (count == optimizer.dynamic_growth_steps - 1)
+    factor = tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5)
+    optimizer.dynamic_scale.assign(factor * scale)
+    optimizer.step_counter.assign(tf.where(finite & ~grows, count + 1, tf.zeros_like(count)))
 
 
 def all_finite(tensors: Any) -> tf.Tensor:
@@ -79,9 +101,33 @@ class ReplicatedModel(keras_private.BuiltModel):
         """The mean that the loops show as ``loss``; there once the model is compiled."""
         return keras_private.loss_metric(self)
 
-    def _logs(self) -> dict[str, Any]:
-        """The metrics so far, as Keras' loops can average them."""
-        logs = self.get_metrics_result()
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The metrics so far, by name; NaN where they have seen nothing."""
+        return self._results([tf.convert_to_tensor(v) for v in self.metrics_variables])
+
+    def _results(self, values: list[tf.Tensor]) -> dict[str, Any]:
+        """The metrics of the values of their variables."""
+        results: dict[str, Any] = {}
+        left, nothing = iter(values), tf.constant(False)
+        for metric in self.metrics:
+            if not getattr(metric, "built", True):  # no step has computed it
+                continue
+            own = [next(left) for _ in metric.variables]
+            result = metric.stateless_result(own)
+            results |= result if isinstance(result, dict) else {metric.name: result}
+            if metric is self.loss_metric:  # a mean: its total and its count
+                nothing = own[1] == 0
+        nan = float("nan")
+        return {k: tf.where(nothing, tf.cast(nan, v.dtype), v) for k, v in results.items()}
+
+    def _logs(self, **more: tf.Tensor) -> dict[str, Any]:
+        """The metrics of all replicas so far, as Keras' loops can average them.
+
+        Args:
+          **more: scalars to show beside them, the same on every replica.
+        """
+        values = [tf.convert_to_tensor(v) for v in self.metrics_variables]
+        logs = {**self._results(replicas.summed(values)), **more}
         if in_several_workers(self.distribute_strategy):
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs

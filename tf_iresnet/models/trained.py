@@ -16,22 +16,34 @@ from tf_iresnet.autograph import AsWritten
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.rows import refuse_dictionary
 from tf_iresnet.models.averaging import WeightAverage
+from tf_iresnet.models.inputs import Batch, Reader, check_shape
 from tf_iresnet.models.replicated import (
     ReplicatedModel,
     all_finite,
     only_if,
     update_in_replicas,
 )
+from tf_iresnet.models.skipping import StepWatch, is_refused
+from tf_iresnet.models.weights import are_weights, as_row, global_weight
 from tf_iresnet.models.written import WrittenModel
 
 
 class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
     """Base of what is trained here: a subclass says what a batch's losses are, and builds itself.
 
-    Evaluation uses an exponential moving average of the weights, if there is one.
+    Evaluation uses an exponential moving average of the weights, if there is one. A step whose
+    loss or gradient is not finite is skipped: the logs of every training loop count such steps
+    as ``skipped_steps``, and a metric is NaN where every step was skipped.
+
+    Attributes:
+      max_skipped_steps: so many skipped steps in a row end training with a `SkippedStepsError`;
+        None for any number.
     """
 
     event_shape: tuple[int, ...]
+    max_skipped_steps: int | None = 20
+    train_function: Any
+    test_function: Any
 
     def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -53,8 +65,7 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         self.__dict__["_averaged_variables"] = lambda: averaged
         if self.average is not None:
             self.average.build_for(averaged)
-        # No weights: they tell what happens in training, and belong to its checkpoints.
-        self.__dict__["step_counters"] = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
+        self.__dict__["_watch"] = StepWatch()
         self.__dict__["stop_votes"] = tf.Variable([0.0, 0.0], trainable=False)
         self.built = True
 
@@ -100,7 +111,7 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
 
     def _checked(self, x: Any) -> tf.Tensor:
         """Converts data; in eager code refuses what no model should be asked about."""
-        x = self._checked_shape("x", x, self.event_shape)
+        x = self._event(x)
         if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(x))):
             raise ValueError("x holds NaN or infinite values; remove those examples.")
         return x
@@ -108,12 +119,8 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
     def _checked_shape(self, name: str, x: Any, event: tuple[int | None, ...]) -> tf.Tensor:
         refuse_dictionary(name, x)
         x = tf.convert_to_tensor(x)
-        if x.dtype != self.variable_dtype:
-            x = tf.cast(x, self.variable_dtype)
-        if x.shape.rank != len(event) + 1 or tuple(x.shape[1:]) != tuple(event):
-            sizes = ", ".join(map(str, event))
-            raise ValueError(f"{name} must have the shape [batch, {sizes}], got {x.shape}.")
-        return x
+        check_shape(name, x.shape, event)
+        return x if x.dtype == self.variable_dtype else tf.cast(x, self.variable_dtype)
 
     # --- Keras' loops ---
 
@@ -126,21 +133,68 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         """Whether any worker had voted to stop before the last training step."""
         return bool(tf.convert_to_tensor(self.stop_votes)[1] > 0)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does."""
+        self._watch.begin()
+        return super().fit(*args, **kwargs)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
         with self.averaged_weights():
             return super().evaluate(*args, **kwargs)
 
+    # --- batches ---
+
+    def _reader(self) -> Reader:
+        """Takes batches apart."""
+        return Reader(f"the model {self.name}")
+
     def inputs_of(self, data: Any) -> dict[str, Any]:
-        """Returns what of a batch of `fit` the model reads, as keyword arguments."""
-        return {"x": data[0] if isinstance(data, (tuple, list)) else data}
+        """Returns what of a batch of `fit` the model reads, as keyword arguments.
+
+        Raises:
+          ValueError: if the batch has another structure; the message says how to change it.
+        """
+        return {"x": self._reader().read(data, complete=False).x}
+
+    def _batch(self, data: Any) -> Batch:
+        """Takes a batch apart for a step, and checks the shapes of its parts.
+
+        Raises:
+          ValueError: if the structure or a shape is another one.
+        """
+        x, y, weights = self._reader().read(data)
+        x = self._event(x)
+        return Batch(x, y, None if weights is None else as_row(weights, self.variable_dtype))
+
+    def _event(self, x: Any) -> tf.Tensor:
+        """Converts x, and checks its shape."""
+        return self._checked_shape("x", x, self.event_shape)
+
+    def _found(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Which findings of `skipping.FINDINGS` hold for this replica's part of a batch."""
+        found = {}
+        beside = [] if self._reader().beside != "context" else [tf.convert_to_tensor(batch.y)]
+        floats = [part for part in (batch.x, *beside) if part.dtype.is_floating]
+        if floats:
+            found["data"] = ~all_finite(floats)
+        if batch.weights is not None:
+            found["weights"] = ~are_weights(batch.weights)
+        if batch.y is not None and self._reader().beside is None:
+            found["placeholder"] = tf.reduce_any(tf.convert_to_tensor(batch.y) != 0)
+        return found
 
     @abc.abstractmethod
-    def _loss(self, data: Any, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
-        """Computes the sum of a batch's losses.
+    def _loss(self, batch: Batch, first: tf.Tensor, training: bool) -> tuple[tf.Tensor, Any]:
+        """Computes the sum of a batch's losses, each times the weight of its example.
 
         Args:
-          data: what the loop passes to a step.
+          batch: what `_batch` makes of this replica's part.
           first: the global index of the first example, an int32 scalar.
           training: whether this is a training step.
 
@@ -152,26 +206,42 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         """Variables that the forward pass of a training step assigns."""
         return []
 
+    # --- steps ---
+
+    @property
+    def step_counters(self) -> tf.Variable:
+        """How many training steps were skipped, in all and in a row, int64 [2]."""
+        return self._watch.counters
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """Makes one step on the mean loss of the global batch, if that is finite.
 
-        A step with a loss or a gradient that is not finite changes neither weights nor averages
-        nor the optimizer's moments. ``step_counters`` holds how many were skipped, in all and in
-        a row.
+        The mean is sum_i w_i l_i / sum_i w_i, over all replicas, with the weights w of the
+        examples, one for each where none are given. A step with a loss or a gradient that is not
+        finite changes neither weights nor averages nor the optimizer's moments.
         """
-        total, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
+        batch = self._batch(data)
+        if not self.optimizer.built:  # what is not built yet scales losses by a constant
+            self.optimizer.build(self.trainable_variables)
+        count, first = tf.unstack(replicas.count_and_first(tf.shape(batch.x)[0]))
+        total = global_weight(batch.weights, count, self.variable_dtype)
         kept = [tf.identity(tf.convert_to_tensor(v)) for v in self._forward_state()]
         weights = [variable.value for variable in self.trainable_variables]
         with tf.GradientTape() as tape:
-            loss, update_metrics = self._loss(data, first, training=True)
+            loss, update_metrics = self._loss(batch, first, training=True)
             # Summed over the replicas, this makes the mean over the global batch.
             loss /= tf.cast(total, loss.dtype)
             scaled = self.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
         gradients = tape.gradient(scaled, weights)
+        found = self._found(batch)
+        local = [tf.cast(value, loss.dtype) for value in found.values()]
         mine = tf.cast(tf.convert_to_tensor(self.stop_votes)[0], loss.dtype)
-        *gradients, loss, votes = replicas.summed([*gradients, loss, mine])
+        *gradients, loss, votes, flags = replicas.summed([*gradients, loss, mine, tf.stack(local)])
         self.stop_votes.assign(tf.cast(tf.stack([mine, votes]), tf.float32))
-        finite = all_finite([*gradients, loss])
+        found = dict(zip(found, tf.unstack(flags > 0), strict=True))
+        if "wide" in found:
+            found["scaled"] |= self._watch.note_width(found.pop("wide"), count)
+        finite = all_finite([*gradients, loss]) & ~is_refused(found)
         nothing = tf.constant(float("nan"))
         gradients = [tf.where(finite, g, tf.cast(nothing, g.dtype)) for g in gradients]
         update_in_replicas(self.optimizer)
@@ -179,17 +249,57 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         only_if(finite, lambda: self._after_step(update_metrics))
         for variable, value in zip(self._forward_state(), kept, strict=True):
             variable.assign(tf.where(finite, tf.convert_to_tensor(variable), value))
-        skipped = self.step_counters + 1
-        self.step_counters.assign(tf.where(finite, self.step_counters * [1, 0], skipped))
-        return self._logs()
+        found["weightless"] = total == 0
+        found["loss"] = ~tf.math.is_finite(loss)
+        self._watch.note_step(~finite, {**found, "gradient": ~finite})
+        self._look()
+        skipped = tf.cast(self._watch.since_reset[0], loss.dtype)
+        return self._logs(skipped_steps=skipped)
 
     def test_step(self, data: Any) -> dict[str, Any]:
+        batch = self._batch(data)
+        count, first = tf.unstack(replicas.count_and_first(tf.shape(batch.x)[0]))
         # The examples counted so far are this batch's place in the evaluation.
-        before = tf.cast(tf.convert_to_tensor(self.loss_metric.count), tf.int32)
-        _, first = tf.unstack(replicas.count_and_first(_batch_size(data)))
-        _, update_metrics = self._loss(data, first + replicas.summed(before), training=False)
+        place = first + tf.cast(self._watch.since_reset[1], tf.int32)
+        _, update_metrics = self._loss(batch, place, training=False)
+        found = self._found(batch)
+        flags = replicas.summed(tf.stack([tf.cast(f, tf.float32) for f in found.values()]))
+        self._watch.note_evaluation(count, dict(zip(found, tf.unstack(flags > 0), strict=True)))
         update_metrics()
+        self._look()
         return self._logs()
+
+    def _look(self) -> None:
+        """Raises what steps have found; in a graph nothing, its caller does."""
+        if tf.executing_eagerly():
+            self._watch.look(self.max_skipped_steps)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes what Keras' loops call for a training step, and looks after each call."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._looking(self.train_function)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Makes what Keras' loops call for an evaluation step, and looks after each call."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._looking(self.test_function)
+        return self.test_function
+
+    def _looking(self, function: Any) -> Any:
+        def call(iterator: Any) -> Any:
+            logs = function(iterator)
+            self._look()
+            return logs
+
+        return call
+
+    def reset_metrics(self) -> None:
+        """Starts to measure anew, as Keras does at the start of an epoch."""
+        super().reset_metrics()
+        self._watch.reset()
 
     def _after_step(self, update_metrics: Any) -> None:
         update_metrics()
@@ -199,7 +309,3 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
     def _base_config(self) -> dict[str, Any]:
         config = super().get_config()
         return {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
-
-
-def _batch_size(data: Any) -> tf.Tensor:
-    return tf.shape(tf.nest.flatten(data)[0])[0]

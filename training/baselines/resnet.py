@@ -158,7 +158,10 @@ class ResNet(Classification):
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
-        y = self._checked(x)
+        return self._logits(self._checked(x), training)
+
+    def _logits(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        y = x
         for layer in self.body[:-1]:
             arguments = {"training": training} if isinstance(layer, ResidualUnit) else {}
             y = layer(y, **arguments)

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_iresnet.randomness import midpoints_of
 from training.data.randomness import example_words
 from training.data.spec import DataSpec
 
@@ -78,7 +79,5 @@ def dequantise(images: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor
     """
     dims = math.prod(images.shape[1:])
     words = example_words(key, first, tf.shape(images)[0], -(-dims // 2))
-    shorts = tf.reshape(tf.bitcast(words, tf.uint16), [-1, 2 * words.shape[1]])[:, :dims]
-    odd = tf.bitwise.bitwise_or(shorts, tf.constant(1, tf.uint16))
-    noise = tf.reshape(tf.cast(odd, dtype) * 2.0**-16, tf.shape(images))
-    return tf.cast(images, dtype) + noise
+    x = tf.cast(images, dtype)
+    return x + midpoints_of(words, x)
