@@ -3,6 +3,10 @@
 A *seed* is an int32 tensor of shape [3]: two words of key and the global index of the first
 example of the batch. The draws that belong to example ``i`` depend on the key and on
 ``first + i`` alone, so a batch cut into pieces for several replicas sees the same numbers.
+
+In evaluation each example has a key of its own, int64 [batch, 1], made of the seed's key and of the
+example's values (`own_keys`): its draws are the same whoever shares the batch, and independent of
+those of other examples. Where a seed is taken, keys are taken as well.
 """
 
 from __future__ import annotations
@@ -16,6 +20,11 @@ import tensorflow as tf
 
 _PHILOX = 1
 _WORDS_PER_COUNTER = 4  # one Philox counter value yields four 32-bit words
+# SplitMix64: the step between states, and the multipliers of the output function.
+_STEP, _FIRST, _SECOND = (
+    np.array(word, np.uint64).astype(np.int64)
+    for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 def as_seed(seed: Any = None) -> tf.Tensor:
@@ -50,6 +59,8 @@ def as_seed(seed: Any = None) -> tf.Tensor:
         return tf.constant(np.asarray([w & 0xFFFFFFFF for w in words], np.uint32).view(np.int32))
     if not seed.dtype.is_integer:
         raise ValueError(f"seed must hold integers, got {seed.dtype.name}.")
+    if _are_keys(seed):
+        return seed
     seed = tf.reshape(seed, [-1])
     if seed.shape[0] == 1:
         high = tf.bitwise.right_shift(tf.cast(seed, tf.int64), 32)
@@ -70,8 +81,65 @@ def _word(word: Any, seed: Any) -> int:
 
 def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:
     """Derives an independent seed for ``data`` (a block, a step), same first example."""
+    if _are_keys(seed):
+        return _mixed(seed + (2 * tf.cast(data, tf.int64) + 1) * _FIRST)
     key = tf.random.experimental.stateless_fold_in(_key(seed), tf.cast(data, tf.int32))
     return tf.concat([key, seed[2:]], axis=0)
+
+
+def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    r"""Returns a key for each example, a function of the seed's key and of the example's values.
+
+    The values' bits b go through a multilinear hash, h = sum_j m_j b_j modulo 2^64 with fixed odd
+    random m, of which two different examples share the upper half with a probability of 2^-32.
+
+    Args:
+      seed: int32 [3]; keys are returned as they are.
+      x: [batch, ...], integers or floats; 0 and -0 are the same.
+
+    Returns:
+      Int64 [batch, 1].
+
+    Example:
+    >>> x = tf.constant([[1.0], [2.0], [1.0]])
+    >>> keys = own_keys(as_seed(7), x)[:, 0]
+    >>> bool(keys[0] == keys[2]), bool(keys[0] == keys[1])
+    (True, False)
+
+    Source: Lemire, Kaser 2014 (Strongly universal string hashing is fast), section 2; Steele, Lea,
+    Flood 2014 (Fast splittable pseudorandom number generators) for the draws.
+    """
+    if _are_keys(seed):
+        return seed
+    if x.dtype.is_integer or x.dtype.is_bool:
+        bits = tf.cast(x, tf.int64)
+    else:
+        wide = x if x.dtype.size >= 4 else tf.cast(x, tf.float32)
+        bits = tf.cast(tf.bitcast(wide + tf.zeros([], wide.dtype), tf.int32), tf.int64)
+    batch, size = _batch_and_size(bits)
+    factors = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (2, size), np.int64) | 1
+    bits = tf.reshape(bits, [batch, size])
+    words = [tf.reduce_sum(bits * row, axis=1, keepdims=True) for row in factors]
+    high, low = (_shifted(word, 32) for word in words)
+    key = tf.cast(seed[:2], tf.int64) & 0xFFFFFFFF
+    return _mixed(_mixed(key[0] * 2**32 + key[1]) ^ (high * 2**32 + low))
+
+
+def _are_keys(seed: Any) -> bool:
+    """Whether these are the keys of examples."""
+    return tf.is_tensor(seed) and seed.dtype == tf.int64 and seed.shape.rank == 2
+
+
+def _shifted(x: tf.Tensor, bits: int) -> tf.Tensor:
+    """Shifts int64 to the right, zeros coming in from the left."""
+    return tf.bitwise.right_shift(x, np.int64(bits)) & np.int64(2 ** (64 - bits) - 1)
+
+
+def _mixed(x: tf.Tensor) -> tf.Tensor:
+    """The output function of SplitMix64, a bijection of int64 each of whose bits sees all bits."""
+    x = (x ^ _shifted(x, 30)) * _FIRST
+    x = (x ^ _shifted(x, 27)) * _SECOND
+    return x ^ _shifted(x, 31)
 
 
 def _key(seed: tf.Tensor) -> tf.Tensor:
@@ -82,13 +150,24 @@ def _key(seed: tf.Tensor) -> tf.Tensor:
 def shared_uniform(
     seed: tf.Tensor, shape: Sequence[int] = (), dtype: Any = tf.float32
 ) -> tf.Tensor:
-    """Uniform draws on [0, 1) that all examples, and so all replicas, share."""
+    """Uniform draws on [0, 1) that all examples, and so all replicas, share.
+
+    Examples with keys of their own have draws of their own, [batch, *shape].
+    """
+    if _are_keys(seed):
+        return uniform(seed, tf.zeros((tf.shape(seed)[0], *shape), dtype))
     one = tf.concat([seed[:2], [0]], axis=0)
     return uniform(one, tf.zeros((1, *shape), dtype))[0]
 
 
 def _words(seed: tf.Tensor, batch: tf.Tensor, per_example: int) -> tf.Tensor:
     """Draws ``per_example`` random 32-bit words for each of ``batch`` examples, as uint32."""
+    if _are_keys(seed):
+        steps = np.arange(1, 1 + -(-per_example // 2)).astype(np.int64)
+        with np.errstate(over="ignore"):
+            steps = steps * _STEP
+        words = tf.bitcast(_mixed(seed + steps), tf.uint32)  # [batch, counters, 2]
+        return tf.reshape(words, [batch, 2 * len(steps)])[:, :per_example]
     counters = -(-per_example // _WORDS_PER_COUNTER)
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=_key(seed))
     first = tf.cast(tf.bitcast(seed[2], tf.uint32), tf.uint64) * tf.constant(counters, tf.uint64)

@@ -191,7 +191,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         Args:
           x: [batch, ...]; array-likes are accepted.
           seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`); None draws a
-            fresh one. The same seed gives the same value.
+            fresh one. The same seed gives the same value: in evaluation of each example,
+            whatever else the batch holds; in training of the batch.
           log_det: an estimator that replaces that of every residual block for this call.
           training: whether the branches may compute in the policy's compute dtype, and layers
             that nobody has adapted take their weights from x. The latter they do, too, where a
@@ -207,6 +208,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         x = self._prepared(x)
         conditions = self._given(context, x)
         with adaptation.learning(self), self._norms_up_to_date():
+            if not (training or adaptation.is_learning()):
+                key = randomness.own_keys(key, x)
             return self._log_det(x, key, log_det, training, **conditions)
 
     def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:

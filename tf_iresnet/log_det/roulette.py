@@ -16,10 +16,10 @@ from tf_iresnet.log_det.series import SeriesEstimator
 class RussianRoulette(SeriesEstimator):
     r"""The unbiased series: exact terms, then N random ones with compensating weights.
 
-    Draws N once per call, shared by the batch. Term k has weight 1 for k <= m and
-    1 / P(N >= k - m) for m < k <= m + N; the gradient uses the same weights. With rho the
-    spectral radius of J, the geometric law has finite variance only for rho^2 < 1 - p, and
-    Poisson's variance is never finite.
+    Draws N once per call, shared by the batch; in evaluation one for each example. Term k has
+    weight 1 for k <= m and 1 / P(N >= k - m) for m < k <= m + N; the gradient uses the same
+    weights. With rho the spectral radius of J, the geometric law has finite variance only for
+    rho^2 < 1 - p, and Poisson's variance is never finite.
 
     Args:
       exact_terms: m, at least 0.
@@ -84,13 +84,15 @@ class RussianRoulette(SeriesEstimator):
         return lipschitz**2 < 1.0 - self.probability
 
     def draw(self, seed: tf.Tensor) -> tf.Tensor:
-        """Draws N, an int32 scalar, as a function of the seed's key."""
+        """Draws N, int32, as a function of the seed's key: a scalar, or [batch] of own keys."""
         # Inversion: N >= j exactly if u <= P(N >= j), for u uniform on (0, 1].
         u = 1.0 - randomness.shared_uniform(seed, dtype=tf.float64)
         if self.distribution == "poisson":
             # What lies beyond is less likely than the smallest u.
             j = tf.range(1, 30 + int(self.rate + 12 * math.sqrt(self.rate)))
-            return tf.reduce_sum(tf.cast(u <= self.survival(j, tf.float64), tf.int32))
+            return tf.reduce_sum(
+                tf.cast(u[..., None] <= self.survival(j, tf.float64), tf.int32), -1
+            )
         q = tf.math.log(tf.constant(1.0 - self.probability, tf.float64))
         return 1 + tf.cast(tf.floor(tf.math.log(u) / q), tf.int32)
 

@@ -45,7 +45,10 @@ class SeriesEstimator(LogDetEstimator):
     def terms_and_weights(
         self, seed: tf.Tensor, dtype: tf.DType
     ) -> tuple[tf.Tensor | int, Callable[[tf.Tensor], tf.Tensor]]:
-        """Returns the number of terms n and k -> w_k for k = 1..n (a scalar of ``dtype``)."""
+        """Returns the number of terms n and k -> w_k for k = 1..n (a scalar of ``dtype``).
+
+        n is a number, or one for each example, [batch].
+        """
 
     @property
     @abc.abstractmethod
@@ -121,7 +124,7 @@ def _series(
       pull: c -> J^T c.
       powers: v and, if they are known already, J^T v, (J^T)^2 v, ...
       response: J v, in the dtype of the sums.
-      terms: n, at least ``len(powers)``; 0 as well for v alone.
+      terms: n, at least ``len(powers)``; 0 as well for v alone. A number, or [batch].
       weight: k -> w_k.
 
     Returns:
@@ -129,23 +132,28 @@ def _series(
       sum_{k=0..n-1} (-1)^k w_{k+1} (J^T)^k v.
     """
     wide = response.dtype
+    terms = tf.convert_to_tensor(terms)
 
     def add(k, power, value, total):
-        """Adds term k, of which power is (J^T)^{k-1} v."""
-        scaled = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k) * tf.cast(power, wide)
+        """Adds term k, of which power is (J^T)^{k-1} v, where an example has so many."""
+        factor = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k)
+        factor = tf.where(k <= terms, factor, tf.zeros_like(factor))
+        if terms.shape.rank:  # what has ended counts no more, whatever has become of it
+            power = tf.where(_per_example(k <= terms, power), power, tf.zeros_like(power))
+            factor = _per_example(factor, power)
+        scaled = factor * tf.cast(power, wide)
         return value + _flat_dot(scaled, response) / tf.cast(k, wide), total + scaled
 
     def step(k, power, value, total):
         power = pull(power)
         return k + 1, power, *add(k, power, value, total)
 
-    value, total = 0.0, 0.0
+    value, total = tf.zeros(tf.shape(response)[:1], wide), tf.zeros_like(response)
     for k, power in enumerate(powers, 1):
         value, total = add(tf.constant(k), power, value, total)
-    # Only a roulette without exact terms can draw no term at all.
-    some = tf.cast(tf.convert_to_tensor(terms) >= 1, wide)
-    start = (tf.constant(len(powers) + 1), powers[-1], some * value, some * total)
-    _, _, value, total = tf.while_loop(lambda k, *_: k <= terms, step, start, parallel_iterations=1)
+    start = (tf.constant(len(powers) + 1), powers[-1], value, total)
+    most = tf.reduce_max(terms)
+    _, _, value, total = tf.while_loop(lambda k, *_: k <= most, step, start, parallel_iterations=1)
     return value, total
 
 

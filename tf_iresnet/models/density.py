@@ -52,8 +52,8 @@ class DensityModel(InvertibleModel):
           x: [batch, *event_shape]; where there are levels, pixels: integers in [0, levels), to
             which uniform noise of the seed is added (`tf_iresnet.layers.Dequantize`), or floats
             that have theirs.
-          seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`): the value of
-            example i depends on the key and on its global index alone. None draws anew.
+          seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`): the value of an
+            example depends on the example, the weights and the key alone. None draws anew.
           log_det: an estimator; by default the model's ``eval_log_det``.
           context: [batch, context_size], for a conditional flow.
 
@@ -65,7 +65,8 @@ class DensityModel(InvertibleModel):
             if pixels are without noise or were scaled to [0, 1]; if the context is missing, not
             wanted or of another shape. In graphs x that is no data has the value NaN.
         """
-        seed = randomness.as_seed(seed)
+        x = self._event(x)
+        seed = randomness.own_keys(randomness.as_seed(seed), x)
         x = self._checked(x, seed, densities=True)
         conditions = self._given(context, x)
         estimator = self.eval_log_det if log_det is None else log_det

@@ -121,7 +121,8 @@ class IResNetHybrid(IResNetFlow):
         Raises:
           ValueError: as in `log_prob`.
         """
-        seed = randomness.as_seed(seed)
+        x = self._event(x)
+        seed = randomness.own_keys(randomness.as_seed(seed), x)
         x = self._checked(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
         checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
@@ -168,6 +169,7 @@ class IResNetHybrid(IResNetFlow):
         step = tf.convert_to_tensor(self.steps_taken) if training else -1
         estimator = None if training else self.eval_log_det
         seed = self._step_seed(step, first)
+        seed = seed if training else randomness.own_keys(seed, batch.x)
         x = self._dequantised(batch.x, seed)
         z, log_prob = self._latents_and_log_prob(x, seed, estimator, training)
         logits, bits = self._logits(z, training), self.to_bits(log_prob)

@@ -194,6 +194,7 @@ class LikelihoodModel(CheckedLoops, DensityModel):
         estimator = None if training else self.eval_log_det
         context = None if self.context_size is None else batch.y
         seed = self._step_seed(step, first)
+        seed = seed if training else randomness.own_keys(seed, batch.x)
         x = self._dequantised(batch.x, seed)
         conditions = self._given(context, x)
         bits = self.to_bits(self._log_prob(x, seed, estimator, training, **conditions))
