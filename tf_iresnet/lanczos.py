@@ -130,26 +130,31 @@ def _traced(
 
 
 def _ritz_vector(gram: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, steps: int) -> tf.Tensor:
-    """Returns the unit vector of the largest Ritz value after so many steps of Lanczos."""
-    small = 10 * np.finfo(start.dtype.as_numpy_dtype).eps
-    basis, images = [start], []
-    for index in range(steps):
-        image = gram(basis[-1])
-        images.append(image)
-        if index + 1 == steps:
-            break
-        known, rest = tf.stack(basis), image
+    """Returns the image of the largest Ritz vector after so many steps of Lanczos, scaled to 1."""
+    size, dtype = int(start.shape[0]), start.dtype
+    small = 10 * np.finfo(dtype.as_numpy_dtype).eps
+
+    # In a loop: unrolled, the graphs of a model's many layers take minutes to optimise.
+    def step(index, q, basis, images):
+        image = gram(q)
+        basis = tf.tensor_scatter_nd_update(basis, [[index]], [q])
+        images = tf.tensor_scatter_nd_update(images, [[index]], [image])
+        rest = image
         for _ in range(2):  # twice is enough to stay orthogonal
-            rest -= tf.linalg.matvec(known, tf.linalg.matvec(known, rest), transpose_a=True)
+            rest -= tf.linalg.matvec(basis, tf.linalg.matvec(basis, rest), transpose_a=True)
         # In an invariant subspace nothing but rounding is left.
         rest = tf.where(tf.norm(rest) > small * tf.norm(image), rest, tf.zeros_like(rest))
-        basis.append(unit(rest))
-    vectors, products = tf.stack(basis), tf.stack(images)
-    projected = tf.linalg.matmul(vectors, products, transpose_b=True)
+        return index + 1, unit(rest), basis, images
+
+    nothing = tf.zeros([steps, size], dtype)
+    _, _, basis, images = tf.while_loop(
+        lambda *_: True, step, (0, start, nothing, nothing), maximum_iterations=steps
+    )
+    projected = tf.linalg.matmul(basis, images, transpose_b=True)
     projected = 0.5 * (projected + tf.linalg.matrix_transpose(projected))
     scale = tf.reduce_max(tf.abs(projected))
     sound = tf.math.is_finite(scale) & (scale > 0)
-    safe = tf.where(sound, projected / tf.where(sound, scale, 1), tf.eye(steps, dtype=start.dtype))
+    safe = tf.where(sound, projected / tf.where(sound, scale, 1), tf.eye(steps, dtype=dtype))
     _, weights = tf.linalg.eigh(safe)
-    # The image of the Ritz vector: a power iteration without a product more.
-    return unit(tf.linalg.matvec(products, weights[:, -1], transpose_a=True))
+    # A power iteration without a product more.
+    return unit(tf.linalg.matvec(images, weights[:, -1], transpose_a=True))

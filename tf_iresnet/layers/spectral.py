@@ -33,7 +33,7 @@ NORMALIZATIONS = ("auto", "bound", "power_iteration")
 # What a proof may cost: a share of a training step on so many examples, or so many operations.
 _SHARE = 0.05
 _EXAMPLES = 64
-_FREE = 1e7
+_FREE = 4e7
 # Products of the bound run at a lower rate than convolutions.
 _RATE = 1.5
 
