@@ -204,7 +204,7 @@ def test_it_says_something():
     block = dense(0, 0.9)
     y = np.random.default_rng(0).standard_normal((200, 4)).astype("float32")
     bound, distance = check(block, y, Picard())
-    sizes = lengths(block.inverse(y))
+    sizes = lengths(block.inverse(y, return_result=True).x)
     assert (bound < 1e-5 * sizes).all()
     assert np.median(bound) < 50 * np.median(distance)
 
@@ -276,7 +276,7 @@ def test_closed_forms_are_bounded_too(kind, scale):
     distance = lengths(np.asarray(result.x, np.float64) - np.asarray(twin.inverse(y)))
     assert distance.max() > 0
     assert (distance <= result.error_bound.numpy()).all()
-    assert np.median(result.error_bound.numpy()) <= 50 * np.median(distance)
+    assert result.error_bound.numpy().max() <= 50 * distance.max()
 
 
 def test_errors_grow_through_earlier_layers():
@@ -303,11 +303,13 @@ class TestProof:
         np.testing.assert_allclose(known, block.inverse(y, return_result=True).error_bound, rtol=1)
         assert np.isfinite(known).all()
         kernel = next(block.spectral_layers()).kernel
-        old = kernel.numpy()
-        kernel.assign(np.roll(old, 1))  # the same numbers elsewhere
+        old = [v.numpy() for v in block.variables]
+        kernel.assign(np.roll(kernel.numpy(), 1))  # the same numbers elsewhere
+        block.converge_spectral_state()
         assert np.isinf(graph(y)).all()
         assert np.isfinite(block.inverse(y, return_result=True).error_bound).all()
-        kernel.assign(old)
+        for variable, value in zip(block.variables, old, strict=True):
+            variable.assign(value)
         np.testing.assert_array_equal(graph(y), known)
 
     def test_is_made_once_for_the_same_weights(self, monkeypatch):
