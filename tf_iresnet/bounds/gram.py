@@ -240,14 +240,29 @@ def _is_small(linear_map: LinearMap) -> bool:
 
 
 @functools.cache
-def _entries(linear_map: ConvMap) -> np.ndarray:
-    """The operator [narrow units, wide units], by the entry of the kernel that each is, or -1."""
+def _entries(linear_map: ConvMap) -> tuple[np.ndarray, np.ndarray]:
+    """Where the entries of a kernel stand in its operator.
+
+    Returns:
+      The operator [narrow units, wide units], by the flat index of the kernel's entry that each is
+      (the kernel's size for zeros); and the flat places of each entry there, [size, most] (the
+      operator's size for none).
+    """
     shape = linear_map.kernel_shape
-    numbers = np.arange(1.0, 1 + math.prod(shape)).reshape(shape)
+    size = math.prod(shape)
+    numbers = np.arange(1.0, 1 + size).reshape(shape)
     matrix = dense_matrix(numbers, linear_map.spatial_shape, linear_map.padding)
-    entries = matrix.astype(np.int32) - 1
+    entries = np.where(matrix > 0, matrix - 1, size).astype(np.int32)
     inputs, outputs = _units(linear_map)
-    return entries if inputs <= outputs else entries.T
+    entries = entries if inputs <= outputs else entries.T
+    order = np.argsort(entries, axis=None, kind="stable")
+    starts = np.searchsorted(entries.ravel()[order], np.arange(size + 1))
+    most = max(1, int(np.diff(starts).max()))
+    slots = starts[:-1, None] + np.arange(most)
+    places = np.where(
+        slots < starts[1:, None], order[np.minimum(slots, order.size - 1)], order.size
+    )
+    return entries, places.astype(np.int32)
 
 
 def _of_operators(linear_map: ConvMap, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -256,14 +271,15 @@ def _of_operators(linear_map: ConvMap, matrices: tf.Tensor) -> tuple[tf.Tensor, 
     turned = inputs > outputs  # kernels come with the fewer channels first
     flat = tf.transpose(matrices, [0, 1, 3, 2]) if turned else matrices
     count, size = int(matrices.shape[0]), math.prod(linear_map.kernel_shape)
-    flat = tf.reshape(flat, [count, size])
-    entries = _entries(linear_map)
-    padded = tf.concat([flat, tf.zeros_like(flat[:, :1])], axis=1)
-    index = np.where(entries < 0, size, entries).astype(np.int32)
-    bounds, gradients = _of_matrices(tf.gather(padded, index, axis=1))
-    by_entry = tf.transpose(tf.reshape(gradients, [count, -1]))
-    by_kernel = tf.math.unsorted_segment_sum(by_entry, index.ravel(), size + 1)[:-1]
-    gradients = tf.reshape(tf.transpose(by_kernel), [count, -1, inputs, outputs])
+    entries, places = _entries(linear_map)
+    flat = tf.transpose(tf.reshape(flat, [count, size]))
+    padded = tf.concat([flat, tf.zeros_like(flat[:1])], axis=0)
+    written = tf.transpose(tf.gather(padded, entries), [2, 0, 1])
+    bounds, gradients = _of_matrices(written)
+    gradients = tf.reshape(gradients, [count, -1])
+    gradients = tf.concat([gradients, tf.zeros_like(gradients[:, :1])], axis=1)
+    gradients = tf.reduce_sum(tf.gather(gradients, places, axis=1), axis=2)
+    gradients = tf.reshape(gradients, [count, -1, inputs, outputs])
     return bounds, tf.transpose(gradients, [0, 1, 3, 2]) if turned else gradients
 
 
