@@ -106,7 +106,6 @@ def fit(
 
     @tf.function
     def step(index: tf.Tensor) -> tf.Tensor:
-        bijector.update()
         with tf.GradientTape() as tape:
             x = density.sample(batch, seed=tf.stack([seed, index]))
             share = tf.cast(index, tf.float32) / steps
@@ -117,7 +116,6 @@ def fit(
         return loss
 
     losses = [float(step(tf.constant(index))) for index in range(steps)]
-    bijector.layer.converge_spectral_state()
     return losses
 
 

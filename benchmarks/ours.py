@@ -69,6 +69,7 @@ class Worker:
         shape: Sequence[int] = (16, 16, 12),
         hidden: int = 128,
         power_iterations: int = 1,
+        normalization: str = "power_iteration",
         coeff: float = 0.9,
         seed: int = 0,
         learning_rate: float = 1e-3,
@@ -88,7 +89,8 @@ class Worker:
                 coeff=coeff,
                 activation="lipswish",
                 input_activation=True,
-                power_iterations=power_iterations,
+                power_iterations=max(1, power_iterations),
+                normalization=normalization,
                 log_det=FixedRoulette(self.draws, block, EXACT_TERMS),
                 recompute=recompute,
             )
@@ -151,8 +153,7 @@ class Worker:
         return loss, tape.gradient(loss, [v.value for v in variables])
 
     def train_step(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Power iteration, forward, loss, gradients, Adam: one graph."""
-        self.flow.update_spectral_state()
+        """Norms, forward, loss, gradients, Adam: one graph."""
         loss, gradients = self.loss_and_gradients(x, seed)
         self.optimizer.apply(gradients, self.flow.trainable_variables)
         return loss
@@ -170,7 +171,7 @@ class Worker:
         """Parts of a step, each a graph."""
         gradients = [tf.zeros(v.shape) for v in self.flow.trainable_variables]
         return {
-            "power iteration": tf.function(self.flow.update_spectral_state),
+            "power iteration": tf.function(lambda: self.flow.update_spectral_state(1)),
             "optimizer": tf.function(
                 lambda: self.optimizer.apply(gradients, self.flow.trainable_variables)
             ),

@@ -108,7 +108,6 @@ def digits(dtype: str, steps: int = 600) -> Iterator[tuple[str, InvertibleResidu
 
     @tf.function
     def step(x: tf.Tensor, seed: tf.Tensor) -> None:
-        flow.update_spectral_state(2)
         with tf.GradientTape() as tape:
             z, log_det = flow.forward_and_log_det(x, seed, training=True)
             loss = tf.reduce_mean(tf.reduce_sum(tf.square(z), 1) / 2 - log_det)
@@ -117,7 +116,6 @@ def digits(dtype: str, steps: int = 600) -> Iterator[tuple[str, InvertibleResidu
 
     for index in range(steps):
         step(data(128), tf.constant([0, index, 0]))
-    flow.converge_spectral_state()
     x = data(16)
     for index, block in enumerate(flow.layers):
         x = block.forward(x)
