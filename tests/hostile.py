@@ -414,7 +414,7 @@ def unconstrained():
 
 def changed():
     """The kernel of a built chain is set anew, and the estimate is what it was."""
-    layer = branch(power_iterations=0)
+    layer = branch(normalization="power_iteration")
     (part,) = layer.parts
     part.kernel.assign(np.diag([0.1, 9.0, 0.1, 0.1]))
     if part.spectral_state:

@@ -379,7 +379,10 @@ def test_a_bad_first_batch_leaves_a_whole_model_due():
         (X[:0], "x holds no examples"),
         (np.nan * X, "x holds NaN or infinite"),
         (tf.data.Dataset.from_tensor_slices(X[:0]).batch(4), "x holds no examples"),
-        (tf.data.Dataset.from_tensors({"image": X, "label": X}), "one array.*image, label"),
+        (
+            tf.data.Dataset.from_tensors({"image": X, "label": X}),
+            "dictionary with the keys .*image.*label",
+        ),
     ],
     ids=["empty", "nan", "empty data set", "dictionary"],
 )
@@ -568,7 +571,7 @@ def loader(monkeypatch):
 SOURCES = {
     "array": lambda _: X,
     "data set": lambda _: tf.data.Dataset.from_tensor_slices(X).batch(16),
-    "pairs": lambda _: tf.data.Dataset.from_tensor_slices((X, X[:, 0])).batch(16),
+    "alone in a tuple": lambda _: tf.data.Dataset.from_tensor_slices((X,)).batch(16),
     "sequence": lambda _: Sequence(),
     "loader": loader,
     "generator": lambda _: ((piece,) for piece in pieces()),

@@ -14,6 +14,7 @@ from tf_iresnet.layers import (
     CLipSwish,
     Conditioned,
     DenseNetBranch,
+    Dequantize,
     InjectivePadding,
     InvertibleLayer,
     InvertibleResidual,
@@ -37,7 +38,7 @@ from tf_iresnet.models import IResNetClassifier, IResNetFlow
 
 # class, constructor's arguments, input shape, output shape, trainable and other weights
 CASES = {
-    "dense": (SpectralDense, {"units": 3}, (2, 4), (2, 3), 2, 2),
+    "dense": (SpectralDense, {"units": 3}, (2, 4), (2, 3), 2, 0),
     "dense free": (SpectralDense, {"units": 3, "coeff": None}, (2, 5, 4), (2, 5, 3), 2, 0),
     "dense full": (
         SpectralDense,
@@ -45,6 +46,7 @@ CASES = {
             "units": 3,
             "coeff": 0.5,
             "power_iterations": 2,
+            "normalization": "power_iteration",
             "activation": "relu",
             "use_bias": False,
             "kernel_initializer": "he_normal",
@@ -69,7 +71,7 @@ CASES = {
         (2, 5, 2),
         (2, 5, 3),
         2,
-        2,
+        0,
     ),
     "conv 2-D": (
         SpectralConv2D,
@@ -77,7 +79,7 @@ CASES = {
         (2, 5, 4, 2),
         (2, 3, 3, 3),
         2,
-        2,
+        0,
     ),
     "conv 3-D": (
         SpectralConv3D,
@@ -85,7 +87,7 @@ CASES = {
         (2, 3, 2, 3, 1),
         (2, 3, 2, 3, 2),
         2,
-        2,
+        0,
     ),
     "lipswish": (LipSwish, {}, (2, 3, 4), (2, 3, 4), 1, 0),
     "clipswish": (CLipSwish, {}, (2, 3, 4), (2, 3, 8), 1, 0),
@@ -97,7 +99,7 @@ CASES = {
         (2, 3, 3, 2),
         (2, 3, 3, 2),
         6,
-        4,
+        0,
     ),
     "densenet": (
         DenseNetBranch,
@@ -105,7 +107,7 @@ CASES = {
         (2, 3, 3, 2),
         (2, 3, 3, 2),
         10,
-        6,
+        0,
     ),
     "conditioned": (
         Conditioned,
@@ -113,7 +115,7 @@ CASES = {
         (2, 3),
         (2, 3),
         4,
-        2,
+        0,
     ),
     "actnorm": (ActNorm, {}, (4, 3, 2), (4, 3, 2), 2, 1),
     "whitening": (Whitening, {"ridge": 0.01}, (9, 3, 2), (9, 3, 2), 0, 3),
@@ -125,7 +127,7 @@ CASES = {
         (2, 4, 2),
         (2, 4, 2),
         4,
-        4,
+        0,
     ),
     "own branch": (InvertibleResidual, {"branch": SineBranch()}, (2, 4), (2, 4), 2, 0),
     "sequential": (
@@ -134,8 +136,9 @@ CASES = {
         (3, 2),
         (3, 2),
         8,
-        5,
+        1,
     ),
+    "dequantize": (Dequantize, {"levels": 4}, (2, 3, 3, 1), (2, 3, 3, 1), 0, 0),
     "multi-scale": (MultiScale, {"scales": [Squeeze(), Squeeze()]}, (2, 4, 4, 1), (2, 16), 0, 0),
 }
 

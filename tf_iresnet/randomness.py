@@ -114,8 +114,9 @@ def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     if x.dtype.is_integer or x.dtype.is_bool:
         bits = tf.cast(x, tf.int64)
     else:
-        wide = x if x.dtype.size >= 4 else tf.cast(x, tf.float32)
-        bits = tf.cast(tf.bitcast(wide + tf.zeros([], wide.dtype), tf.int32), tf.int64)
+        # In float32, so that both precisions have the same noise.
+        x = tf.cast(x, tf.float32)
+        bits = tf.cast(tf.bitcast(tf.where(x == 0, 0.0, x), tf.int32), tf.int64)
     batch, size = _batch_and_size(bits)
     factors = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (2, size), np.int64) | 1
     bits = tf.reshape(bits, [batch, size])

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
+from tf_iresnet.arguments import checked_integer
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 
@@ -47,12 +48,8 @@ class Dequantize(InvertibleLayer):
 
     def __init__(self, levels: int = 256, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(levels, bool) or int(levels) != levels or levels < 2:
-            raise ValueError(f"levels must be an integer of at least 2, got {levels!r}.")
-        if isinstance(seed, bool) or int(seed) != seed:
-            raise ValueError(f"seed must be an integer, got {seed!r}.")
-        self.levels = int(levels)
-        self.seed = int(seed)
+        self.levels = checked_integer("levels", levels, 2)
+        self.seed = checked_integer("seed", seed)
         noise_bits(self.levels, tf.as_dtype(self.variable_dtype))
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:

@@ -58,7 +58,8 @@ class DensityModel(InvertibleModel):
           context: [batch, context_size], for a conditional flow.
 
         Returns:
-          Nats, [batch]; unbiased unless a truncated series is asked for.
+          Nats, [batch]; unbiased unless a truncated series is asked for. Equal examples have
+          equal values: to average over draws, take several seeds.
 
         Raises:
           ValueError: in eager code, if x has another shape, is not finite or leaves its range, or
