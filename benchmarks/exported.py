@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_iresnet.models import IResNetFlow
-from training.config import FlowExperiment
+from training.config import parse_experiment
 from training.data import DataSpec, SplitRange
 from training.models import build_model
 
@@ -30,9 +30,13 @@ def exported_flow() -> IResNetFlow:
     )["settings"]
     splits = {name: SplitRange("all", 0, 1) for name in ("train", "validation", "test")}
     spec = DataSpec("mnist", (28, 28, 1), 256, None, splits)
-    model = build_model(FlowExperiment(**settings), spec)
+    model = build_model(parse_experiment(settings), spec)
     reader = tf.train.load_checkpoint(_ROOT / "saved_models/mnist_flow/1/variables/variables")
-    for index, variable in enumerate([*model.flow.variables, *model.prior.variables]):
+    # Of the marginal map's flag the export knows nothing.
+    flag = model.flow.layers[0].initialized
+    flag.assign(1.0)
+    variables = [v for v in (*model.flow.variables, *model.prior.variables) if v is not flag]
+    for index, variable in enumerate(variables):
         value = reader.get_tensor(_WEIGHT.format(index))
         if value.shape != tuple(variable.shape):
             raise ValueError(f"weight {index} has shape {value.shape}, not that of {variable.path}")

@@ -75,7 +75,12 @@ ALLOWED = {
     "levels": {"IResNetFlow": [None], "IResNetHybrid": [None]},
     "preprocessing": [None],
     "ema_momentum": [None],
-    "seed": {"IResNetFlow": [-1], "IResNetHybrid": [-1], "DeltaOrthogonal": [-1, None]},
+    "seed": {
+        "IResNetFlow": [-1],
+        "Dequantize": [-1],
+        "IResNetHybrid": [-1],
+        "DeltaOrthogonal": [-1, None],
+    },
 }
 ABSTRACT = {InvertibleLayer, SpectralLayer, LogDetEstimator, SeriesEstimator, fixed_point.Solver}
 OTHERS = [

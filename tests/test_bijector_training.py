@@ -95,7 +95,7 @@ def test_training_with_tfps_optimizer_fits_a_density():
 def test_update_is_nobodys_duty():
     bijector = exact()
     (first, *_) = bijector.layer.spectral_layers()
-    x = tf.random.stateless_normal((4, 2), (0, 0))
+    x = tf.random.stateless_normal((4, *bijector.layer.compute_input_shape((None, 5))[1:]), (0, 0))
     values = []
     for update in (bijector.update, lambda: None):
         first.kernel.assign(5 * np.random.default_rng(3).standard_normal(first.kernel.shape))

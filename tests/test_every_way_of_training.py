@@ -241,7 +241,12 @@ WAYS = (
     by_tfp_minimize,
     by_tfp_vi,
 )
-ESTIMATED = (by_tape_over_call, by_tfp_minimize)  # with a power iteration in the default run
+QUICK = (
+    (by_train_on_batch, "auto"),
+    (by_tape_over_call, "power_iteration"),
+    (by_tape_over_log_prob, "auto"),
+    (by_tfp_minimize, "power_iteration"),
+)
 
 
 @pytest.mark.slow
@@ -249,9 +254,7 @@ ESTIMATED = (by_tape_over_call, by_tfp_minimize)  # with a power iteration in th
     ("way", "normalization"),
     [
         # The rest in the soak: the mechanism is the same.
-        pytest.param(
-            way, kind, marks=[] if kind == "auto" or way in ESTIMATED else pytest.mark.soak
-        )
+        pytest.param(way, kind, marks=[] if (way, kind) in QUICK else pytest.mark.soak)
         for way in WAYS
         for kind in NORMALIZATIONS
     ],

@@ -138,7 +138,6 @@ CASES = {
         8,
         1,
     ),
-    "dequantize": (Dequantize, {"levels": 4}, (2, 3, 3, 1), (2, 3, 3, 1), 0, 0),
     "multi-scale": (MultiScale, {"scales": [Squeeze(), Squeeze()]}, (2, 4, 4, 1), (2, 16), 0, 0),
 }
 
@@ -167,7 +166,11 @@ def test_layer_passes_keras_own_checks(cls, arguments, shape, output, trainable,
 def test_every_public_layer_is_covered():
     names = (getattr(library, name) for name in library.__all__)
     public = {p for p in names if isinstance(p, type) and issubclass(p, keras.layers.Layer)}
-    assert {case[0] for case in CASES.values()} == public - {InvertibleLayer, SpectralLayer}
+    assert {case[0] for case in CASES.values()} == public - {
+        Dequantize,  # takes whole numbers alone, which Keras' checks do not draw
+        InvertibleLayer,
+        SpectralLayer,
+    }
 
 
 def operator(layer):

@@ -247,9 +247,13 @@ def test_mixed_precision_trains_about_as_full_precision_does(mixed):
 def test_mixed_precision_evaluates_in_float32(mixed):
     full = small.flow(coeff=0.8, ema_momentum=0.9)
     full.set_weights(mixed.get_weights())
+    for ours, its in zip(full.flow.spectral_layers(), mixed.flow.spectral_layers(), strict=True):
+        # The bound of a norm covers the cast for compute, so it is a little larger there.
+        assert ours.norm_bound() * 0.95 < its.norm_bound() < ours.norm_bound() * (1 + 1e-6)
+        ours.kernel.assign(its.normalized_kernel())
     value = mixed.log_prob(X[:4], seed=0)
     assert value.dtype == tf.float32
-    np.testing.assert_array_equal(value, full.log_prob(X[:4], seed=0))
+    np.testing.assert_allclose(value, full.log_prob(X[:4], seed=0), rtol=1e-5)
     np.testing.assert_allclose(mixed.decode(mixed.encode(X[:4])), X[:4], atol=1e-4)
 
 

@@ -62,9 +62,62 @@ def leading_vectors(
 
     Source: Golub, Van Loan, Matrix Computations, chapter 10.
     """
+    if tf.executing_eagerly():  # a graph takes longer to make than many searches
+        return _search(linear_map, kernel, v, tolerance, steps, rounds, anew)
     # A graph for each shape, not one for a model: that takes many times longer to optimise.
     search = _traced(linear_map, kernel.shape, kernel.dtype, tolerance, steps, rounds, anew)
     return PowerIterationResult(*search(kernel, v))
+
+
+def _search(
+    linear_map: LinearMap,
+    kernel: tf.Tensor,
+    v: tf.Tensor,
+    tolerance: float,
+    steps: int,
+    rounds: int,
+    anew: bool,
+) -> PowerIterationResult:
+    shape = (1, *linear_map.input_shape)
+    size = math.prod(shape)
+    dimensions = min(steps, size)
+    kernel, scale = unit_scale(kernel)
+    noise = tf.random.stateless_normal(shape, [0, 0], dtype=kernel.dtype)
+    noise *= _NOISE / math.sqrt(size)
+
+    def gram(x: tf.Tensor) -> tf.Tensor:
+        image = linear_map.apply(kernel, tf.reshape(x, shape))
+        return tf.reshape(linear_map.adjoint(kernel, image), [size])
+
+    def measured(index: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image = linear_map.apply(kernel, v)
+        sigma, u = tf.norm(image), unit(image)
+        following = linear_map.adjoint(kernel, u)  # of the power iteration
+        return index, tf.norm(following - sigma * v), sigma, u, v, following
+
+    def unfinished(index, residual, sigma, u, v, following):
+        return residual > tolerance * sigma
+
+    def step(index, residual, sigma, u, v, following):
+        start = tf.where(index == 0, v + noise, v)
+        if dimensions > 1:
+            new = tf.reshape(_ritz_vector(gram, unit(tf.reshape(start, [size])), dimensions), shape)
+        else:
+            new = unit(tf.where(index == 0, start, following))
+        return measured(index + 1, tf.where(tf.reduce_any(new != 0), new, v))
+
+    def found_anew() -> tf.Tensor:
+        start = unit(tf.reshape(v + noise / _NOISE, [size]))
+        new = tf.reshape(_ritz_vector(gram, start, min(_DIMENSIONS, size)), shape)
+        return tf.where(tf.reduce_any(new != 0), new, v)
+
+    v = tf.ensure_shape(v, shape)
+    _, residual, sigma, *_ = measured(tf.constant(0), v)
+    v = tf.cond((residual > _LOST * sigma) | anew, found_anew, lambda: v)
+    _, _, sigma, u, v, _ = tf.while_loop(
+        unfinished, step, measured(tf.constant(0), v), maximum_iterations=rounds
+    )
+    return PowerIterationResult(scale * sigma, u, v)
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,60 +125,14 @@ def _traced(
     linear_map: LinearMap,
     kernel_shape: tf.TensorShape,
     dtype: tf.DType,
-    tolerance: float,
-    steps: int,
-    rounds: int,
-    anew: bool,
+    *options: Any,
 ) -> Callable[..., Any]:
     """The search for one shape as a graph of (kernel, v)."""
-    shape = (1, *linear_map.input_shape)
-    size = math.prod(shape)
-    dimensions = min(steps, size)
-
-    def search(kernel: tf.Tensor, v: tf.Tensor) -> PowerIterationResult:
-        kernel, scale = unit_scale(kernel)
-        noise = tf.random.stateless_normal(shape, [0, 0], dtype=kernel.dtype)
-        noise *= _NOISE / math.sqrt(size)
-
-        def gram(x: tf.Tensor) -> tf.Tensor:
-            image = linear_map.apply(kernel, tf.reshape(x, shape))
-            return tf.reshape(linear_map.adjoint(kernel, image), [size])
-
-        def measured(index: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            image = linear_map.apply(kernel, v)
-            sigma, u = tf.norm(image), unit(image)
-            following = linear_map.adjoint(kernel, u)  # of the power iteration
-            return index, tf.norm(following - sigma * v), sigma, u, v, following
-
-        def unfinished(index, residual, sigma, u, v, following):
-            return residual > tolerance * sigma
-
-        def step(index, residual, sigma, u, v, following):
-            start = tf.where(index == 0, v + noise, v)
-            if dimensions > 1:
-                new = tf.reshape(
-                    _ritz_vector(gram, unit(tf.reshape(start, [size])), dimensions), shape
-                )
-            else:
-                new = unit(tf.where(index == 0, start, following))
-            return measured(index + 1, tf.where(tf.reduce_any(new != 0), new, v))
-
-        def found_anew() -> tf.Tensor:
-            start = unit(tf.reshape(v + noise / _NOISE, [size]))
-            new = tf.reshape(_ritz_vector(gram, start, min(_DIMENSIONS, size)), shape)
-            return tf.where(tf.reduce_any(new != 0), new, v)
-
-        v = tf.ensure_shape(v, shape)
-        _, residual, sigma, *_ = measured(tf.constant(0), v)
-        v = tf.cond((residual > _LOST * sigma) | anew, found_anew, lambda: v)
-        _, _, sigma, u, v, _ = tf.while_loop(
-            unfinished, step, measured(tf.constant(0), v), maximum_iterations=rounds
-        )
-        return PowerIterationResult(scale * sigma, u, v)
-
     with tf.init_scope():
-        return tf.function(search, autograph=False).get_concrete_function(
-            tf.TensorSpec(kernel_shape, dtype), tf.TensorSpec(shape, dtype)
+        return tf.function(
+            lambda kernel, v: _search(linear_map, kernel, v, *options), autograph=False
+        ).get_concrete_function(
+            tf.TensorSpec(kernel_shape, dtype), tf.TensorSpec((1, *linear_map.input_shape), dtype)
         )
 
 

@@ -181,23 +181,36 @@ def _find(pairs: list[tuple[SpectralLayer, tf.Tensor]]) -> None:
     for (linear_map, dtypes), group in groups.items():
         shape = group[0][0].norm_shape
         stacked = tf.stack([tf.reshape(kernel, shape) for _, kernel in group])
-        sigmas, gradients = _bounds(linear_map, dtypes, stacked.shape, stacked.dtype)(stacked)
+        sigmas, gradients = _bounds(linear_map, dtypes, stacked)
         for index, (layer, kernel) in enumerate(group):
             layer.known_norm.assign(kernel, sigmas[index], gradients[index])
 
 
-@functools.lru_cache(maxsize=256)
 def _bounds(
+    linear_map: LinearMap, dtypes: tuple[str, ...], kernels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Bounds of the norms of stacked kernels, and their gradients."""
+    if tf.executing_eagerly():  # a graph takes longer to make than many bounds
+        return _bounds_of(linear_map, dtypes, kernels)
+    return _traced_bounds(linear_map, dtypes, kernels.shape, kernels.dtype)(kernels)
+
+
+def _bounds_of(
+    linear_map: LinearMap, dtypes: tuple[str, ...], kernels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    found, gradients = gram.norm_bounds(linear_map, kernels)
+    return found + gram.rounding_bound(kernels, *dtypes), gradients
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_bounds(
     linear_map: LinearMap, dtypes: tuple[str, ...], shape: tf.TensorShape, dtype: tf.DType
 ) -> Callable[..., Any]:
-    """Bounds of the norms and their gradients as a graph of the stacked kernels."""
-
-    def bounds(kernels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        found, gradients = gram.norm_bounds(linear_map, kernels)
-        return found + gram.rounding_bound(kernels, *dtypes), gradients
-
+    """The same as a graph, one for all functions that need it."""
     with tf.init_scope():
-        traced = tf.function(bounds, autograph=False)
+        traced = tf.function(
+            lambda kernels: _bounds_of(linear_map, dtypes, kernels), autograph=False
+        )
         return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
 

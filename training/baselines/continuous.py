@@ -98,6 +98,7 @@ class ContinuousFlow(InvertibleLayer):
 
     def _log_det(self, x, seed, log_det, training):
         filled = _filled(x)
+        seed = _filled(seed) if seed.shape.rank == 2 else seed  # a key for each example
         trace = _trace(_checked(self.log_det if log_det is None else log_det), filled, seed)
         flow = self._flow(trace, self._solver(training))
         # TFP's cache keeps the log-determinant that comes with the output of this very tensor.
