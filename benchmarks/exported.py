@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_iresnet.models import IResNetFlow
-from training.config import parse_experiment
+from training.config import parse_recorded
 from training.data import DataSpec, SplitRange
 from training.models import build_model
 
@@ -30,7 +30,7 @@ def exported_flow() -> IResNetFlow:
     )["settings"]
     splits = {name: SplitRange("all", 0, 1) for name in ("train", "validation", "test")}
     spec = DataSpec("mnist", (28, 28, 1), 256, None, splits)
-    model = build_model(parse_experiment(settings), spec)
+    model = build_model(parse_recorded(settings), spec)
     reader = tf.train.load_checkpoint(_ROOT / "saved_models/mnist_flow/1/variables/variables")
     # Of the marginal map's flag the export knows nothing.
     flag = model.flow.layers[0].initialized

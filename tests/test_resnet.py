@@ -173,7 +173,7 @@ def test_another_architecture_has_other_settings():
         parse_experiment(settings)
     changed = load_experiment("mnist_classifier_c09", ["model.architecture=resnet"])
     assert changed.model == ResNetModel(ema_momentum=0.99)  # what all classifiers have stays
-    with pytest.raises(RunError, match=r"setting model.* 'vgg'"):
+    with pytest.raises(RunError, match=r"setting model\.architecture='vgg'"):
         load_experiment("mnist_classifier_c09", ["model.architecture=vgg"])
 
 

@@ -90,8 +90,9 @@ def test_a_run_s_folder(run):
         for name in ("learning_rate", "lipschitz_bound", "lipschitz_estimate"):
             assert (f"epoch_{name}" in tags) == (kind == "train")
     for record in history(run):
-        # One power iteration a step lags behind, but not by as much as this.
-        assert 0.5 < record["lipschitz_estimate"] <= record["lipschitz_bound"] < 1.5
+        assert 0.5 < record["lipschitz_bound"] < 1.5
+        # What kernels are divided by is a bound, too: not as tight as that of a certificate.
+        assert record["lipschitz_estimate"] == pytest.approx(record["lipschitz_bound"], rel=0.05)
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypatch):
@@ -124,7 +125,7 @@ def test_every_weight_is_saved(run):
     saved = [name for name in weights(run, 5) if name.startswith("model/")]
     assert len(saved) == len(model.weights)
     assert model.average.shadows
-    assert any("_u/" in name for name in saved)
+    assert any("_kernel/" in name for name in saved)
 
 
 def test_a_finished_run_says_so(run, capsys):

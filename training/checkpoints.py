@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_iresnet.models.trained import TrainedModel
 from training.agreement import differences, is_longer
-from training.config import Experiment, parse_experiment
+from training.config import Experiment, parse_recorded
 from training.console import warn
 from training.errors import RunError
 from training.files import first_line, trouble
@@ -211,7 +211,7 @@ def check_settings(folder: Path, experiment: Experiment) -> None:
         if text is None:
             continue
         try:
-            trained = parse_experiment(json.loads(text))
+            trained = parse_recorded(json.loads(text))
         except (RunError, ValueError) as error:
             raise RunError(
                 f"the settings in checkpoint {str(path)!r} cannot be used: {error}; use the "

@@ -303,6 +303,24 @@ def parse_experiment(settings: Any) -> Experiment:
         raise RunError("; ".join(map(_explain, refusals(_EXPERIMENT, error)))) from error
 
 
+def parse_recorded(settings: Any) -> Experiment:
+    """Reads the settings that a run has written down, in which none are left to their defaults.
+
+    Args:
+        settings: as in `config.json`.
+
+    Returns:
+        The experiment; what files older than a setting do not hold is what was done then.
+
+    Raises:
+        RunError: as `parse_experiment` does.
+    """
+    model = settings.get("model") if isinstance(settings, dict) else None
+    if isinstance(model, dict) and "power_iterations" in model:
+        settings = {**settings, "model": {"normalization": "power_iteration", **model}}
+    return parse_experiment(settings)
+
+
 def _named(settings: Any) -> Any:
     """Names the architecture, which files do not that are older than the baselines."""
     model = settings.get("model") if isinstance(settings, dict) else None

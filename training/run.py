@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.agreement import differences, is_longer
-from training.config import Experiment, parse_experiment
+from training.config import Experiment, parse_recorded
 from training.contents import HISTORY, METRICS, read_content
 from training.errors import RunError
 from training.files import Writer, as_json, read_json, trouble, write_files, write_json
@@ -128,7 +128,7 @@ class Run:
             RunError: the folder holds no run, or one of another version of this package.
         """
         try:
-            return parse_experiment(self._content()["settings"])
+            return parse_recorded(self._content()["settings"])
         except (RunError, KeyError, TypeError) as error:
             if not self.is_there:
                 raise
