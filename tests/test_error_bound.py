@@ -238,6 +238,8 @@ def test_every_layer_has_one(name):
     layer, twin = make(name), make(name, "float64")
     for ours, theirs in zip(twin.variables, layer.variables, strict=True):
         ours.assign(tf.cast(theirs, tf.float64))
+    for ours, theirs in zip(twin.spectral_layers(), layer.spectral_layers(), strict=True):
+        ours.kernel.assign(tf.cast(theirs.normalized_kernel(), tf.float64))
     y = layer.forward(tf.constant(inputs(name, 4)))
     result = layer.inverse(y, return_result=True)
     truth = twin.inverse(y)

@@ -461,7 +461,14 @@ def test_a_classifier_from_training_to_pictures(tmp_path, monkeypatch):
     assert "`classify`" in card
     assert "divided by 16" in card
     finished.add_metrics(
-        {"reconstruction": {"all_converged": False, "not_converged": 3, "images": 9}}
+        {
+            "reconstruction": {
+                "all_converged": False,
+                "not_converged": 3,
+                "images": 9,
+                "largest_error": 0.5,
+            }
+        }
     )
     assert "3 of 9 test images was not found" in model_card(finished, certificate)
     assert metrics["images"] == 300

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_iresnet.linear_maps import LinearMap
 from tf_iresnet.norms import PowerIterationResult, unit, unit_scale
 
-_NOISE = 0.01  # of a start that may be orthogonal to what is sought
+_NOISE = 0.05  # of a start that may be orthogonal to what is sought
 # A residual above which the start says nothing, and the dimensions of the search from chance then.
 _LOST = 0.1
 _DIMENSIONS = 24
@@ -31,8 +31,7 @@ def leading_vectors(
 ) -> PowerIterationResult:
     r"""Returns sigma, u and v with \|W^T u - sigma v\| <= tolerance sigma and u = W v / sigma.
 
-    Some singular value then lies within tolerance sigma of sigma. A start that is good enough is
-    returned as it is. Each round takes the largest Ritz value of W^T W in a Krylov space and makes
+    Some singular value then lies within tolerance sigma of sigma. Each round takes the largest Ritz value of W^T W in a Krylov space and makes
     one power iteration; the space costs as much as ``steps`` of these and finds leading singular
     values that are nearly equal, where they take hundreds. The first round's start is stirred a
     little, since it may be orthogonal to the leading vector; one whose residual is above 10 % is
@@ -96,7 +95,8 @@ def _search(
         return index, tf.norm(following - sigma * v), sigma, u, v, following
 
     def unfinished(index, residual, sigma, u, v, following):
-        return residual > tolerance * sigma
+        # Once at least: beside a vector that stays singular another value may have grown.
+        return (index == 0) | (residual > tolerance * sigma)
 
     def step(index, residual, sigma, u, v, following):
         start = tf.where(index == 0, v + noise, v)

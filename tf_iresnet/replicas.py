@@ -50,6 +50,8 @@ def summed(values: Any) -> Any:
     context = replica_context()
     if context is None:
         return values
+    # Each on this replica's device, which constants and results of functions may lack.
+    values = tf.nest.map_structure(tf.identity, values)
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
