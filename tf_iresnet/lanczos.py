@@ -31,11 +31,12 @@ def leading_vectors(
 ) -> PowerIterationResult:
     r"""Returns sigma, u and v with \|W^T u - sigma v\| <= tolerance sigma and u = W v / sigma.
 
-    Some singular value then lies within tolerance sigma of sigma. Each round takes the largest Ritz value of W^T W in a Krylov space and makes
-    one power iteration; the space costs as much as ``steps`` of these and finds leading singular
-    values that are nearly equal, where they take hundreds. The first round's start is stirred a
-    little, since it may be orthogonal to the leading vector; one whose residual is above 10 % is
-    of another kernel, and a search in a large space comes first.
+    Some singular value then lies within tolerance sigma of sigma. Each round takes the largest
+    Ritz value of W^T W in a Krylov space and makes one power iteration; the space costs as much as
+    ``steps`` of these and finds leading singular values that are nearly equal, where they take
+    hundreds. The first round's start is stirred a little, since it may be orthogonal to the leading
+    vector; one whose residual is above 10 % is of another kernel, and a search in a large space
+    comes first.
 
     Args:
       linear_map: the operator's shapes.
