@@ -252,7 +252,8 @@ def test_state_is_saved_with_the_weights(name, tmp_path):
     model.save(tmp_path / "model.keras")
     (restored,) = keras.saving.load_model(tmp_path / "model.keras").layers
     np.testing.assert_array_equal(restored.u, model.layers[0].u)
-    np.testing.assert_array_equal(restored.normalized_kernel(), model.layers[0].normalized_kernel())
+    kernel = model.layers[0].normalized_kernel()
+    np.testing.assert_allclose(restored.normalized_kernel(), kernel, rtol=1e-3)
 
 
 def test_construction_is_warm_and_follows_keras_seed():

@@ -62,7 +62,7 @@ def are_scaled(x: tf.Tensor, levels: int) -> tf.Tensor:
     has `MANY` examples it is scaled, however uniform.
 
     Example:
-    >>> x = np.linspace(0.0, 255.0, 512, dtype="float32").reshape(8, 64)
+    >>> x = (np.arange(512.0, dtype="float32") % 256).reshape(8, 64)
     >>> bool(are_scaled(tf.constant(x), 256)), bool(are_scaled(tf.constant(x / 255), 256))
     (False, True)
     """
