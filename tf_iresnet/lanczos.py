@@ -27,7 +27,7 @@ def leading_vectors(
     tolerance: float,
     steps: int,
     rounds: int,
-    anew: bool = False,
+    anew: Any = False,
 ) -> PowerIterationResult:
     r"""Returns sigma, u and v with \|W^T u - sigma v\| <= tolerance sigma and u = W v / sigma.
 
@@ -45,7 +45,7 @@ def leading_vectors(
       tolerance: of the residual, relative to sigma.
       steps: dimensions of the Krylov space, at least 1; one alone makes power iterations.
       rounds: how many rounds at most.
-      anew: whether to search in a large space first, however good the start.
+      anew: whether to search in a large space first, however good the start; a boolean.
 
     Returns:
       Estimates from below, never a bound. A kernel of zeros leaves v as it is, and u is zero.
@@ -65,8 +65,8 @@ def leading_vectors(
     if tf.executing_eagerly():  # a graph takes longer to make than many searches
         return _search(linear_map, kernel, v, tolerance, steps, rounds, anew)
     # A graph for each shape, not one for a model: that takes many times longer to optimise.
-    search = _traced(linear_map, kernel.shape, kernel.dtype, tolerance, steps, rounds, anew)
-    return PowerIterationResult(*search(kernel, v))
+    search = _traced(linear_map, kernel.shape, kernel.dtype, tolerance, steps, rounds)
+    return PowerIterationResult(*search(kernel, v, tf.convert_to_tensor(anew)))
 
 
 def _search(
@@ -76,7 +76,7 @@ def _search(
     tolerance: float,
     steps: int,
     rounds: int,
-    anew: bool,
+    anew: Any,
 ) -> PowerIterationResult:
     shape = (1, *linear_map.input_shape)
     size = math.prod(shape)
@@ -131,9 +131,11 @@ def _traced(
     """The search for one shape as a graph of (kernel, v)."""
     with tf.init_scope():
         return tf.function(
-            lambda kernel, v: _search(linear_map, kernel, v, *options), autograph=False
+            lambda kernel, v, anew: _search(linear_map, kernel, v, *options, anew), autograph=False
         ).get_concrete_function(
-            tf.TensorSpec(kernel_shape, dtype), tf.TensorSpec((1, *linear_map.input_shape), dtype)
+            tf.TensorSpec(kernel_shape, dtype),
+            tf.TensorSpec((1, *linear_map.input_shape), dtype),
+            tf.TensorSpec((), tf.bool),
         )
 
 

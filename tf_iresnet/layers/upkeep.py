@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Residual of u and v, relative to sigma, above which they are searched for.
 TOLERANCE = 0.01
+_LONG = 0.03  # a kernel's step, relative to its size, after which the search begins anew
 
 # Graphs of control flow, whose operations run amid those of the graph around them.
 _INNER_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
@@ -233,6 +234,9 @@ def find_estimate(
     linear_map, _ = layer.norm_problem()
     flat = tf.reshape(kernel, layer.norm_shape)
     v = tf.convert_to_tensor(layer.v)
+    # After a long step other vectors may lead, though these are singular still.
+    known = tf.convert_to_tensor(layer.known_norm.kernel)
+    anew = anew | (tf.norm(kernel - known) > _LONG * tf.norm(kernel))
     result = lanczos.leading_vectors(
         linear_map,
         flat,
