@@ -126,12 +126,19 @@ def _traced(
     linear_map: LinearMap,
     kernel_shape: tf.TensorShape,
     dtype: tf.DType,
-    *options: Any,
+    tolerance: float,
+    steps: int,
+    rounds: int,
 ) -> Callable[..., Any]:
     """The search for one shape as a graph of (kernel, v)."""
+
+    def search(kernel: tf.Tensor, v: tf.Tensor, anew: tf.Tensor) -> PowerIterationResult:
+        return _search(linear_map, kernel, v, tolerance, steps, rounds, anew)
+
     with tf.init_scope():
         return tf.function(
-            lambda kernel, v, anew: _search(linear_map, kernel, v, *options, anew), autograph=False
+            search,
+            autograph=False,
         ).get_concrete_function(
             tf.TensorSpec(kernel_shape, dtype),
             tf.TensorSpec((1, *linear_map.input_shape), dtype),
