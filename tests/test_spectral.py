@@ -253,7 +253,22 @@ def test_state_is_saved_with_the_weights(name, tmp_path):
     (restored,) = keras.saving.load_model(tmp_path / "model.keras").layers
     np.testing.assert_array_equal(restored.u, model.layers[0].u)
     kernel = model.layers[0].normalized_kernel()
-    np.testing.assert_allclose(restored.normalized_kernel(), kernel, rtol=1e-3)
+    np.testing.assert_array_equal(restored.normalized_kernel(), kernel)
+
+
+@pytest.mark.parametrize("claim", ["smaller", "larger", "no number", "other vectors"])
+def test_a_file_s_norm_is_taken_only_where_u_and_v_bear_it_out(claim):
+    layer, store = build("conv 2-D same", 2.5), {}
+    layer.save_own_variables(store)
+    if claim == "other vectors":
+        places = [str(index) for index, w in enumerate(layer.weights) if w.name in ("u", "v")]
+        store |= {place: np.flip(store[place]) for place in places}
+    else:
+        store["sigma"] *= {"smaller": 0.5, "larger": 2.0, "no number": np.nan}[claim]
+    other = build("conv 2-D same", 1.0)
+    other.load_own_variables(store)
+    norm = np.linalg.norm(matrix("conv 2-D same", other.normalized_kernel()), 2)
+    assert COEFF * 0.99 < norm < COEFF * 1.005
 
 
 def test_construction_is_warm_and_follows_keras_seed():

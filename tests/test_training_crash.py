@@ -195,6 +195,24 @@ def test_checkpoints_of_earlier_versions_are_read(tmp_path):
     assert int(again.optimizer.iterations) == 4
 
 
+def test_an_estimated_norm_goes_on_as_it_was(tmp_path):
+    """The next step after an evaluation, whose norms are known, and after a long step."""
+    settings = experiment("model.normalization=power_iteration", "model.ema_momentum=none")
+    data = load_dataset("digits")
+    x = data.arrays("train").x[:16]
+    models = [build_model(settings, data.spec) for _ in range(2)]
+    first, second = models
+    first.train_on_batch(x)
+    first.trainable_variables[2].assign(1.5 * first.trainable_variables[2])
+    first.evaluate(x, verbose=0)
+    Checkpoints(tmp_path, settings, first).save(1)
+    assert Checkpoints(tmp_path, settings, second).restore() == 1
+    for model in models:
+        model.train_on_batch(x)
+    for ours, theirs in zip(second.weights, first.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_skipped_steps_are_noted_and_saved(tmp_path, monkeypatch):
     """A batch of a loss that is no number, in the middle of a run."""
     begin = callbacks.Steps.on_train_batch_begin

@@ -46,6 +46,7 @@ class Checkpoints:
         self._state = {
             # One by one: TensorFlow does not see what Keras' layers hold in lists.
             "model": {f"{i}_{weight.name}": weight.value for i, weight in enumerate(model.weights)},
+            "norms": _without(model.derived_state, model.weights),
             "optimizer": [variable.value for variable in model.optimizer.variables],
             "metrics": self._sums,
             "counters": model.step_counters,
@@ -178,6 +179,11 @@ class Checkpoints:
         except Exception as error:
             return first_line(error)
         return None
+
+
+def _without(variables: list[Any], weights: list[Any]) -> list[Any]:
+    known = {id(weight) for weight in weights}
+    return [variable for variable in variables if id(variable) not in known]
 
 
 class _Written(tf.train.experimental.PythonState):

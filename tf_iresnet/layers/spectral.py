@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import initializers, lanczos, norms, replicas
@@ -249,6 +250,11 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         """The vectors u and v of the power iteration; empty where there is none."""
         return [self.u, self.v] if self._iterates else []
 
+    @property
+    def derived_state(self) -> list[Any]:
+        """What follows the kernel by way of what it was: u, v, and what is known of the norm."""
+        return [*self.spectral_state, *self.known_norm.variables] if self._iterates else []
+
     def update_spectral_state(self, iterations: int | None = None) -> None:
         """Finds the norm now, where the kernel has moved; every call does so anyway.
 
@@ -313,6 +319,23 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def lipschitz_estimate(self) -> float:
         """Returns `norm_estimate` times the activation's constant: no bound."""
         return float(self.norm_estimate()) * activation_bound(self.activation)
+
+    # --- in files ---
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the weights, and the estimate that goes with the kernel."""
+        with upkeep.up_to_date([self]):
+            super().save_own_variables(store)
+        if self._iterates:
+            store["sigma"] = self.known_norm.sigma.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the weights, and the estimate if they bear it out."""
+        parts = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+        sigma = parts.pop("sigma", None)
+        super().load_own_variables(parts)
+        if self._iterates and sigma is not None:
+            upkeep.recall(self, sigma)
 
     # --- as a part of a differentiable chain ---
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet import lanczos, replicas
+from tf_iresnet import lanczos, norms, replicas
 from tf_iresnet.bounds import gram
 from tf_iresnet.linear_maps import LinearMap
 
@@ -177,14 +177,24 @@ def _find(pairs: list[tuple[SpectralLayer, tf.Tensor]]) -> None:
     for layer, kernel in pairs:
         if layer.normalization == "bound":
             groups.setdefault(layer.norm_problem(), []).append((layer, kernel))
-        else:
+        elif tf.executing_eagerly():
             find_estimate(layer, kernel)
+        else:  # another kernel may be all that has moved
+            _find_if_moved(layer, kernel)
     for (linear_map, dtypes), group in groups.items():
         shape = group[0][0].norm_shape
         stacked = tf.stack([tf.reshape(kernel, shape) for _, kernel in group])
         sigmas, gradients = _bounds(linear_map, dtypes, stacked)
         for index, (layer, kernel) in enumerate(group):
             layer.known_norm.assign(kernel, sigmas[index], gradients[index])
+
+
+def _find_if_moved(layer: SpectralLayer, kernel: tf.Tensor) -> None:
+    def find() -> tf.Tensor:
+        find_estimate(layer, kernel)
+        return tf.constant(0)
+
+    tf.cond(layer.known_norm.differs(kernel), find, lambda: tf.constant(0))
 
 
 def _bounds(
@@ -250,3 +260,28 @@ def find_estimate(
     layer.v.assign(result.v)
     gradient = linear_map.kernel_gradient(result.v, result.u)
     layer.known_norm.assign(kernel, result.sigma, gradient)
+
+
+def recall(layer: SpectralLayer, sigma: Any) -> None:
+    r"""Takes a norm from a file for that of the kernel, if u and v bear it out.
+
+    They do if \|W^T u - sigma v\| <= `TOLERANCE` sigma; else the next call finds it.
+
+    Args:
+      layer: a layer with a power iteration, whose weights are those of the file.
+      sigma: the number.
+    """
+    linear_map, _ = layer.norm_problem()
+    flat = tf.reshape(tf.convert_to_tensor(layer.kernel), layer.norm_shape)
+    u, v = (tf.convert_to_tensor(vector) for vector in layer.spectral_state)
+    scaled, scale = norms.unit_scale(flat)
+    sigma = tf.reshape(tf.cast(sigma, flat.dtype), [])
+    residuals = (
+        linear_map.adjoint(scaled, u) - sigma / scale * v,
+        linear_map.apply(scaled, v) - sigma / scale * u,
+    )
+    residual = tf.reduce_max([tf.norm(vector) for vector in residuals])
+    of_unit_length = all(abs(float(tf.norm(vector)) - 1) < 1e-4 for vector in (u, v))
+    if of_unit_length and bool(residual <= TOLERANCE * sigma / scale):
+        gradient = linear_map.kernel_gradient(v, u)
+        layer.known_norm.assign(tf.convert_to_tensor(layer.kernel), sigma, gradient)

@@ -111,8 +111,9 @@ class InvertibleModel(TrainedModel):
                     shadow.assign(tf.where(first, new, old))
         super()._after_step(update_metrics)
 
-    def _derived_state(self) -> list[keras.Variable]:
-        return [v for layer in self.flow.spectral_layers() for v in layer.spectral_state]
+    @property
+    def derived_state(self) -> list[Any]:
+        return [v for layer in self.flow.spectral_layers() for v in layer.derived_state]
 
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any

@@ -79,7 +79,8 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         """Whether every layer that starts from data has seen some."""
         return True
 
-    def _derived_state(self) -> list[keras.Variable]:
+    @property
+    def derived_state(self) -> list[Any]:
         """Variables that follow the weights, and are found anew from where they are."""
         return []
 
@@ -100,7 +101,7 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Evaluates with the moving average; the weights are as before afterwards."""
-        state = [*self._averaged_variables(), *self._derived_state()]
+        state = [*self._averaged_variables(), *self.derived_state]
         saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
         try:
             self.use_averaged_weights()
