@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -20,6 +21,8 @@ from training.baselines.continuous import ContinuousFlow
 from training.baselines.resnet import ResNet
 from training.data import Share, load_dataset, train_batches
 from training.devices import Devices, make_devices
+from training.signals import Request
+from training.votes import Vote
 
 SIZES = [3, 8, 8, 7, 1, 8, 5, 2, 8, 8, 8, 1, 8, 6, 8, 8, 3, 8, 8, 4]  # of twenty batches
 
@@ -149,6 +152,19 @@ def gradients(devices: Devices, dtype: str = "float32") -> dict[str, np.ndarray]
     return {v.path: np.asarray(tf.convert_to_tensor(v)) for v in model.optimizer.variables[2:]}
 
 
+def end_of_training(devices: Devices) -> dict[str, np.ndarray]:
+    """Votes after steps, of which the thirtieth is when the second worker is asked to end."""
+    request = Request()
+    vote = Vote(request, devices, seconds=0.1)
+    vote.begin(0)
+    for step in range(1, 1000):
+        request.made = devices.worker == 1 and step >= 30
+        time.sleep(0.002 if devices.is_chief else 0.004)
+        if vote.after(step):
+            break
+    return {"step": np.asarray(step)}
+
+
 def assert_replicas_agree(state):
     for name, variable in state.items():
         copies = [np.asarray(copy) for copy in getattr(variable.value, "values", ())]
@@ -222,6 +238,8 @@ def main(folder: str) -> None:
         results[f"gradients {dtype}"] = gradients(devices, dtype)
     with devices.strategy.scope():
         results["stock"] = {"error": np.asarray(stock_keras_fails())}
+    results["end"] = end_of_training(devices)
+    np.savez(f"{folder}/end of {devices.worker}.npz", **results["end"])
     if devices.is_chief:
         for name, content in results.items():
             content = {key.replace("/", "|"): value for key, value in content.items()}

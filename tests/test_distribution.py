@@ -92,6 +92,31 @@ def test_the_gradients_of_two_workers_are_those_of_one(workers, dtype):
     assert_relative(workers[name], on_one(name), PRECISION[dtype])
 
 
+@pytest.mark.slow
+def test_two_workers_end_after_the_same_step_when_one_is_asked_to(workers):
+    steps = [int(workers[f"end of {index}"]["step"]) for index in range(2)]
+    assert steps[0] == steps[1]
+    assert 30 <= steps[0] < 100
+
+
+def test_a_step_sums_gradients_loss_and_findings_and_nothing_else(mirrored, monkeypatch):
+    sums, summed = [], replicas.summed
+
+    def noted(values):
+        sums.append([part.shape for part in tf.nest.flatten(values)])
+        return summed(values)
+
+    monkeypatch.setattr(replicas, "summed", noted)
+    with mirrored.strategy.scope():
+        model = small.flow((2,), levels=None, blocks=(1,), hidden=4, actnorm=False)
+        model.compile(keras.optimizers.SGD(0.1))
+    model.fit(small.points(8, 2), batch_size=4, steps_per_epoch=1, verbose=0)
+    largest = max(sums, key=len)
+    assert largest[:-2] == [variable.shape for variable in model.trainable_variables]
+    assert largest[-2].rank == 0
+    assert largest[-1].rank == 1
+
+
 def on_replicas(mirrored, function, parts):
     """What each replica finds for its own part."""
     values = mirrored.strategy.experimental_distribute_values_from_function(

@@ -233,13 +233,18 @@ def test_a_launcher_that_is_killed_takes_its_workers_along(tmp_path):
 
 
 @pytest.mark.soak
-def test_launched_workers_asked_to_end_save_and_go_on(whole, tmp_path):
+@pytest.mark.parametrize("asked", ["launcher", "chief", "worker"])
+def test_launched_workers_asked_to_end_save_and_go_on(whole, tmp_path, asked):
     with Command("chief", tmp_path / "run") as command:
         command.wait_for_step(tmp_path / "run", 8)
-        command.process.send_signal(signal.SIGTERM)
+        workers = dict(zip(["chief", "worker"], command.wait_for_workers(), strict=True))
+        workers.get(asked, command.process).send_signal(signal.SIGTERM)
         assert command.finish() == 0, command.text()
         command.assert_nothing_is_left()
-        assert "is saved; the same command goes on" in command.text()
+        ends = re.findall(r"worker (\d)\] .*step (\d+) is saved; the same command", command.text())
+    assert {index for index, _ in ends} == {"0", "1"}
+    assert len({step for _, step in ends}) == 1
+    assert int(ends[0][1]) == max(saved_steps(tmp_path / "run"))
     with Command("chief", tmp_path / "run") as command:
         assert command.finish() == 0, command.text()
     assert_same_end(tmp_path / "run", whole("chief"), 1e-6)

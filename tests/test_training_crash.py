@@ -56,7 +56,7 @@ def end_after(monkeypatch, step, number=signal.SIGTERM):
 
 @pytest.mark.parametrize(
     ("asked", "noted", "number"),
-    [(4, [3], signal.SIGTERM), (5, [3, 6], signal.SIGINT)],
+    [(4, [3], signal.SIGTERM), (6, [3, 6], signal.SIGINT)],
     ids=["amid", "at_the_end_of"],
 )
 def test_a_run_asked_to_end_in_an_interval_saves_and_goes_on(
@@ -67,17 +67,17 @@ def test_a_run_asked_to_end_in_an_interval_saves_and_goes_on(
     with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
         train(experiment(), tmp_path, verbose=0)
     monkeypatch.undo()
-    assert f"step {asked + 1} is saved; the same command goes on" in capsys.readouterr().out
+    assert f"step {asked} is saved; the same command goes on" in capsys.readouterr().out
     assert not (tmp_path / "metrics.json").exists()
     assert [record["step"] for record in history(tmp_path)] == noted
-    assert open_finished(tmp_path).step == asked + 1
+    assert open_finished(tmp_path).step == asked
     train(experiment(), tmp_path, verbose=0)
     # The mean over steps 4 to 6 may be one of two processes.
     assert_same_end(tmp_path, whole)
 
 
-def test_a_run_asked_to_end_before_its_last_step_is_finished(whole, tmp_path, monkeypatch, capsys):
-    end_after(monkeypatch, STEPS["steps"] - 1)
+def test_a_run_asked_to_end_at_its_last_step_is_finished(whole, tmp_path, monkeypatch, capsys):
+    end_after(monkeypatch, STEPS["steps"])
     train(experiment(), tmp_path, verbose=0)
     assert "finished 7 steps" in capsys.readouterr().out
     assert (tmp_path / "metrics.json").exists()

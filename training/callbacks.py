@@ -15,7 +15,7 @@ from training.config import Experiment
 from training.errors import RunError
 from training.machine import cpu_seconds
 from training.run import Run
-from training.signals import Request
+from training.votes import Vote
 
 
 class Terminated(Exception):
@@ -28,20 +28,21 @@ class Steps(keras.callbacks.Callback):
     Args:
         experiment: how many steps there are, and in which intervals.
         checkpoints: where the last good state is.
-        request: asks for an early end.
+        vote: says when all processes end early.
     """
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, request: Request):
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, vote: Vote):
         super().__init__()
         self._steps = experiment.steps
         self._interval = experiment.interval
         self._checkpoints = checkpoints
-        self._request = request
+        self._vote = vote
         self._done = 0
         self._amid = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._done = steps_done(self.model)
+        self._vote.begin(self._done)
         self._amid = self._done % self._interval > 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -53,12 +54,10 @@ class Steps(keras.callbacks.Callback):
         self._done += 1
         if self._done >= self._steps:
             self.model.stop_training = True
-        elif self.model.stop_is_agreed:
-            if self._done % self._interval:  # at its end `Save` does so, after what is noted there
-                self._checkpoints.save(self._done)
-                raise Terminated
-        elif self._request.made:
-            self.model.vote_to_stop()
+        elif self._vote.after(self._done) and self._done % self._interval:
+            # At the end of an interval `Save` does so, after what is noted there.
+            self._checkpoints.save(self._done)
+            raise Terminated
 
 
 class Record(keras.callbacks.Callback):
@@ -93,15 +92,20 @@ class Save(keras.callbacks.Callback):
     """Saves the state at the end of each of Keras' epochs, in all processes at once.
 
     It is the last callback, since training may be asked to end there.
+
+    Args:
+        checkpoints: where to.
+        vote: says when all processes end early.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
+    def __init__(self, checkpoints: Checkpoints, vote: Vote):
         super().__init__()
         self._checkpoints = checkpoints
+        self._vote = vote
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._checkpoints.save(steps_done(self.model))
-        if self.model.stop_is_agreed and not self.model.stop_training:
+        if self._vote.ends and not self.model.stop_training:
             raise Terminated
 
 

@@ -4,12 +4,13 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from tf_iresnet import replicas
 from training.data import Share
 from training.errors import RunError
 
@@ -85,6 +86,20 @@ class Devices:
                 "again"
             ) from error
 
+    def summed(self, values: Sequence[float]) -> list[float]:
+        """Adds up numbers over all replicas; every process has to call it.
+
+        Args:
+            values: this process' numbers, as many in every process. Sums of whole numbers are
+                exact, and so the same in every process.
+
+        Returns:
+            Their sums, to which a process contributes once for each of its replicas.
+        """
+        local = tf.constant(values, tf.float64)
+        sums = self.strategy.run(_sum(self.strategy), (local,))
+        return [float(total) for total in self.strategy.experimental_local_results(sums)[0]]
+
     def check_same(self, name: str, value: int) -> None:
         """Refuses a number that is not the same in all processes.
 
@@ -97,14 +112,7 @@ class Devices:
         """
         if self.workers == 1:
             return
-        votes = [tf.constant([value, value * value], tf.float64)]
-
-        def total() -> Any:
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, votes)
-
-        sums = self.strategy.experimental_local_results(self.strategy.run(tf.function(total)))
-        mean, square = (float(number) / self.replicas for number in tf.nest.flatten(sums)[0])
+        mean, square = (total / self.replicas for total in self.summed([value, value * value]))
         if square != mean * mean:
             raise RunError(
                 f"worker {self.worker} has {name} {value} and others have not; give all of them "
@@ -139,6 +147,12 @@ def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devi
         names = tuple(f"CPU:{i}" for i in range(logical_devices)) if logical_devices else None
         return Devices(_mirrored(names))
     return _workers()
+
+
+@functools.cache
+def _sum(strategy: tf.distribute.Strategy) -> Any:
+    """What adds up numbers over a strategy's replicas, traced once for each strategy."""
+    return tf.function(replicas.summed)
 
 
 @functools.cache

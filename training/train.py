@@ -25,6 +25,7 @@ from training.machine import cores, processor, versions
 from training.models import build_model, parameter_count
 from training.run import Run
 from training.signals import Request, termination
+from training.votes import Vote
 from training.watchdog import Watchdog
 
 
@@ -241,11 +242,12 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
 def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
     """Makes the callbacks; of several processes one notes what happens."""
     run, checkpoints, devices = session.run, session.checkpoints, session.devices
-    steps: list[Any] = [Steps(session.experiment, checkpoints, session.request)]
+    vote = Vote(session.request, devices)
+    steps: list[Any] = [Steps(session.experiment, checkpoints, vote)]
     if devices.workers > 1:
         steps.append(Watchdog(hang_timeout, devices.worker))
     if not devices.is_chief:
-        return [*steps, Save(checkpoints)]
+        return [*steps, Save(checkpoints, vote)]
     records = run.history()
     spent = max((record["cpu_seconds"] for record in records), default=0.0)
     run.write_history([record for record in records if record["step"] <= start])
@@ -254,7 +256,7 @@ def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
         Bounds(),  # before those that write what is in the logs
         Record(run, checkpoints, spent),
         keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
-        Save(checkpoints),
+        Save(checkpoints, vote),
     ]
 
 

@@ -66,7 +66,6 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         if self.average is not None:
             self.average.build_for(averaged)
         self.__dict__["_watch"] = StepWatch()
-        self.__dict__["stop_votes"] = tf.Variable([0.0, 0.0], trainable=False)
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -124,15 +123,6 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         return x if x.dtype == self.variable_dtype else tf.cast(x, self.variable_dtype)
 
     # --- Keras' loops ---
-
-    def vote_to_stop(self) -> None:
-        """Makes `stop_is_agreed` true on every worker after the same step."""
-        self.stop_votes.assign([1.0, 0.0])
-
-    @property
-    def stop_is_agreed(self) -> bool:
-        """Whether any worker had voted to stop before the last training step."""
-        return bool(tf.convert_to_tensor(self.stop_votes)[1] > 0)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
@@ -236,9 +226,7 @@ class TrainedModel(AsWritten, WrittenModel, ReplicatedModel, abc.ABC):
         gradients = tape.gradient(scaled, weights)
         found = self._found(batch)
         local = [tf.cast(value, loss.dtype) for value in found.values()]
-        mine = tf.cast(tf.convert_to_tensor(self.stop_votes)[0], loss.dtype)
-        *gradients, loss, votes, flags = replicas.summed([*gradients, loss, mine, tf.stack(local)])
-        self.stop_votes.assign(tf.cast(tf.stack([mine, votes]), tf.float32))
+        *gradients, loss, flags = replicas.summed([*gradients, loss, tf.stack(local)])
         found = dict(zip(found, tf.unstack(flags > 0), strict=True))
         if "wide" in found:
             found["scaled"] |= self._watch.note_width(found.pop("wide"), count)
