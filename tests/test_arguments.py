@@ -54,6 +54,8 @@ NEEDED = {
 
 # What of the above an argument may well be.
 ALLOWED = {
+    "options": [None],
+    "architecture": [None],
     "coeff": [None],
     "context_size": [None],
     "context": [[3]],

@@ -60,7 +60,7 @@ def test_evaluation_is_that_of_a_model_with_the_averages(model):
     np.testing.assert_allclose(logs["bits_per_dim"], truth["bits_per_dim"], rtol=1e-5)
     assert logs["loss"] == logs["bits_per_dim"]
     # Batches of any size, each example with its own noise: the mean over the images.
-    seed = plain._step_seed(-1, 0)
+    seed = plain.objective.step_seed(-1, 0)
     np.testing.assert_allclose(
         np.mean(plain.bits_per_dim(x, seed)), truth["bits_per_dim"], rtol=1e-5
     )

@@ -123,7 +123,7 @@ def by_tape_over_log_prob(normalization, check):
     model = flow(normalization)
     descend(
         lambda: model.trainable_weights,
-        lambda x: -tf.reduce_mean(model.log_prob(x, log_det=model.log_det)),
+        lambda x: -tf.reduce_mean(model.log_prob(x, log_det=model.architecture.log_det)),
         lambda: check(model),
         batches(points()),
     )

@@ -104,6 +104,13 @@ def test_both_numbers_are_those_of_the_definitions(case):
     np.testing.assert_allclose(model.decode(z), x, atol=1e-9)
 
 
+def first_loss(model, x):
+    """The sum of the losses of a training step, and what adds to the metrics."""
+    step = tf.convert_to_tensor(model.steps_taken)
+    objective = model.objective
+    return objective.loss(objective.read((x, LABELS)), step, tf.constant(0), training=True)
+
+
 def expected_loss(model, x, y, moments=None):
     bits = -model.log_prob(x, log_det=Exact()).numpy() / np.log(2) / x[0].size
     log_p = special.log_softmax(head(model, x, moments), axis=1)
@@ -126,7 +133,7 @@ def test_the_loss_is_the_formula(case):
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-5), name
     # In training the head sees the moments of the batch.
-    total, _ = model._loss(model._batch((x, LABELS)), tf.constant(0), training=True)
+    total, _ = first_loss(model, x)
     expected = expected_loss(model, x, LABELS, "batch")["loss"]
     assert float(total) / len(x) == pytest.approx(expected, rel=1e-9)
 
@@ -139,12 +146,12 @@ def test_the_gradient_is_that_of_finite_differences():
 
     def loss(value, variable):
         variable.assign(value)
-        return float(model._loss(model._batch((x, LABELS)), tf.constant(0), training=True)[0])
+        return float(first_loss(model, x)[0])
 
-    state = model._forward_state()
+    state = model.objective.forward_state
     kept = small.values(state)
     with tf.GradientTape() as tape:
-        total, _ = model._loss(model._batch((x, LABELS)), tf.constant(0), training=True)
+        total, _ = first_loss(model, x)
     gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
     assert small.values(state)[0].any() != kept[0].any()
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):

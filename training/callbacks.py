@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_iresnet import certify
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import InvertibleResidual
-from tf_iresnet.models.trained import TrainedModel
+from tf_iresnet.models.model import Model
 from training.checkpoints import Checkpoints
 from training.config import Experiment
 from training.errors import RunError
@@ -160,7 +160,7 @@ def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:
             )
 
 
-def steps_done(model: TrainedModel) -> int:
+def steps_done(model: Model) -> int:
     """Counts the steps a model has been trained for.
 
     Args:

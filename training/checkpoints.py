@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.models.trained import TrainedModel
+from tf_iresnet.models.model import Model
 from training.agreement import differences, is_longer
 from training.config import Experiment, parse_recorded
 from training.console import warn
@@ -34,9 +34,7 @@ class Checkpoints:
         writes: whether this process writes; of several workers one does.
     """
 
-    def __init__(
-        self, folder: Path, experiment: Experiment, model: TrainedModel, writes: bool = True
-    ):
+    def __init__(self, folder: Path, experiment: Experiment, model: Model, writes: bool = True):
         self._folder = folder
         self._experiment = experiment
         self._writes = writes

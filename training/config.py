@@ -63,8 +63,8 @@ class ExactLogDet(Settings):
 LogDet = Annotated[Roulette | Series | ExactLogDet, Field(discriminator="name")]
 
 
-class FlowModel(AnyFlow):
-    """The arguments of `tf_iresnet.models.IResNetFlow` that the data set does not give."""
+class Blocks(Settings):
+    """The options of `tf_iresnet.models.architecture.IResNet`, without the estimator."""
 
     architecture: Literal["iresnet"] = "iresnet"
     blocks: Counts = (8, 8)
@@ -81,6 +81,11 @@ class FlowModel(AnyFlow):
     recompute: bool = False
     normalization: Literal["auto", "bound", "power_iteration"] = "auto"
     kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "glorot_uniform"
+
+
+class FlowModel(Blocks, AnyFlow):
+    """The arguments of `tf_iresnet.models.IResNetFlow` that the data set does not give."""
+
     log_det: LogDet = Roulette()
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1, control_variate=True)
 
@@ -101,23 +106,15 @@ class HybridModel(FlowModel):
     head_width: Count = 64
 
 
-class ClassifierModel(Settings):
+class ClassifierModel(Blocks):
     """The arguments of `tf_iresnet.models.IResNetClassifier` that the data set does not give."""
 
-    architecture: Literal["iresnet"] = "iresnet"
     blocks: Counts = (7, 7, 7)
-    hidden: Counts = (32, 64, 128)
+    hidden: Count | Counts = (32, 64, 128)
     padding: Annotated[int, Field(ge=0)] = 3
     squeeze_first: bool = False
-    kernel_sizes: Counts = (3, 1, 3)
     coeff: OptionalShare = 0.9
     activation: Activation = "elu"
-    actnorm: bool = True
-    whitening: bool = False
-    power_iterations: Count = 4
-    recompute: bool = False
-    normalization: Literal["auto", "bound", "power_iteration"] = "auto"
-    kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "glorot_uniform"
     ema_momentum: OptionalShare = 0.999
 
 

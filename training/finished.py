@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.invertible_model import InvertibleModel
 from training.checkpoints import Checkpoints, check_settings
 from training.config import ClassifierExperiment, Experiment, FlowExperiment
 from training.data import Dataset, load_dataset

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.models import SkippedStepsError
-from tf_iresnet.models.trained import TrainedModel
+from tf_iresnet.models.model import Model
 from training.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
 from training.checkpoints import Checkpoints, check_settings
 from training.config import Experiment
@@ -193,7 +193,7 @@ class Session:
     """What belongs to one process' training."""
 
     experiment: Experiment
-    model: TrainedModel
+    model: Model
     run: Run
     checkpoints: Checkpoints
     devices: Devices

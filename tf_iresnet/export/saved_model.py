@@ -20,7 +20,7 @@ from tf_iresnet.layers.upkeep import unchanging
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.models.hybrid import IResNetHybrid
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.invertible_model import InvertibleModel
 
 Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
 

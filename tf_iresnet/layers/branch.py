@@ -11,30 +11,16 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
-from tf_iresnet.arguments import (
-    checked_choice,
-    checked_flag,
-    checked_integer,
-    checked_integers,
-)
+from tf_iresnet.arguments import checked_flag, checked_integer, checked_integers
 from tf_iresnet.bounds.dense import product_up
-from tf_iresnet.initializers import checked_name
 from tf_iresnet.keras_private import layers_inside
-from tf_iresnet.layers.activations import ACTIVATIONS, make_activation
+from tf_iresnet.layers.block_options import BranchOptions
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.layers.spectral import (
-    SpectralLayer,
-    checked_coeff,
-    checked_normalization,
-    chosen_normalization,
-)
-from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
-from tf_iresnet.layers.spectral_dense import SpectralDense
+from tf_iresnet.layers.spectral import SpectralLayer, chosen_normalization
 from tf_iresnet.layers.tracking import track
-
-_CONVOLUTIONS = {3: SpectralConv1D, 4: SpectralConv2D, 5: SpectralConv3D}
+from tf_iresnet.options import takes
 
 
 class Branch(keras.layers.Layer, abc.ABC):
@@ -44,37 +30,23 @@ class Branch(keras.layers.Layer, abc.ABC):
     ``context_size``.
 
     Args:
-      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
-      activation: "elu", "lipswish", "clipswish", "softplus", "tanh" or "maxmin".
-      power_iterations: of each spectral layer.
-      normalization: "bound", "power_iteration" or "auto", of each spectral layer; "auto" takes the
-        bound where it costs at most 5 % of the block's training step.
-      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
-        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
+      options: how its layers are made.
       context_size: features of a context; None for none.
       **kwargs: of `keras.layers.Layer`.
     """
+
+    normalization: str
 
     #: How often a training step evaluates the branch, or does what costs as much, for "auto".
     passes = 12
 
     def __init__(
-        self,
-        coeff: float | None,
-        activation: str,
-        power_iterations: int,
-        normalization: str,
-        context_size: int | None,
-        kernel_initializer: str,
-        **kwargs: Any,
+        self, options: BranchOptions, context_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         check_policy(self)
-        self.coeff = checked_coeff(coeff)
-        self.activation = checked_choice("activation", activation, ACTIVATIONS)
-        self.power_iterations = checked_integer("power_iterations", power_iterations, 1)
-        self.normalization = checked_normalization(normalization)
-        self.kernel_initializer = checked_name(kernel_initializer)
+        self._options = options
+        options.keep_on(self)
         self.context_size = checked_context_size(context_size)
 
     @property
@@ -84,20 +56,8 @@ class Branch(keras.layers.Layer, abc.ABC):
 
     def _make_linear(self, rank: int, units: int, taps: int, name: str) -> SpectralLayer:
         """A dense layer for inputs of rank 2, a convolution for more axes."""
-        options: dict[str, Any] = {
-            "coeff": self.coeff,
-            "power_iterations": self.power_iterations,
-            "normalization": self.normalization,
-            "kernel_initializer": self.kernel_initializer,
-            "context_size": self.context_size,
-            "name": name,
-            "dtype": self.dtype_policy,
-        }
-        if rank == 2:
-            return SpectralDense(units, **options)
-        if rank not in _CONVOLUTIONS:
-            raise ValueError(f"{self.name} needs inputs of 2 to 5 axes, got {rank}.")
-        return _CONVOLUTIONS[rank](units, taps, **options)
+        own = {"context_size": self.context_size, "dtype": self.dtype_policy, "name": name}
+        return self._options.linear(rank, units, taps, **own)
 
     def _build_parts(self, input_shape: Any) -> None:
         shapes = [tuple(input_shape)]
@@ -166,11 +126,7 @@ class Branch(keras.layers.Layer, abc.ABC):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "coeff": self.coeff,
-            "activation": self.activation,
-            "power_iterations": self.power_iterations,
-            "normalization": self.normalization,
-            "kernel_initializer": self.kernel_initializer,
+            **BranchOptions.config_of(self),
             "context_size": self.context_size,
         }
 
@@ -184,17 +140,10 @@ class SpectralBranch(Branch):
     Args:
       hidden: channels between the linear layers.
       kernel_sizes: taps of each convolution; only their number counts for dense layers.
-      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
-      activation: "elu", "lipswish", "clipswish" (doubles the channels that the next linear layer
-        reads), "softplus", "tanh" or "maxmin".
       input_activation: whether an activation comes before the first linear layer.
-      power_iterations: of each spectral layer.
-      normalization: "bound", "power_iteration" or "auto", of each spectral layer; "auto" takes the
-        bound where it costs at most 5 % of the block's training step.
-      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
-        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       context_size: features of a context, of which every bias is a linear function; None for no
         context.
+      options: how the layers are made, a `BranchOptions`, whose fields are keywords here, too.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -207,33 +156,23 @@ class SpectralBranch(Branch):
     Source: Invertible Residual Networks, section 5 and appendix; Residual Flows, section 4.
     """
 
+    @takes(BranchOptions)
     def __init__(
         self,
         hidden: int = 64,
         kernel_sizes: Sequence[int] = (3, 1, 3),
-        coeff: float | None = 0.9,
-        activation: str = "lipswish",
+        *,
         input_activation: bool = True,
-        power_iterations: int = 4,
-        normalization: str = "auto",
         context_size: int | None = None,
-        kernel_initializer: str = "glorot_uniform",
+        options: BranchOptions,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            coeff,
-            activation,
-            power_iterations,
-            normalization,
-            context_size,
-            kernel_initializer,
-            **kwargs,
-        )
+        super().__init__(options, context_size, **kwargs)
         self.hidden = checked_integer("hidden", hidden, 1)
         self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "linear layer")
         self.input_activation = checked_flag("input_activation", input_activation)
         self._activations = [
-            make_activation(activation, name=f"activation_{index}", dtype=self.dtype_policy)
+            options.activation_layer(name=f"activation_{index}", dtype=self.dtype_policy)
             for index in range(0 if self.input_activation else 1, len(self.kernel_sizes))
         ]
         self._linear: list[SpectralLayer] = []

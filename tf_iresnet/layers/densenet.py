@@ -12,13 +12,15 @@ from tf_iresnet import functions
 from tf_iresnet.arguments import checked_instance, checked_integer
 from tf_iresnet.bounds.dense import product_up, rounded_up
 from tf_iresnet.concatenation import Concatenation
-from tf_iresnet.layers.activations import Activation, make_activation
+from tf_iresnet.layers.activations import Activation
+from tf_iresnet.layers.block_options import BranchOptions
 from tf_iresnet.layers.branch import Branch
 from tf_iresnet.layers.context import given
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
+from tf_iresnet.options import takes
 
 _PARTS = ("linear", "activation")
 
@@ -111,14 +113,10 @@ class DenseNetBranch(Branch):
         each.
       depth: dense layers n.
       kernel_size: taps of their convolutions along each axis.
-      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint.
-      activation: "clipswish", "lipswish", "elu", "softplus", "tanh" or "maxmin".
-      power_iterations: of each spectral layer.
-      normalization: "bound", "power_iteration" or "auto", of each spectral layer.
-      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
-        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
       context_size: features of a context, of which every bias is a linear function; None for no
         context.
+      options: how the layers are made, a `BranchOptions`, whose fields are keywords here, too; the
+        activation is "clipswish" by default.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -135,36 +133,26 @@ class DenseNetBranch(Branch):
     LipSwish), section 3.
     """
 
+    @takes(BranchOptions, activation="clipswish")
     def __init__(
         self,
         growth: int = 32,
         depth: int = 3,
         kernel_size: int = 3,
-        coeff: float | None = 0.9,
-        activation: str = "clipswish",
-        power_iterations: int = 4,
-        normalization: str = "auto",
+        *,
         context_size: int | None = None,
-        kernel_initializer: str = "glorot_uniform",
+        options: BranchOptions,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            coeff,
-            activation,
-            power_iterations,
-            normalization,
-            context_size,
-            kernel_initializer,
-            **kwargs,
-        )
+        super().__init__(options, context_size, **kwargs)
         self.growth = checked_integer("growth", growth, 1)
         self.depth = checked_integer("depth", depth, 1)
         self.kernel_size = checked_integer("kernel_size", kernel_size, 1)
-        doubling: Any = make_activation(activation).compute_output_shape((None, 1))[-1]
+        doubling: Any = options.activation_layer().compute_output_shape((None, 1))[-1]
         if self.growth % doubling:
             raise ValueError(
-                f"growth must be even for activation={activation!r}, which doubles channels, got "
-                f"{growth!r}."
+                f"growth must be even for activation={options.activation!r}, which doubles "
+                f"channels, got {growth!r}."
             )
         self._units = self.growth // doubling
         self._parts: list[Any] = []
@@ -174,7 +162,7 @@ class DenseNetBranch(Branch):
         self._parts = [
             ConcatenatedLayer(
                 self._make_linear(rank, self._units, self.kernel_size, f"linear_{index}"),
-                make_activation(self.activation, name="activation", dtype=self.dtype_policy),
+                self._options.activation_layer(name="activation", dtype=self.dtype_policy),
                 name=f"dense_{index}",
                 dtype=self.dtype_policy,
             )

@@ -10,21 +10,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_flag, checked_instance
-from tf_iresnet.fixed_point import Picard, Solver, invert
+from tf_iresnet.arguments import checked_instance
+from tf_iresnet.fixed_point import Solver, invert
 from tf_iresnet.fixed_point.failure import spoilt
 from tf_iresnet.functions import Function, Taped, per_example
+from tf_iresnet.layers.block_options import BlockOptions, BranchOptions, ResidualOptions
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.context import given
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import bound_of, check_offers_bound, inverse_bound
 from tf_iresnet.layers.proof import Proof
-from tf_iresnet.layers.spectral import SpectralLayer, checked_coeff
+from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.vouching import comes_first
-from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
+from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.options import restored, takes
 from tf_iresnet.recomputation import Recomputed, after
 
 _SLACK = 1.0 + 1e-5
+_OF_BRANCH = ("hidden", "kernel_sizes", "input_activation", "context_size")
 
 
 def _refuse_unused(own: dict[str, Any]) -> None:
@@ -74,22 +77,11 @@ class InvertibleResidual(InvertibleLayer):
         holds for every context.
       hidden: channels between the branch's linear layers.
       kernel_sizes: taps of the convolutions; for rank-2 inputs their number alone counts.
-      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint, and then
-        nothing says that the block is invertible.
-      activation: "lipswish", "clipswish", "elu", "softplus", "tanh" or "maxmin".
       input_activation: whether the branch starts with an activation.
-      power_iterations: of each spectral layer, see `SpectralDense`.
-      normalization: "bound" for a block that is proven to be invertible in every call,
-        "power_iteration" for estimated norms, "auto" for the bound where it costs at most 5 % of a
-        training step.
-      kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
-        that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
-      log_det: the estimator; by default `RussianRoulette(exact_terms=2)`.
-      solver: of the inverse; by default `Picard()`.
-      recompute: whether training keeps x alone for the backward pass and computes the branch a
-        second time there: less memory, more time.
       context_size: features of a context, of which every bias of the branch is a linear function,
         so that Lip(g) is the same for every context; None for no context.
+      options: how the block is made, a `BlockOptions`, whose fields are keywords here, too. With a
+        given branch those of the branch are its own.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -107,51 +99,45 @@ class InvertibleResidual(InvertibleLayer):
     Source: Invertible Residual Networks, theorem 1 and algorithms 1 and 2.
     """
 
+    @takes(BlockOptions)
     def __init__(
         self,
         branch: keras.layers.Layer | None = None,
         *,
         hidden: int = 64,
         kernel_sizes: Sequence[int] = (3, 1, 3),
-        coeff: float | None = 0.9,
-        activation: str = "lipswish",
         input_activation: bool = True,
-        power_iterations: int = 4,
-        normalization: str = "auto",
-        kernel_initializer: str = "glorot_uniform",
-        log_det: LogDetEstimator | None = None,
-        solver: Solver | None = None,
-        recompute: bool = False,
         context_size: int | None = None,
+        options: BlockOptions,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.coeff = checked_coeff(coeff)
+        self.coeff = options.coeff
+        ResidualOptions(**options.part(ResidualOptions)).keep_on(self)
         self._given_branch = branch is not None
-        self.log_det = RussianRoulette() if log_det is None else log_det
-        checked_instance("log_det", self.log_det, LogDetEstimator, "Exact()")
-        self.solver = Picard() if solver is None else solver
-        checked_instance("solver", self.solver, Solver, "Picard()")
-        self.recompute = checked_flag("recompute", recompute)
         self._contraction_proof = Proof()
         own: dict[str, Any] = {
             "hidden": hidden,
             "kernel_sizes": kernel_sizes,
-            "activation": activation,
             "input_activation": input_activation,
-            "power_iterations": power_iterations,
-            "normalization": normalization,
-            "kernel_initializer": kernel_initializer,
             "context_size": context_size,
         }
+        of_branch = options.part(BranchOptions)
         if branch is None:
-            branch = SpectralBranch(coeff=coeff, name="branch", dtype=self.dtype_policy, **own)
+            branch = SpectralBranch(
+                **own, options=BranchOptions(**of_branch), name="branch", dtype=self.dtype_policy
+            )
         else:
-            _refuse_unused(own)
+            del of_branch["coeff"]  # of which the block speaks, too
+            _refuse_unused({**own, **of_branch})
         checked_instance("branch", branch, keras.layers.Layer, "SpectralBranch()")
         if self._given_branch and self.coeff is not None:
             _check_bounded(branch)
         self.branch = branch
+
+    log_det: LogDetEstimator
+    solver: Solver
+    recompute: bool
 
     @property
     def context_size(self) -> int | None:
@@ -258,32 +244,14 @@ class InvertibleResidual(InvertibleLayer):
         return tuple(output_shape)
 
     def get_config(self) -> dict[str, Any]:
-        config = {
-            **super().get_config(),
-            "coeff": self.coeff,
-            "log_det": keras.saving.serialize_keras_object(self.log_det),
-            "solver": keras.saving.serialize_keras_object(self.solver),
-            "recompute": self.recompute,
-        }
+        config = {**super().get_config(), **ResidualOptions.config_of(self)}
         if self._given_branch:
-            return {**config, "branch": keras.saving.serialize_keras_object(self.branch)}
-        branch = self.branch
-        return {
-            **config,
-            "hidden": branch.hidden,
-            "kernel_sizes": branch.kernel_sizes,
-            "activation": branch.activation,
-            "input_activation": branch.input_activation,
-            "power_iterations": branch.power_iterations,
-            "normalization": branch.normalization,
-            "kernel_initializer": branch.kernel_initializer,
-            "context_size": branch.context_size,
-        }
+            branch = keras.saving.serialize_keras_object(self.branch)
+            return {**config, "coeff": self.coeff, "branch": branch}
+        shared = BranchOptions.config_of(self.branch)
+        own = {name: getattr(self.branch, name) for name in _OF_BRANCH}
+        return {**config, **shared, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InvertibleResidual:
-        config = dict(config)
-        for key in ("branch", "log_det", "solver"):
-            if config.get(key) is not None:
-                config[key] = keras.saving.deserialize_keras_object(config[key])
-        return cls(**config)
+        return cls(**restored(config))

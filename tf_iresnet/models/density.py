@@ -1,41 +1,168 @@
-"""What a density model offers: likelihoods, both directions and samples."""
+"""Density models: likelihoods, both directions and samples."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_instance, checked_integer
+from tf_iresnet.arguments import (
+    checked_alpha,
+    checked_choice,
+    checked_flag,
+    checked_instance,
+    checked_integer,
+    checked_integers,
+)
 from tf_iresnet.layers.conditioned import Conditioned
-from tf_iresnet.layers.context import checked_context, checked_context_vector, given
+from tf_iresnet.layers.context import (
+    checked_context,
+    checked_context_size,
+    checked_context_vector,
+    given,
+)
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.multi_scale import MultiScale
+from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.models.inputs import check_shape
-from tf_iresnet.models.model import InvertibleModel
-from tf_iresnet.models.pixels import centred, check_pixels, nan_where_no_density, noisy
+from tf_iresnet.models.architecture import Architecture
+from tf_iresnet.models.events import Event, converted
+from tf_iresnet.models.gaussianization import MarginalGaussianization
+from tf_iresnet.models.invertible_model import InvertibleModel
+from tf_iresnet.models.likelihood import Likelihood
+from tf_iresnet.models.normalizing_flow import NormalizingFlow
+from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
+from tf_iresnet.options import restored
 
 
 class DensityModel(InvertibleModel):
     r"""A density p(x) = prior(f(x)) \|det df/dx\|, or p(x | c) for each context c.
 
-    A subclass sets the attributes below and says how the model is trained.
+    f is a preprocessing followed by the scales of an architecture. Training minimises the mean of
+    -log2 p(x) / d, weighted where examples have weights.
+
+    Args:
+      event_shape: shape of one example, (height, width, channels) or (d,).
+      architecture: what the scales are made of.
+      levels: how many values a pixel takes; None for data that is not quantised.
+      preprocessing: "logit", "shift", "marginal" or None; "auto" for "logit" where there are
+        levels.
+      alpha: how far "logit" and "marginal" keep from the ends of the range.
+      factor_out: whether half of the channels leave after each scale but the last.
+      prior: "learned" for a diagonal normal with trained mean and scale, "standard" for a
+        fixed one.
+      eval_log_det: estimator of `log_prob`; by default the architecture's.
+      ema_momentum: of the weights' moving average for evaluation; None for none.
+      context_size: features of the context; None for an unconditional density.
+      seed: of the noise in training and evaluation.
+      **kwargs: of `keras.Model`.
+
+    Raises:
+      ValueError: if an argument is out of range, or a size does not divide.
     """
 
-    prior: DiagonalNormal
-    levels: int | None
-    preprocessing: str | None
-    context_size: int | None
-    eval_log_det: LogDetEstimator
+    objective: Likelihood
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        architecture: Architecture,
+        *,
+        levels: int | None = 256,
+        preprocessing: str | None = "auto",
+        alpha: float = 1e-6,
+        factor_out: bool = False,
+        prior: str = "learned",
+        eval_log_det: LogDetEstimator | None = None,
+        ema_momentum: float | None = 0.999,
+        context_size: int | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(ema_momentum, **kwargs)
+        checked_instance("architecture", architecture, Architecture, "IResNet()")
+        self.architecture = architecture
+        if isinstance(preprocessing, str) and preprocessing == "auto":
+            preprocessing = None if levels is None else "logit"
+        checked_choice("preprocessing", preprocessing, ("logit", "shift", "marginal", None))
+        if preprocessing is not None and levels is None:
+            raise ValueError(
+                f"preprocessing={preprocessing!r} needs the number of levels, got levels=None; "
+                "give it, or pass preprocessing=None."
+            )
+        self.event_shape = checked_integers("event_shape", event_shape, "axis of one example")
+        if len(self.event_shape) > 4:
+            raise ValueError(
+                "event_shape must be (d,), or one to three spatial sizes and the channels, got "
+                f"{event_shape!r}."
+            )
+        self.levels = None if levels is None else checked_integer("levels", levels, 2)
+        self.preprocessing = preprocessing
+        self.alpha = checked_alpha(alpha)
+        self.factor_out = checked_flag("factor_out", factor_out)
+        self.prior_kind = checked_choice("prior", prior, ("learned", "standard"))
+        self.context_size = checked_context_size(context_size)
+        self.seed = checked_integer("seed", seed)
+        self.eval_log_det = architecture.estimator if eval_log_det is None else eval_log_det
+        checked_instance("eval_log_det", self.eval_log_det, LogDetEstimator, "Exact()")
+        self._build_density()
+        self._compose(self._make_objective())
+
+    def _build_density(self) -> None:
+        """Builds preprocessing, scales and prior."""
+        policy, shape = self.dtype_policy, (None, *self.event_shape)
+        scales = self.architecture.scales(
+            self.event_shape,
+            factor_out=self.factor_out,
+            context_size=self.context_size,
+            dtype=policy,
+        )
+        self._scales = MultiScale(scales, self.factor_out, dtype=policy, name="scales")
+        layers = [*self._preprocessing_layers(), self._scales]
+        self.flow = InvertibleSequential(layers, name="flow", dtype=policy)
+        learned = self.prior_kind == "learned"
+        self.prior = DiagonalNormal(
+            learned, self.context_size if learned else None, name="prior", dtype=policy
+        )
+        self.flow.build(shape)
+        self.prior.build(self.flow.compute_output_shape(shape))
+        self._density = NormalizingFlow(self.flow, self.prior, math.prod(self.event_shape))
+
+    def _preprocessing_layers(self) -> list[InvertibleLayer]:
+        kind, policy = self.preprocessing, self.dtype_policy
+        if kind is None or self.levels is None:
+            return []
+        if kind == "marginal":
+            return [MarginalGaussianization(self.levels, self.alpha, dtype=policy)]
+        name = "preprocessing"
+        return [ImagePreprocessing(self.levels, kind, self.alpha, dtype=policy, name=name)]
+
+    def _make_objective(self) -> Likelihood:
+        """Returns what the model is trained for."""
+        return Likelihood(
+            f"the flow {self.name}",
+            self._make_event(),
+            self._density,
+            context_size=self.context_size,
+            eval_log_det=self.eval_log_det,
+            seed=self.seed,
+        )
+
+    def _make_event(self) -> Event:
+        levels = None if self.preprocessing is None else self.levels
+        return Event(self.event_shape, self.variable_dtype, levels)
 
     @property
     def dims(self) -> int:
         """The number of dimensions d of one example."""
-        return math.prod(self.event_shape)
+        return self._density.dims
 
     # --- densities ---
 
@@ -66,23 +193,19 @@ class DensityModel(InvertibleModel):
             if pixels are without noise or were scaled to [0, 1]; if the context is missing, not
             wanted or of another shape. In graphs x that is no data has the value NaN.
         """
-        x = self._event(x)
+        return self._latents_and_log_prob(x, seed, log_det, context)[1]
+
+    def _latents_and_log_prob(
+        self, x: Any, seed: Any, log_det: LogDetEstimator | None, context: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Checks the arguments of `log_prob`; returns the latents, too."""
+        x = self._event.converted(x)
         seed = randomness.own_keys(randomness.as_seed(seed), x)
-        x = self._checked(x, seed, densities=True)
-        conditions = self._given(context, x)
+        x = self._event.checked(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
         checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        return self._log_prob(x, seed, estimator, False, **conditions)
-
-    def _log_prob(self, x, seed, estimator, training, context=None):
-        return self._latents_and_log_prob(x, seed, estimator, training, context)[1]
-
-    def _latents_and_log_prob(self, x, seed, estimator, training, context=None):
-        z, log_det = self.flow.forward_and_log_det(
-            x, seed, estimator, training, **given(self.flow, context)
-        )
-        log_prob = self.prior.log_prob(z, **given(self.prior, context))
-        return z, log_prob + tf.cast(log_det, z.dtype)
+        conditions = self._given(context, x)
+        return self._density.latents_and_log_prob(x, seed, estimator, False, **conditions)
 
     def bits_per_dim(
         self,
@@ -96,48 +219,7 @@ class DensityModel(InvertibleModel):
 
     def to_bits(self, log_prob: tf.Tensor) -> tf.Tensor:
         """Turns ln p(x) in nats into bits/dim."""
-        return log_prob * (-1.0 / (math.log(2.0) * self.dims))
-
-    @property
-    def _pixel_levels(self) -> int | None:
-        """How many levels x has as pixels; None where data is taken as it is."""
-        return None if self.preprocessing is None else self.levels
-
-    def _event(self, x: Any) -> tf.Tensor:
-        x = tf.convert_to_tensor(x)
-        if self._pixel_levels is None or not x.dtype.is_integer:
-            return super()._event(x)
-        check_shape("x", x.shape, self.event_shape)
-        return x  # the noise is still to come
-
-    def _dequantised(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Adds noise of a seed to pixels that are integers; without a seed takes their centres."""
-        levels = self._pixel_levels
-        if levels is None or not x.dtype.is_integer:
-            return x
-        if seed is None:
-            return centred(x, levels, self.variable_dtype)
-        return noisy(x, seed, levels, self.variable_dtype)
-
-    def _checked(self, x: Any, seed: Any = None, densities: bool = False) -> tf.Tensor:
-        """Converts data, and refuses what is none: by an error, or in graphs by NaN.
-
-        Args:
-          x: [batch, *event_shape].
-          seed: of the noise of pixels that are integers; None takes their centres.
-          densities: whether likelihoods are asked for.
-        """
-        levels = self._pixel_levels
-        if levels is None:
-            return super()._checked(x)
-        x = self._event(x)
-        whole = x.dtype.is_integer
-        if tf.executing_eagerly():
-            x = x if whole else super()._checked(x)
-            check_pixels(x, levels, densities)
-        elif densities and not whole:
-            x = nan_where_no_density(x, levels)
-        return self._dequantised(x, seed)
+        return self._density.to_bits(log_prob)
 
     def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
         """Checks a context; returns it as a keyword argument, where one is due."""
@@ -149,13 +231,13 @@ class DensityModel(InvertibleModel):
 
     def _adaptation_inputs(self, x: Any, context: Any = None) -> tuple[tf.Tensor, dict[str, Any]]:
         # Noise, since the centres of cells have no spread where pixels are constant.
-        x = self._checked(x, randomness.as_seed(0), densities=True)
+        x = self._event.checked(x, randomness.as_seed(0), densities=True)
         return x, self._given(context, x)
 
     # --- both directions ---
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x = self._checked(x)
+        x = self._event.checked(x)
         return self.flow.forward(x, training=bool(training), **self._given(context, x))
 
     def encode(self, x: Any, context: Any = None) -> tf.Tensor:
@@ -164,7 +246,7 @@ class DensityModel(InvertibleModel):
         Pixels that are integers are taken at the centres of their cells, x + 1/2, so that z is a
         function of x alone.
         """
-        x = self._checked(x)
+        x = self._event.checked(x)
         return self.flow.forward(x, **self._given(context, x))
 
     def decode(self, z: Any, return_result: bool = False, context: Any = None) -> Any:
@@ -182,7 +264,7 @@ class DensityModel(InvertibleModel):
           ValueError: if z or the context has another shape.
           ConvergenceError: in eager code, if an example did not converge.
         """
-        z = self._checked_shape("z", z, (self.dims,))
+        z = converted("z", z, (self.dims,), self.variable_dtype)
         return self.flow.inverse(z, return_result, **self._given(context, z))
 
     def sample(
@@ -220,10 +302,7 @@ class DensityModel(InvertibleModel):
                     f"temperature must be a finite number of at least 0, got {temperature!r}."
                 )
         conditions = self._given(context, tf.zeros([n, 0], self.variable_dtype))
-        key = randomness.as_seed(seed)
-        return self.prior.sample(
-            n, key, temperature, **given(self.prior, conditions.get("context"))
-        )
+        return self._density.sample_latents(n, randomness.as_seed(seed), temperature, **conditions)
 
     def clipped(self, x: tf.Tensor) -> tf.Tensor:
         """Moves pixels into [0, levels), on which the density is defined; points stay."""
@@ -265,3 +344,20 @@ class DensityModel(InvertibleModel):
         base = tfd.Independent(tfd.Normal(deferred(0, tf.identity), deferred(1, tf.exp)), 1)
         bijector = KerasBijector(layer, log_det=self.eval_log_det)
         return tfd.TransformedDistribution(base, tfp.bijectors.Invert(bijector), name=self.name)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "levels": self.levels,
+            "preprocessing": self.preprocessing,
+            "alpha": self.alpha,
+            "factor_out": self.factor_out,
+            "prior": self.prior_kind,
+            "eval_log_det": keras.saving.serialize_keras_object(self.eval_log_det),
+            "context_size": self.context_size,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DensityModel:
+        return cls(**restored(config))

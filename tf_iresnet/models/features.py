@@ -8,23 +8,35 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer, checked_integers
+from tf_iresnet.arguments import (
+    checked_flag,
+    checked_instance,
+    checked_integer,
+    checked_integers,
+)
 from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.layers.sequential import InvertibleSequential
-from tf_iresnet.models.classification import Classification
-from tf_iresnet.models.model import InvertibleModel
+from tf_iresnet.models.architecture import Architecture
+from tf_iresnet.models.compiled_loss import CompiledLoss
+from tf_iresnet.models.events import Event, converted
+from tf_iresnet.models.invertible_model import InvertibleModel
 from tf_iresnet.models.replicated import BatchNormalization
+from tf_iresnet.options import restored
 
 
-class FeatureClassifier(Classification, InvertibleModel):
+class FeatureClassifier(InvertibleModel):
     r"""Logits = head(f(x)) with f invertible layers.
 
-    A subclass sets its own arguments, then calls `_build_features` with its layers. The head is
-    BatchNorm, ReLU, global average pooling and Dense.
+    f: injective padding, then the scales of an architecture. The head is BatchNorm, ReLU, global
+    average pooling and Dense.
 
     Args:
       event_shape: shape of one image, (height, width, channels).
       classes: number of classes, at least 2.
+      architecture: what the scales are made of.
+      padding: channels of zeros to append to the image; 0 for none.
+      squeeze_first: whether the first scale starts with a squeeze, as the others do.
       ema_momentum: of the weights' moving average for evaluation; None for none.
       **kwargs: of `keras.Model`.
 
@@ -36,7 +48,11 @@ class FeatureClassifier(Classification, InvertibleModel):
         self,
         event_shape: Sequence[int],
         classes: int,
-        ema_momentum: float | None,
+        architecture: Architecture,
+        *,
+        padding: int = 0,
+        squeeze_first: bool = True,
+        ema_momentum: float | None = 0.999,
         **kwargs: Any,
     ) -> None:
         super().__init__(ema_momentum, **kwargs)
@@ -44,10 +60,28 @@ class FeatureClassifier(Classification, InvertibleModel):
         if len(self.event_shape) != 3:
             raise ValueError(f"event_shape must be (height, width, channels), got {event_shape!r}.")
         self.classes = checked_integer("classes", classes, 2)
+        checked_instance("architecture", architecture, Architecture, "IResNet()")
+        self.architecture = architecture
+        self.padding = checked_integer("padding", padding, 0)
+        self.squeeze_first = checked_flag("squeeze_first", squeeze_first)
+        self._build_features()
+        owner, event = f"the classifier {self.name}", Event(self.event_shape, self.variable_dtype)
+        state = self.head.non_trainable_variables
+        self._compose(CompiledLoss(owner, event, self, self._logits, state))
 
-    def _build_features(self, layers: Sequence[InvertibleLayer]) -> None:
+    def _build_features(self) -> None:
         """Builds layers and head."""
         policy = self.dtype_policy
+        layers: list[InvertibleLayer] = []
+        if self.padding:
+            layers.append(InjectivePadding(self.padding, dtype=policy, name="padding"))
+        *space, channels = self.event_shape
+        layers += self.architecture.scales(
+            (*space, channels + self.padding),
+            squeeze_first=self.squeeze_first,
+            densities=False,
+            dtype=policy,
+        )
         self.flow = InvertibleSequential(layers, name="flow", dtype=policy)
         self.flow.build((None, *self.event_shape))
         self.head = keras.Sequential(
@@ -63,14 +97,14 @@ class FeatureClassifier(Classification, InvertibleModel):
         )
         self.head.autocast = False  # the layers cast; a Sequential would round to float32
         self.head.build(self.flow.compute_output_shape((None, *self.event_shape)))
-        self._finish_build()
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
-        return self._logits(self._checked(x), training)
+        return self._logits(self._event.checked(x), bool(training))
 
-    def _logits(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
-        return self.head(self.flow.forward(x, training=bool(training)), training=training)
+    def _logits(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """The logits of data that may hold NaN, which makes the logits NaN."""
+        return self.head(self.flow.forward(x, training=training), training=training)
 
     def encode(self, x: Any) -> tf.Tensor:
         """Returns the features f(x), the last invertible feature map.
@@ -81,7 +115,7 @@ class FeatureClassifier(Classification, InvertibleModel):
         Returns:
           [batch, height, width, channels] of the last scale.
         """
-        return self.flow.forward(self._checked(x))
+        return self.flow.forward(self._event.checked(x))
 
     def decode(self, features: Any, return_result: bool = False) -> Any:
         """Returns the images of features.
@@ -98,16 +132,17 @@ class FeatureClassifier(Classification, InvertibleModel):
           ConvergenceError: in eager code, if an example did not converge.
         """
         shape = self.flow.compute_output_shape((None, *self.event_shape))[1:]
-        features = self._checked_shape("features", features, shape)
+        features = converted("features", features, shape, self.variable_dtype)
         return self.flow.inverse(features, return_result=return_result)
-
-    def _forward_state(self) -> list[keras.Variable]:
-        return self.head.non_trainable_variables
 
     def get_config(self) -> dict[str, Any]:
         return {
-            **self._base_config(),
-            "event_shape": self.event_shape,
+            **super().get_config(),
             "classes": self.classes,
-            "ema_momentum": self.ema_momentum,
+            "padding": self.padding,
+            "squeeze_first": self.squeeze_first,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FeatureClassifier:
+        return cls(**restored(config))

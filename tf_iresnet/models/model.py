@@ -1,141 +1,395 @@
-"""What every model of invertible blocks shares: spectral state, and weights from data."""
+"""Keras models that are put together: layers, an objective, the steps and an average."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_iresnet.layers import rows
-from tf_iresnet.layers.adaptation import adapt, freeze_parts, layers_from_data
-from tf_iresnet.layers.invertible import InvertibleLayer
-from tf_iresnet.models.trained import TrainedModel
+from tf_iresnet import keras_private, replicas
+from tf_iresnet.arguments import checked_real
+from tf_iresnet.autograph import AsWritten
+from tf_iresnet.layers.precision import check_policy
+from tf_iresnet.models import replicated, written
+from tf_iresnet.models.averaging import WeightAverage
+from tf_iresnet.models.events import Event
+from tf_iresnet.models.intake import Intake
+from tf_iresnet.models.loop import Loop
+from tf_iresnet.models.objective import Objective
 
 
-class InvertibleModel(TrainedModel):
-    """Base of the models: a subclass sets ``flow``, an `InvertibleLayer`, and builds itself.
+class Model(AsWritten, keras_private.BuiltModel):
+    """Base of what is trained here: Keras' methods, which hand over to the parts.
 
-    What comes from data, as ActNorm's scales, is set before the first step of `fit`. Evaluation
-    uses an exponential moving average of the weights, if there is one.
+    A subclass makes its layers and calls `_compose` with its objective. Keras' loops then honour or
+    refuse what they are given, on any number of replicas. Evaluation uses an exponential moving
+    average of the weights, if there is one. A step whose loss or gradient is not finite is
+    skipped: the logs of every training loop count such steps as ``skipped_steps``, and a metric is
+    NaN where every step was skipped.
+
+    Attributes:
+      event_shape: the shape of one example.
+      objective: what the model is trained for.
+      average: the moving average, or None.
+      max_skipped_steps: so many skipped steps in a row end training with a `SkippedStepsError`;
+        None for any number.
     """
 
-    flow: InvertibleLayer
+    event_shape: tuple[int, ...]
+    max_skipped_steps: int | None = 20
+    objective: Objective
+    train_function: Any
+    test_function: Any
 
-    # --- state that no gradient trains ---
+    def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_policy(self)
+        self.autocast = False
+        if ema_momentum is not None:
+            due = "must lie in (0, 1), or be None for no average"
+            ema_momentum = checked_real("ema_momentum", ema_momentum, due, lambda v: 0 < v < 1)
+        self.ema_momentum = ema_momentum
+        self.average: WeightAverage | None = None
+        if ema_momentum is not None:
+            self.average = WeightAverage(ema_momentum, name="average")
 
-    def update_spectral_state(self, iterations: int | None = None) -> None:
-        """Finds the norms of all kernels that have moved; every call does so anyway."""
-        self.flow.update_spectral_state(iterations)
+    def _compose(self, objective: Objective) -> None:
+        """Puts the model together, once every weight exists."""
+        # All that training may ever move: a model may be made, or later be, partly frozen. In a
+        # closure, since Keras would take a list on the model for weights of its own.
+        averaged = [variable for variable in self.variables if variable.trainable]
+        self.__dict__["_averaged_variables"] = lambda: averaged
+        if self.average is not None:
+            self.average.build_for(averaged)
+        self.objective = objective
+        self._intake, self._loop = Intake(objective), Loop(self, objective)
+        self.built = True
 
-    def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
-        """Finds every layer's leading u and v, until |W^T u - sigma v| <= tolerance sigma."""
-        self.flow.converge_spectral_state(tolerance, iterations)
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the model is built when it is made."""
 
-    def _finish_build(self) -> None:
-        super()._finish_build()
-        freeze_parts(self)
+    @property
+    def _event(self) -> Event:
+        return self.objective.event
+
+    # --- what follows the weights, or comes from data ---
 
     @property
     def initialized(self) -> bool:
-        """Whether no layer waits for data: all are adapted, set by hand, frozen or need none."""
-        return not any(layer.needs_data for layer in layers_from_data(self.flow))
-
-    def adapt(
-        self,
-        data: Any,
-        context: Any = None,
-        *,
-        batch_size: int | None = None,
-        steps: int | None = None,
-    ) -> None:
-        """Sets what comes from data, such as ActNorm's scales, from many rows.
-
-        Each layer sees what the layers before make of the rows. `fit` does it for layers that
-        nobody has set; so does the first batch in any other way of training. Here all are set
-        anew, except for frozen ones (``trainable=False``). If it fails, nothing is changed.
-
-        Args:
-          data: [rows, *event_shape]; or batches as `fit` takes them: a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, a PyTorch ``DataLoader`` or a generator. Of batches that are
-            tuples the model reads what it reads in `fit`.
-          context: [rows, context_size], beside an array, for a conditional model.
-          batch_size: rows of an array that are evaluated at once, and what a step is; 256 by
-            default.
-          steps: how many batches are used. By default as many as hold 8,192 rows; of images and
-            the like as many as have 65,536 pixels together, but at least 256 images. Rows of an
-            array are taken at even distances.
-
-        Raises:
-          ValueError: if there are no rows, values that are not finite or no data for this model;
-            if all that comes from data is frozen.
-        """
-        size = getattr(self, "context_size", None)
-        rows.check_context(f"the model {self.name}", data, context, size, self.variable_dtype)
-        found = rows.batches(data, context, batch_size, steps)
-        self._adapt(self._collected(found, steps), again=True)
-
-    def _collected(self, found: Iterable[Any], steps: int | None = None) -> list[dict[str, Any]]:
-        """Rows of batches, in groups, by the names that `inputs_of` gives them."""
-        with self.distribute_strategy.scope():  # which puts together what several devices hold
-            return rows.collect(found, self.inputs_of, steps)
-
-    def _adapt(self, groups: Iterable[dict[str, Any]], again: bool) -> None:
-        """Sets what comes from data, and the average of that."""
-        inputs = [self._adaptation_inputs(**group) for group in groups]
-        parts = [x for x, _ in inputs]
-        contexts = [conditions.get("context") for _, conditions in inputs]
-        for layer in adapt(self.flow, parts, contexts, again):
-            changed = {id(variable) for variable in layer.weights_from_data()}
-            for shadow, variable in self._shadowed():
-                if id(variable) in changed:
-                    shadow.assign(variable)
-
-    def _adaptation_inputs(self, x: Any) -> tuple[tf.Tensor, dict[str, Any]]:
-        """Checks a group of rows: x as the flow sees it, and what goes with it by keyword."""
-        return self._checked(x), {}
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        waiting = [part for part in layers_from_data(self.flow) if part.is_due_when_traced()]
-        self.__dict__["_waiting"] = {id(v) for part in waiting for v in part.weights_from_data()}
-        return super().train_step(data)
-
-    def _after_step(self, update_metrics: Any) -> None:
-        # The average of what this step may have taken from data starts after it.
-        if self.average is not None:
-            first = tf.convert_to_tensor(self.average.count) == 0
-            for shadow, variable in self._shadowed():
-                if id(variable) in self._waiting:
-                    old, new = tf.convert_to_tensor(shadow), tf.convert_to_tensor(variable)
-                    shadow.assign(tf.where(first, new, old))
-        super()._after_step(update_metrics)
+        """Whether every layer that starts from data has seen some."""
+        return True
 
     @property
     def derived_state(self) -> list[Any]:
-        return [v for layer in self.flow.spectral_layers() for v in layer.derived_state]
+        """Variables that follow the weights, and are found anew from where they are."""
+        return []
+
+    def _started(self, x: Any, y: Any, batch_size: int | None, share: float, steps: Any) -> Any:
+        """Does what comes before the first step of `fit`.
+
+        Args:
+          x: as in `fit`.
+          y: as in `fit`.
+          batch_size: as in `fit`.
+          share: of the rows of arrays, from the first on, that are trained on.
+          steps: how many batches will be drawn; None for all.
+
+        Returns:
+          What holds the same batches as x.
+        """
+        return x
+
+    def averages_from_data(self) -> Callable[[], None]:
+        """Returns what makes averages start from what the next step takes from data."""
+        return lambda: None
+
+    # --- averaged weights ---
+
+    def _shadowed(self) -> Iterator[tuple[keras.Variable, keras.Variable]]:
+        """Pairs of a shadow and its variable."""
+        if self.average is not None:
+            yield from zip(self.average.shadows, self._averaged_variables(), strict=True)
+
+    def update_average(self) -> None:
+        """Moves the average, if there is one, towards the weights."""
+        if self.average is not None:
+            self.average.update(self._averaged_variables())
+
+    def use_averaged_weights(self) -> None:
+        """Makes the moving average the weights, for good."""
+        average = self.average
+        if average is not None and int(tf.convert_to_tensor(average.count)) > 0:
+            for shadow, variable in self._shadowed():
+                variable.assign(shadow)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Evaluates with the moving average; the weights are as before afterwards."""
+        state = [*self._averaged_variables(), *self.derived_state]
+        saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
+        try:
+            self.use_averaged_weights()
+            yield
+        finally:
+            for variable, value in zip(state, saved, strict=True):
+                variable.assign(value)
+
+    # --- Keras' loops ---
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training as `keras.Model.compile` does.
+
+        Args:
+          optimizer: as for `keras.Model.compile`.
+          loss: None where the model has its own, as densities do; else of logits and labels.
+          loss_weights: as loss.
+          metrics: as loss.
+          weighted_metrics: as loss.
+          **kwargs: as for `keras.Model.compile`.
+
+        Raises:
+          ValueError: if the model has a loss and metrics of its own and there are others.
+        """
+        options = {
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+        }
+        self.objective.check_compiled(options)
+        super().compile(optimizer, **options, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does, after `adapt` where it is due.
+        """Trains as `keras.Model.fit` does, on examples that may have weights.
 
-        Rows that it looks at are trained on as ever, a generator's too; those that are not finite
-        it leaves out, unless the first batch holds some, which is refused.
+        Args:
+          x: as for `keras.Model.fit`: an array, or batches of x, (x, y) or (x, y, weights).
+          y: what the model reads beside x.
+          batch_size: of arrays.
+          epochs: as for `keras.Model.fit`, as are all that are not named here.
+          verbose: as said.
+          callbacks: as said.
+          validation_split: as said.
+          validation_data: as x, or a tuple of arrays.
+          shuffle: as said.
+          class_weight: a weight for each class, where there are labels.
+          sample_weight: a weight of at least 0 for each example, [n].
+          **kwargs: of `keras.Model.fit`.
+
+        Raises:
+          ValueError: if an argument cannot be used; the message names it.
+          SkippedStepsError: if ``max_skipped_steps`` steps in a row were skipped.
         """
-        if rows.is_array(x) and not len(x):
-            raise ValueError("x holds no examples: nothing can be learned from it.")
-        if self.initialized:
-            x = rows.as_generator(x)
-        else:
-            part = 1 - (kwargs.get("validation_split") or 0.0)
-            epochs = kwargs.get("epochs", 1) - kwargs.get("initial_epoch", 0)
-            steps = kwargs.get("steps_per_epoch")
-            x, first, found = rows.peek(x, y, batch_size or 32, part, steps and steps * epochs)
-            if found is not None:
-                if first is not None:
-                    (group,) = self._collected([first])
-                    self._adaptation_inputs(**group)
-                groups = self._collected(found)
-                self._adapt([rows.finite_rows(group) for group in groups], again=False)
-        return super().fit(x, y, batch_size=batch_size, **kwargs)
+        self._intake.check_class_weight(class_weight)
+        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        validation_data = self._intake.check_validation(validation_data)
+        steps = kwargs.get("steps_per_epoch")
+        steps = steps and steps * (epochs - kwargs.get("initial_epoch", 0))
+        x = self._started(x, y, batch_size, 1 - (validation_split or 0.0), steps)
+        self._loop.watch.begin()
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
+        if not kwargs.get("_use_cached_eval_dataset"):  # else `fit` has checked it
+            x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        with self.averaged_weights():
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the call gives of each batch, as `keras.Model.predict` does."""
+        self._intake.check_inputs(x)
+        return super().predict(x, *args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Makes one step, as `keras.Model.train_on_batch` does."""
+        self._intake.check_class_weight(class_weight)
+        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Measures one batch, as `keras.Model.test_on_batch` does."""
+        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, return_dict)
+
+    # --- steps ---
+
+    def inputs_of(self, data: Any) -> dict[str, Any]:
+        """Returns what of a batch of `fit` the model is called with, as keyword arguments.
+
+        Raises:
+          ValueError: if the batch has another structure; the message says how to change it.
+        """
+        return self.objective.inputs_of(data)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Makes one step on the mean loss of the global batch, if that is finite."""
+        return self._loop.train_step(data)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Measures one batch."""
+        return self._loop.test_step(data)
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        """Calls the model with what it reads of a batch."""
+        return self(**self.inputs_of(data), training=False)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes what Keras' loops call for a training step, and looks after each call."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._loop.looking(self.train_function)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Makes what Keras' loops call for an evaluation step, and looks after each call."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._loop.looking(self.test_function)
+        return self.test_function
+
+    @property
+    def steps_taken(self) -> keras.Variable:
+        """The number of training steps, of which several make one of accumulated gradients."""
+        return keras_private.steps_of(self.optimizer)
+
+    @property
+    def step_counters(self) -> tf.Variable:
+        """How many training steps were skipped, in all and in a row, int64 [2]."""
+        return self._loop.watch.counters
+
+    # --- metrics ---
+
+    @property
+    def loss_metric(self) -> keras.metrics.Metric:
+        """The mean that the loops show as ``loss``; there once the model is compiled."""
+        return keras_private.loss_metric(self)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        objective = self.__dict__.get("objective")
+        own = None if objective is None else objective.metrics
+        if own is None:
+            return super().metrics
+        return [*([self.loss_metric] if self.compiled else []), *own]
+
+    def reset_metrics(self) -> None:
+        """Starts to measure anew, as Keras does at the start of an epoch."""
+        super().reset_metrics()
+        self._loop.watch.reset()
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The metrics so far, by name; NaN where they have seen nothing."""
+        values = [tf.convert_to_tensor(v) for v in self.metrics_variables]
+        return replicated.results(self.metrics, self.loss_metric, values)
+
+    def logs(self, **more: tf.Tensor) -> dict[str, Any]:
+        """Returns the metrics of all replicas so far, as a step gives them to Keras' loops.
+
+        Args:
+          **more: scalars to show beside them, the same on every replica.
+        """
+        values = replicas.summed([tf.convert_to_tensor(v) for v in self.metrics_variables])
+        found = replicated.results(self.metrics, self.loss_metric, values)
+        return replicated.as_logs({**found, **more}, self.distribute_strategy)
+
+    # --- files ---
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Writes the model and its training as `keras.Model.save` does, to a ``.keras`` file.
+
+        Raises:
+          ValueError: for a file of HDF5, Keras' older format.
+        """
+        written.check_no_legacy_file(self, filepath)
+        super().save(filepath, *args, **kwargs)
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes a SavedModel by `tf_iresnet.export.export_saved_model`, with its signatures.
+
+        Args:
+          filepath: the folder to make.
+          format: "tf_saved_model", which is all that there is.
+          verbose: whether to say where it was written.
+          input_signature: None, since the signatures are those of `export_saved_model`.
+          **kwargs: none.
+
+        Raises:
+          ValueError: if an argument is none of these, or ``filepath`` exists.
+        """
+        written.export(self, filepath, format, verbose, input_signature=input_signature, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what a subclass' constructor takes; here those arguments that all have."""
+        written.check_no_legacy_file(self)
+        config = super().get_config()
+        kept = {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
+        return {**kept, "event_shape": self.event_shape, "ema_momentum": self.ema_momentum}

@@ -17,6 +17,7 @@ Stock Keras fails, or computes something else than one device would, in these pl
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -84,53 +85,35 @@ def only_if(condition: tf.Tensor, action: Any) -> None:
     tf.cond(condition, run, lambda: tf.constant(0))
 
 
-class ReplicatedModel(keras_private.BuiltModel):
-    """A Keras model, built when it is made, whose loops run on several replicas.
+def results(
+    metrics: Iterable[keras.metrics.Metric], loss: keras.metrics.Metric | None, values: Any
+) -> dict[str, tf.Tensor]:
+    """Returns metrics of the values of their variables, by name.
 
-    A subclass returns from `train_step` and `test_step` what `_logs` makes of its metrics, and
-    applies gradients summed by `tf_iresnet.replicas.summed` after `update_in_replicas`.
+    Args:
+      metrics: the metrics; those that no step has computed are left out.
+      loss: the mean that is shown as ``loss``. Where it has seen nothing, all are NaN.
+      values: of the variables of all of them, in order.
     """
+    found: dict[str, Any] = {}
+    left, nothing = iter(values), tf.constant(False)
+    for metric in metrics:
+        if not getattr(metric, "built", True):
+            continue
+        own = [next(left) for _ in metric.variables]
+        result = metric.stateless_result(own)
+        found |= result if isinstance(result, dict) else {metric.name: result}
+        if metric is loss:  # a mean: its total and its count
+            nothing = own[1] == 0
+    nan = float("nan")
+    return {k: tf.where(nothing, tf.cast(nan, v.dtype), v) for k, v in found.items()}
 
-    @property
-    def steps_taken(self) -> keras.Variable:
-        """The number of training steps, of which several make one of accumulated gradients."""
-        return keras_private.steps_of(self.optimizer)
 
-    @property
-    def loss_metric(self) -> keras.metrics.Metric:
-        """The mean that the loops show as ``loss``; there once the model is compiled."""
-        return keras_private.loss_metric(self)
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        """The metrics so far, by name; NaN where they have seen nothing."""
-        return self._results([tf.convert_to_tensor(v) for v in self.metrics_variables])
-
-    def _results(self, values: list[tf.Tensor]) -> dict[str, Any]:
-        """The metrics of the values of their variables."""
-        results: dict[str, Any] = {}
-        left, nothing = iter(values), tf.constant(False)
-        for metric in self.metrics:
-            if not getattr(metric, "built", True):  # no step has computed it
-                continue
-            own = [next(left) for _ in metric.variables]
-            result = metric.stateless_result(own)
-            results |= result if isinstance(result, dict) else {metric.name: result}
-            if metric is self.loss_metric:  # a mean: its total and its count
-                nothing = own[1] == 0
-        nan = float("nan")
-        return {k: tf.where(nothing, tf.cast(nan, v.dtype), v) for k, v in results.items()}
-
-    def _logs(self, **more: tf.Tensor) -> dict[str, Any]:
-        """The metrics of all replicas so far, as Keras' loops can average them.
-
-        Args:
-          **more: scalars to show beside them, the same on every replica.
-        """
-        values = [tf.convert_to_tensor(v) for v in self.metrics_variables]
-        logs = {**self._results(replicas.summed(values)), **more}
-        if in_several_workers(self.distribute_strategy):
-            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
-        return logs
+def as_logs(values: dict[str, Any], strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    """Returns scalars, the same on every replica, as Keras' loops can average them."""
+    if in_several_workers(strategy):
+        return {name: tf.reshape(value, [1]) for name, value in values.items()}
+    return values
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")

@@ -1,7 +1,5 @@
-"""The baselines' architectures: which layers make a scale."""
+"""The baselines' architectures: which layers make a block."""
 
-import abc
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,109 +7,32 @@ from typing import Any
 import keras
 
 from tf_iresnet.arguments import (
+    checked_choice,
     checked_integer,
     checked_integers,
-    checked_widths,
-    widths_of_scales,
+    checked_real,
 )
-from tf_iresnet.layers import ActNorm, InvertibleLayer, InvertibleSequential, Squeeze
-from tf_iresnet.log_det import Exact, LogDetEstimator, PowerSeries
+from tf_iresnet.layers import ActNorm
+from tf_iresnet.log_det import LogDetEstimator, PowerSeries
+from tf_iresnet.models.architecture import Architecture
+from tf_iresnet.options import option
 from training.baselines.autoregressive import MaskedAutoregressive
 from training.baselines.continuous import ContinuousFlow
 from training.baselines.coupling import Coupling
 from training.baselines.linear import InvertibleLinear
 
 
-@dataclass(frozen=True)
-class Architecture(abc.ABC):
-    """What the scales of a flow are made of.
+def _sizes(name: str, value: Any) -> tuple[int, ...]:
+    return checked_integers(name, value, "layer of a network")
 
-    Args:
-        blocks: how many blocks each scale has.
-        hidden: channels of the networks, one number or one for each scale.
 
-    Raises:
-        ValueError: an argument is out of range.
-    """
-
-    blocks: tuple[int, ...]
-    hidden: int | tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", checked_integers("blocks", self.blocks, "scale"))
-        hidden = checked_widths(self.hidden, len(self.blocks))
-        object.__setattr__(self, "hidden", hidden)
-
-    @property
-    def estimator(self) -> LogDetEstimator:
-        """What evaluation takes for log-determinants."""
-        return Exact()
-
-    @abc.abstractmethod
-    def block(self, index: int, width: int, channels: int, taps: int, **options: Any) -> Any:
-        """Makes the layers of one block.
-
-        Args:
-            index: the block's place in its scale.
-            width: channels of its network.
-            channels: those of its input.
-            taps: pixels that the scale's squeeze has moved into channels; 1 without a squeeze.
-            **options: of every layer.
-
-        Returns:
-            Invertible layers, in the order from data to latent.
-        """
-
-    def ending(self, width: int, channels: int, **options: Any) -> list[InvertibleLayer]:
-        """Makes what ends a scale from which half of the channels leave."""
-        return []
-
-    def scales(
-        self, event_shape: Sequence[int], factor_out: bool, **options: Any
-    ) -> list[InvertibleSequential]:
-        """Makes the scales.
-
-        Args:
-            event_shape: the shape of one example; a scale of images starts with a squeeze.
-            factor_out: whether half of the channels leave after each scale but the last.
-            **options: of every layer.
-
-        Returns:
-            One layer for each scale.
-        """
-        channels, taps = event_shape[-1], 2 ** (len(event_shape) - 1)
-        scales, widths = [], widths_of_scales(self.hidden, len(self.blocks))
-        for number, (count, width) in enumerate(zip(self.blocks, widths, strict=True)):
-            layers: list[InvertibleLayer] = []
-            if taps > 1:
-                layers.append(Squeeze(name="squeeze", **options))
-                channels *= taps
-            for index in range(count):
-                layers += self.block(index, width, channels, taps, **options)
-            if factor_out and number + 1 < len(self.blocks):
-                layers += self.ending(width, channels, **options)
-                channels //= 2
-            scales.append(InvertibleSequential(layers, name=f"scale_{number}", **options))
-        return scales
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments, for Keras' files."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Architecture":
-        """Makes one from what `get_config` returned."""
-        return cls(**config)
+def _tolerance(name: str, value: Any) -> float:
+    return checked_real(name, value, "must be a number above 0", lambda number: number > 0)
 
 
 @dataclass(frozen=True)
 class _Convolutional(Architecture):
-    kernel_sizes: tuple[int, ...] = (3, 1, 3)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sizes = checked_integers("kernel_sizes", self.kernel_sizes, "layer of a network")
-        object.__setattr__(self, "kernel_sizes", sizes)
+    kernel_sizes: Sequence[int] = option((3, 1, 3), _sizes)
 
 
 @keras.saving.register_keras_serializable("training")
@@ -125,9 +46,9 @@ class NICE(_Convolutional):
         kernel_sizes: of the networks' layers.
     """
 
-    def block(self, index, width, channels, taps, **options):
-        masked = alternating(index, channels, taps)
-        return [Coupling(masked, width, self.kernel_sizes, "none", **options)]
+    def block(self, place, **options):
+        masked = alternating(place.index, place.channels, place.taps)
+        return [Coupling(masked, place.width, self.kernel_sizes, "none", **options)]
 
 
 @keras.saving.register_keras_serializable("training")
@@ -141,11 +62,11 @@ class RealNVP(_Convolutional):
         kernel_sizes: of the networks' layers.
     """
 
-    def block(self, index, width, channels, taps, **options):
-        masked = alternating(index, channels, taps)
+    def block(self, place, **options):
+        masked = alternating(place.index, place.channels, place.taps)
         return [
             ActNorm(**options),
-            Coupling(masked, width, self.kernel_sizes, "tanh", **options),
+            Coupling(masked, place.width, self.kernel_sizes, "tanh", **options),
         ]
 
 
@@ -164,20 +85,15 @@ class Glow(_Convolutional):
         coupling: "affine" or "additive".
     """
 
-    coupling: str = "affine"
+    coupling: str = option("affine", lambda n, v: checked_choice(n, v, ("affine", "additive")))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.coupling not in ("affine", "additive"):
-            raise ValueError(f'coupling must be "affine" or "additive", got {self.coupling!r}.')
-
-    def block(self, index, width, channels, taps, **options):
+    def block(self, place, **options):
         scale = "sigmoid" if self.coupling == "affine" else "none"
-        masked = range(channels // 2)
+        masked = range(place.channels // 2)
         return [
             ActNorm(**options),
             InvertibleLinear(**options),
-            Coupling(masked, width, self.kernel_sizes, scale, **options),
+            Coupling(masked, place.width, self.kernel_sizes, scale, **options),
         ]
 
     def ending(self, width, channels, **options):
@@ -199,23 +115,19 @@ class FFJORD(_Convolutional):
         probes: of Hutchinson's estimate of a trace.
     """
 
-    kernel_sizes: tuple[int, ...] = (3, 3, 3)
-    steps: int = 2
-    rtol: float = 1e-4
-    atol: float = 1e-4
-    probes: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_integer("steps", self.steps, 1)
+    kernel_sizes: Sequence[int] = option((3, 3, 3), _sizes)
+    steps: int = option(2, lambda n, v: checked_integer(n, v, 1))
+    rtol: float = option(1e-4, _tolerance)
+    atol: float = option(1e-4, _tolerance)
+    probes: int = option(1, lambda n, v: checked_integer(n, v, 1))
 
     @property
     def estimator(self) -> LogDetEstimator:
         return PowerSeries(terms=1, probes=self.probes)
 
-    def block(self, index, width, channels, taps, **options):
+    def block(self, place, **options):
         solver = (self.steps, self.rtol, self.atol)
-        return [ContinuousFlow(width, self.kernel_sizes, *solver, self.estimator, **options)]
+        return [ContinuousFlow(place.width, self.kernel_sizes, *solver, self.estimator, **options)]
 
 
 @keras.saving.register_keras_serializable("training")
@@ -233,27 +145,23 @@ class MAF(Architecture):
             stays at 1; None for none.
     """
 
-    depth: int = 1
-    kernel_sizes: tuple[int, ...] | None = None
+    depth: int = option(1, lambda n, v: checked_integer(n, v, 1))
+    kernel_sizes: Sequence[int] | None = option(None, lambda n, v: v and _sizes(n, v))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checked_integer("depth", self.depth, 1)
-        if self.kernel_sizes is not None:
-            sizes = checked_integers("kernel_sizes", self.kernel_sizes, "layer of a network")
-            object.__setattr__(self, "kernel_sizes", sizes)
-            if self.depth != 1:
-                raise ValueError(
-                    "depth is of dense networks, that of convolutions the number of kernel_sizes: "
-                    f"leave out one of depth={self.depth} and kernel_sizes={sizes}."
-                )
+        if self.kernel_sizes is not None and self.depth != 1:
+            raise ValueError(
+                "depth is of dense networks, that of convolutions the number of kernel_sizes: "
+                f"leave out one of depth={self.depth} and kernel_sizes={self.kernel_sizes}."
+            )
 
-    def block(self, index, width, channels, taps, **options):
+    def block(self, place, **options):
         depth = self.depth if self.kernel_sizes is None else len(self.kernel_sizes) - 1
-        backwards = index % 2 == 1
+        backwards = place.index % 2 == 1
         return [
             ActNorm(**options),
-            MaskedAutoregressive([width] * depth, backwards, self.kernel_sizes, **options),
+            MaskedAutoregressive([place.width] * depth, backwards, self.kernel_sizes, **options),
         ]
 
 

@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from tf_iresnet.arguments import checked_integer, checked_integers
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.models.classification import Classification
+from tf_iresnet.models.compiled_loss import CompiledLoss
+from tf_iresnet.models.events import Event
+from tf_iresnet.models.model import Model
 from tf_iresnet.models.replicated import BatchNormalization
 
 _CONVOLUTIONS = {"basic": (3, 3), "bottleneck": (1, 3, 1)}  # kernel sizes of a unit
@@ -76,7 +78,7 @@ class ResidualUnit(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("training")
-class ResNet(Classification):
+class ResNet(Model):
     """A pre-activation ResNet of three stages, each at half the resolution of the one before.
 
     A 3x3 convolution, n units in each stage, then batch normalisation, ReLU, global average
@@ -154,13 +156,15 @@ class ResNet(Classification):
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
         self.logits.build((None, shape[-1]))
-        self._finish_build()
+        owner, event = f"the classifier {self.name}", Event(self.event_shape, self.variable_dtype)
+        state = [v for layer in self.body for v in layer.non_trainable_variables]
+        self._compose(CompiledLoss(owner, event, self, self._logits, state))
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
-        return self._logits(self._checked(x), training)
+        return self._logits(self._event.checked(x), bool(training))
 
-    def _logits(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+    def _logits(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         y = x
         for layer in self.body[:-1]:
             arguments = {"training": training} if isinstance(layer, ResidualUnit) else {}
@@ -168,18 +172,13 @@ class ResNet(Classification):
         y = tf.nn.relu(self.body[-1](y, training=training))
         return self.logits(tf.reduce_mean(tf.cast(y, self.variable_dtype), axis=(1, 2)))
 
-    def _forward_state(self) -> list[keras.Variable]:
-        return [v for layer in self.body for v in layer.non_trainable_variables]
-
     def get_config(self) -> dict[str, Any]:
         return {
-            **self._base_config(),
-            "event_shape": self.event_shape,
+            **super().get_config(),
             "classes": self.classes,
             "depth": self.depth,
             "width": self.width,
             "unit": self.unit,
-            "ema_momentum": self.ema_momentum,
         }
 
 

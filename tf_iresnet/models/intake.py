@@ -1,0 +1,82 @@
+"""What Keras' loops are given, checked before they do any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tf_iresnet.models.inputs import check_shape, is_array, no_y
+from tf_iresnet.models.objective import Objective
+from tf_iresnet.models.weights import check_class_weight
+
+
+class Intake:
+    """Honours or refuses the arguments of `fit`, `evaluate`, `predict` and steps on one batch.
+
+    Sources of batches whose structure is not known before they are read are checked by the first
+    step.
+
+    Args:
+      objective: that of the model.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._reader = objective.reader
+
+    def taken(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+        """Checks what a loop was given, and returns it as Keras' loops keep it.
+
+        Raises:
+          ValueError: if it cannot be used.
+        """
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+            if y is None and sample_weight is None:  # else Keras says what is wrong
+                self._check_specification(x.element_spec)
+        elif x is not None and is_array(x):
+            batch = self._reader.read((x, y, sample_weight))
+            self._reader.check_placeholder(batch.y)
+            self._objective.check_examples(batch)
+            if y is None and sample_weight is not None:
+                y = no_y(len(x))
+        return x, y, sample_weight
+
+    def check_validation(self, data: Any) -> Any:
+        """Checks ``validation_data`` of `fit`, and returns it as Keras' loops keep it.
+
+        Raises:
+          ValueError: if it cannot be used.
+        """
+        if isinstance(data, (tuple, list)):
+            return self.taken(*data)
+        if data is not None:
+            self.taken(data)
+        return data
+
+    def check_inputs(self, x: Any) -> None:
+        """Checks what `predict` was given.
+
+        Raises:
+          ValueError: if it cannot be used.
+        """
+        complete = self._objective.conditional
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+            self._check_specification(x.element_spec, complete)
+        elif is_array(x):
+            self._objective.check_examples(self._reader.read(x, complete), densities=False)
+
+    def check_class_weight(self, weights: Any) -> None:
+        """Checks the weights of classes, if there are any.
+
+        Raises:
+          ValueError: if they cannot be used.
+        """
+        if weights is not None:
+            check_class_weight(weights, self._reader.owner, self._reader.beside == "labels")
+
+    def _check_specification(self, specification: Any, complete: bool = True) -> None:
+        """Refuses batches of another structure or shape, where these are known."""
+        x = self._reader.read(specification, complete).x
+        if isinstance(x, tf.TensorSpec) and None not in (x.shape.rank, *x.shape[1:]):
+            check_shape("x", x.shape, self._objective.event.shape)

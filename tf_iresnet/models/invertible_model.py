@@ -1,0 +1,137 @@
+"""What models of invertible layers share: weights from data, and norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_iresnet.layers import rows
+from tf_iresnet.layers.adaptation import adapt, freeze_parts, layers_from_data
+from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.models.model import Model
+from tf_iresnet.models.objective import Objective
+
+
+class InvertibleModel(Model):
+    """A model around an invertible layer ``flow``.
+
+    What comes from data, as ActNorm's scales, is set before the first step of `fit`.
+    """
+
+    flow: InvertibleLayer
+    context_size: int | None = None
+
+    def _compose(self, objective: Objective) -> None:
+        super()._compose(objective)
+        freeze_parts(self)
+
+    # --- state that no gradient trains ---
+
+    def update_spectral_state(self, iterations: int | None = None) -> None:
+        """Finds the norms of all kernels that have moved; every call does so anyway."""
+        self.flow.update_spectral_state(iterations)
+
+    def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
+        """Finds every layer's leading u and v, until |W^T u - sigma v| <= tolerance sigma."""
+        self.flow.converge_spectral_state(tolerance, iterations)
+
+    @property
+    def derived_state(self) -> list[Any]:
+        return [v for layer in self.flow.spectral_layers() for v in layer.derived_state]
+
+    # --- weights from data ---
+
+    @property
+    def initialized(self) -> bool:
+        """Whether no layer waits for data: all are adapted, set by hand, frozen or need none."""
+        return not any(layer.needs_data for layer in layers_from_data(self.flow))
+
+    def adapt(
+        self,
+        data: Any,
+        context: Any = None,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        """Sets what comes from data, such as ActNorm's scales, from many rows.
+
+        Each layer sees what the layers before make of the rows. `fit` does it for layers that
+        nobody has set; so does the first batch in any other way of training. Here all are set
+        anew, except for frozen ones (``trainable=False``). If it fails, nothing is changed.
+
+        Args:
+          data: [rows, *event_shape]; or batches as `fit` takes them: a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a PyTorch ``DataLoader`` or a generator. Of batches that are
+            tuples the model reads what it reads in `fit`.
+          context: [rows, context_size], beside an array, for a conditional model.
+          batch_size: rows of an array that are evaluated at once, and what a step is; 256 by
+            default.
+          steps: how many batches are used. By default as many as hold 8,192 rows; of images and
+            the like as many as have 65,536 pixels together, but at least 256 images. Rows of an
+            array are taken at even distances.
+
+        Raises:
+          ValueError: if there are no rows, values that are not finite or no data for this model;
+            if all that comes from data is frozen.
+        """
+        owner, size = f"the model {self.name}", self.context_size
+        rows.check_context(owner, data, context, size, self.variable_dtype)
+        found = rows.batches(data, context, batch_size, steps)
+        self._adapt(self._collected(found, steps), again=True)
+
+    def _collected(self, found: Iterable[Any], steps: int | None = None) -> list[dict[str, Any]]:
+        """Rows of batches, in groups, by the names that `inputs_of` gives them."""
+        with self.distribute_strategy.scope():  # which puts together what several devices hold
+            return rows.collect(found, self.inputs_of, steps)
+
+    def _adapt(self, groups: Iterable[dict[str, Any]], again: bool) -> None:
+        """Sets what comes from data, and the average of that."""
+        inputs = [self._adaptation_inputs(**group) for group in groups]
+        parts = [x for x, _ in inputs]
+        contexts = [conditions.get("context") for _, conditions in inputs]
+        for layer in adapt(self.flow, parts, contexts, again):
+            changed = {id(variable) for variable in layer.weights_from_data()}
+            for shadow, variable in self._shadowed():
+                if id(variable) in changed:
+                    shadow.assign(variable)
+
+    def _adaptation_inputs(self, x: Any) -> tuple[tf.Tensor, dict[str, Any]]:
+        """Checks a group of rows: x as the flow sees it, and what goes with it by keyword."""
+        return self._event.checked(x), {}
+
+    def averages_from_data(self) -> Callable[[], None]:
+        waiting = [part for part in layers_from_data(self.flow) if part.is_due_when_traced()]
+        changing = {id(v) for part in waiting for v in part.weights_from_data()}
+
+        def start() -> None:
+            if self.average is None:
+                return
+            first = tf.convert_to_tensor(self.average.count) == 0
+            for shadow, variable in self._shadowed():
+                if id(variable) in changing:
+                    old, new = tf.convert_to_tensor(shadow), tf.convert_to_tensor(variable)
+                    shadow.assign(tf.where(first, new, old))
+
+        return start
+
+    def _started(self, x: Any, y: Any, batch_size: int | None, share: float, steps: Any) -> Any:
+        """Adapts where it is due.
+
+        Rows that are looked at are trained on as ever, a generator's too; those that are not
+        finite are left out, unless the first batch holds some, which is refused.
+        """
+        if rows.is_array(x) and not len(x):
+            raise ValueError("x holds no examples: nothing can be learned from it.")
+        if self.initialized:
+            return rows.as_generator(x)
+        x, first, found = rows.peek(x, y, batch_size or 32, share, steps)
+        if found is not None:
+            if first is not None:
+                (group,) = self._collected([first])
+                self._adaptation_inputs(**group)
+            groups = self._collected(found)
+            self._adapt([rows.finite_rows(group) for group in groups], again=False)
+        return x

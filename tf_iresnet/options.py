@@ -1,0 +1,168 @@
+"""Options as values: each is declared once, and every constructor that takes it shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Self
+
+import keras
+
+from tf_iresnet.arguments import checked_instance
+
+
+def option(default: Any, check: Callable[[str, Any], Any], **more: Any) -> Any:
+    """Declares an option as a field of a subclass of `Options`.
+
+    Args:
+      default: its value where nothing else is said.
+      check: a function of (name, value) that returns the value to keep, or raises `ValueError`.
+      **more: of `dataclasses.field`.
+    """
+    return dataclasses.field(default=default, metadata={"check": check}, **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A set of options, checked when it is made.
+
+    A subclass is a frozen dataclass whose fields are made by `option`.
+
+    Raises:
+      ValueError: if an option is out of range; the message names it.
+
+    Example:
+    >>> import dataclasses
+    >>> from tf_iresnet.arguments import checked_integer
+    >>> from tf_iresnet.options import Options, option
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Size(Options):
+    ...     width: int = option(8, checked_integer)
+    >>> Size(width=3.0)
+    Size(width=3)
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if "check" in field.metadata:
+                value = field.metadata["check"](field.name, getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Returns the names of the options."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    def part(self, kind: type[Options]) -> dict[str, Any]:
+        """Returns those options that another kind has, too, by name."""
+        return {name: getattr(self, name) for name in kind.names()}
+
+    def keep_on(self, owner: Any) -> None:
+        """Makes each option an attribute of its owner."""
+        for name in self.names():
+            setattr(owner, name, getattr(self, name))
+
+    @classmethod
+    def config_of(cls, owner: Any) -> dict[str, Any]:
+        """Returns an owner's options for Keras' files: numbers, names and serialised objects."""
+        return {name: _serialized(getattr(owner, name)) for name in cls.names()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the options for Keras' files."""
+        return self.config_of(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Makes the options from what `get_config` returned."""
+        return cls(**restored(config))
+
+
+def restored(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a configuration with the objects in it that were serialised."""
+    return {
+        name: keras.saving.deserialize_keras_object(value)
+        if isinstance(value, dict) and "class_name" in value
+        else value
+        for name, value in config.items()
+    }
+
+
+def _serialized(value: Any) -> Any:
+    plain = value is None or isinstance(value, (bool, int, float, str, tuple))
+    return value if plain else keras.saving.serialize_keras_object(value)
+
+
+def takes(
+    kind: type[Options], argument: str = "options", base: type | None = None, **defaults: Any
+) -> Callable[..., Any]:
+    """Makes a constructor take options as keywords beside its own.
+
+    The constructor is called with the options as a value, under the name of ``argument``. A caller
+    may give such a value as well, of which keywords then change single options.
+
+    Args:
+      kind: the options.
+      argument: the name of the constructor's argument.
+      base: a class whose constructor's keywords are passed on to it, to be shown as well.
+      **defaults: values in place of those that ``kind`` declares.
+
+    Example:
+    >>> import dataclasses
+    >>> from tf_iresnet.arguments import checked_integer
+    >>> from tf_iresnet.options import Options, option, takes
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Size(Options):
+    ...     width: int = option(8, checked_integer)
+    >>> class Layer:
+    ...     @takes(Size, width=16)
+    ...     def __init__(self, name, *, options):
+    ...         self.width = options.width
+    >>> Layer("a").width, Layer("b", width=4).width, Layer("c", options=Size()).width
+    (16, 4, 8)
+    """
+
+    def decorate(init: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(init)
+        def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+            given = {name: kwargs.pop(name) for name in kind.names() if name in kwargs}
+            value = kwargs.pop(argument, None)
+            if value is None:
+                value = kind(**{**defaults, **given})
+            else:
+                checked_instance(argument, value, kind, f"{kind.__name__}()")
+                value = dataclasses.replace(value, **given)
+            init(self, *args, **{argument: value}, **kwargs)
+
+        vars(construct)["__signature__"] = _signature(init, kind, argument, base, defaults)
+        return construct
+
+    return decorate
+
+
+def _signature(
+    init: Callable[..., None],
+    kind: type[Options],
+    argument: str,
+    base: type | None,
+    defaults: dict[str, Any],
+) -> inspect.Signature:
+    """The constructor's signature with the options among its keywords."""
+    keyword, rest = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
+    signature = inspect.signature(init)
+    shown = {name: p for name, p in signature.parameters.items() if name != argument}
+    more = [p for p in shown.values() if p.kind is rest]
+    shown = {name: p for name, p in shown.items() if p.kind is not rest}
+    for field in dataclasses.fields(kind):
+        default = defaults.get(field.name, field.default)
+        shown[field.name] = inspect.Parameter(
+            field.name, keyword, default=default, annotation=field.type
+        )
+    if base is not None:
+        inherited = inspect.signature(vars(base)["__init__"]).parameters
+        for name, parameter in inherited.items():
+            if parameter.kind is keyword:
+                shown.setdefault(name, parameter)
+    shown[argument] = inspect.Parameter(argument, keyword, default=None)
+    return signature.replace(parameters=[*shown.values(), *more])
