@@ -4,8 +4,10 @@ import dataclasses
 import inspect
 
 import keras
+import numpy as np
 import pytest
 
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import DenseNetBranch, InvertibleResidual, SpectralBranch
 from tf_iresnet.layers.block_options import BlockOptions, BranchOptions, ResidualOptions
 from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
@@ -77,3 +79,14 @@ def test_experiments_have_every_option_with_the_library_s_default(kind, settings
     shown = inspect.signature(kind.__init__).parameters
     for name in set(IResNet.names()) - apart:
         assert settings.model_fields[name].default == shown[name].default, name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_branches_without_bias_keep_zero(kind):
+    model = MODELS[kind](**SMALL, use_bias=False)
+    blocks = [x for x in layers_inside(model.flow) if isinstance(x, InvertibleResidual)]
+    assert blocks
+    for block in blocks:
+        assert {v.name for v in block.trainable_variables} <= {"kernel", "beta"}
+        zeros = np.zeros((2, *(block.branch.input_spec.axes[a] for a in (1, 2, 3))), "float32")
+        np.testing.assert_array_equal(block.branch(zeros), zeros)

@@ -81,6 +81,7 @@ class Blocks(Settings):
     recompute: bool = False
     normalization: Literal["auto", "bound", "power_iteration"] = "auto"
     kernel_initializer: Literal["delta_orthogonal", "glorot_uniform"] = "glorot_uniform"
+    use_bias: bool = True
 
 
 class FlowModel(Blocks, AnyFlow):

@@ -47,6 +47,8 @@ class BranchOptions(Options):
         training step.
       kernel_initializer: of each linear layer, by name: "delta_orthogonal", which starts with all
         that the bound allows (`tf_iresnet.initializers`), or one of Keras'.
+      use_bias: whether linear layers have a learned bias. Without one, and with an activation that
+        keeps zero, a branch maps zero to zero; the linear function of a context stays.
 
     Raises:
       ValueError: if an option is out of range.
@@ -62,6 +64,7 @@ class BranchOptions(Options):
     power_iterations: int = option(4, lambda n, value: checked_integer(n, value, 1))
     normalization: str = option("auto", lambda n, value: checked_choice(n, value, NORMALIZATIONS))
     kernel_initializer: str = option("glorot_uniform", lambda _, value: checked_name(value))
+    use_bias: bool = option(True, checked_flag)
 
     def linear(self, rank: int, units: int, taps: int, **kwargs: Any) -> SpectralLayer:
         """Returns a dense layer for inputs of rank 2, a convolution for more axes.
@@ -80,6 +83,7 @@ class BranchOptions(Options):
             "power_iterations": self.power_iterations,
             "normalization": self.normalization,
             "kernel_initializer": self.kernel_initializer,
+            "use_bias": self.use_bias,
         }
         if rank == 2:
             return SpectralDense(units, **kwargs)
