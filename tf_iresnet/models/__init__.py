@@ -1,8 +1,9 @@
 """Keras models of invertible residual blocks."""
 
+from tf_iresnet.models.architecture import IResNet
 from tf_iresnet.models.classifier import IResNetClassifier
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.skipping import SkippedStepsError
 
-__all__ = ["IResNetClassifier", "IResNetFlow", "IResNetHybrid", "SkippedStepsError"]
+__all__ = ["IResNet", "IResNetClassifier", "IResNetFlow", "IResNetHybrid", "SkippedStepsError"]

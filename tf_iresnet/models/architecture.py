@@ -157,7 +157,7 @@ class IResNet(Architecture, BlockOptions):
       ValueError: if an option is out of range.
 
     Example:
-    >>> from tf_iresnet.models.architecture import IResNet
+    >>> from tf_iresnet.models import IResNet
     >>> len(IResNet(blocks=(2, 3), hidden=8).scales((8, 8, 1)))
     2
 
