@@ -109,11 +109,11 @@ class DensityModel(InvertibleModel):
         self.factor_out = checked_flag("factor_out", factor_out)
         self.prior_kind = checked_choice("prior", prior, ("learned", "standard"))
         self.context_size = checked_context_size(context_size)
-        self.seed = checked_integer("seed", seed)
-        self.eval_log_det = architecture.estimator if eval_log_det is None else eval_log_det
-        checked_instance("eval_log_det", self.eval_log_det, LogDetEstimator, "Exact()")
+        seed = checked_integer("seed", seed)
+        eval_log_det = architecture.estimator if eval_log_det is None else eval_log_det
+        checked_instance("eval_log_det", eval_log_det, LogDetEstimator, "Exact()")
         self._build_density()
-        self._compose(self._make_objective())
+        self._compose(self._make_objective(eval_log_det=eval_log_det, seed=seed))
 
     def _build_density(self) -> None:
         """Builds preprocessing, scales and prior."""
@@ -144,16 +144,10 @@ class DensityModel(InvertibleModel):
         name = "preprocessing"
         return [ImagePreprocessing(self.levels, kind, self.alpha, dtype=policy, name=name)]
 
-    def _make_objective(self) -> Likelihood:
+    def _make_objective(self, **options: Any) -> Likelihood:
         """Returns what the model is trained for."""
-        return Likelihood(
-            f"the flow {self.name}",
-            self._make_event(),
-            self._density,
-            context_size=self.context_size,
-            eval_log_det=self.eval_log_det,
-            seed=self.seed,
-        )
+        owner, event = f"the flow {self.name}", self._make_event()
+        return Likelihood(owner, event, self._density, context_size=self.context_size, **options)
 
     def _make_event(self) -> Event:
         levels = None if self.preprocessing is None else self.levels
@@ -163,6 +157,16 @@ class DensityModel(InvertibleModel):
     def dims(self) -> int:
         """The number of dimensions d of one example."""
         return self._density.dims
+
+    @property
+    def eval_log_det(self) -> LogDetEstimator:
+        """The estimator of `log_prob` and of evaluation."""
+        return self.objective.eval_log_det
+
+    @property
+    def seed(self) -> int:
+        """The seed of the noise in training and evaluation."""
+        return self.objective.seed
 
     # --- densities ---
 

@@ -73,39 +73,42 @@ class IResNetHybrid(DensityModel):
                 f"context_size={flow['context_size']!r} is for IResNetFlow; a hybrid's density "
                 "takes no context, leave it out."
             )
+        weight = checked_real(
+            "classification_weight",
+            classification_weight,
+            "must be a finite number above 0",
+            lambda value: value > 0,
+        )
+        smoothing = checked_real(
+            "label_smoothing",
+            label_smoothing,
+            "must be a finite number in [0, 1)",
+            lambda value: 0 <= value < 1,
+        )
         # Past Keras, which wants its own constructor first: that of the density builds the model.
         self.__dict__.update(
             classes=checked_integer("classes", classes, 2),
-            classification_weight=checked_real(
-                "classification_weight",
-                classification_weight,
-                "must be a finite number above 0",
-                lambda value: value > 0,
-            ),
-            label_smoothing=checked_real(
-                "label_smoothing",
-                label_smoothing,
-                "must be a finite number in [0, 1)",
-                lambda value: 0 <= value < 1,
-            ),
             head_width=checked_integer("head_width", head_width, 1),
+            _entropy={"weight": weight, "smoothing": smoothing},
         )
         super().__init__(event_shape, architecture, **flow)
 
-    def _make_objective(self) -> JointLikelihood:
+    def _make_objective(self, **options: Any) -> JointLikelihood:
         self.head = LatentHead(self.classes, self.head_width, dtype=self.dtype_policy, name="head")
         self.head.build([(None, *shape) for shape in self._scales.latent_shapes])
-        return JointLikelihood(
-            f"the hybrid {self.name}",
-            self._make_event(),
-            self._density,
-            scales=self._scales,
-            head=self.head,
-            weight=self.classification_weight,
-            smoothing=self.label_smoothing,
-            eval_log_det=self.eval_log_det,
-            seed=self.seed,
-        )
+        parts = {"scales": self._scales, "head": self.head, **self.__dict__.pop("_entropy")}
+        owner, event = f"the hybrid {self.name}", self._make_event()
+        return JointLikelihood(owner, event, self._density, **parts, **options)
+
+    @property
+    def classification_weight(self) -> float:
+        """The weight of the cross-entropy in nats, beside bits/dim."""
+        return self.objective.weight
+
+    @property
+    def label_smoothing(self) -> float:
+        """The share of the labels that goes to all classes alike."""
+        return self.objective.smoothing
 
     # --- what it knows of x ---
 

@@ -40,7 +40,7 @@ class JointLikelihood(Likelihood):
     ) -> None:
         super().__init__(*args, context_size=None, **options)
         self._scales, self._head = scales, head
-        self._weight, self._smoothing = weight, smoothing
+        self.weight, self.smoothing = weight, smoothing
         self._entropy = keras.metrics.Mean(name="cross_entropy")
         self._accuracy = keras.metrics.Mean(name="accuracy")
 
@@ -99,8 +99,8 @@ class JointLikelihood(Likelihood):
         log_classes = tf.nn.log_softmax(logits)
         entropy = -tf.gather(log_classes, y, axis=1, batch_dims=1)
         even = tf.reduce_mean(log_classes, axis=1)
-        smoothed = (1 - self._smoothing) * entropy - self._smoothing * even
-        losses = bits + self._weight * smoothed
+        smoothed = (1 - self.smoothing) * entropy - self.smoothing * even
+        losses = bits + self.weight * smoothed
         correct = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == y, bits.dtype)
         correct = tf.where(tf.math.is_nan(entropy), entropy, correct)  # argmax would guess
 
