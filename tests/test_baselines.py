@@ -168,7 +168,10 @@ def test_a_context_is_refused(name):
     [
         (lambda: NICE((), 4), "blocks must hold"),
         (lambda: RealNVP((2, 2), (4, 4, 4)), "hidden must be one integer or one for each"),
-        (lambda: Glow((1,), 4, coupling="linear"), 'coupling must be "affine" or "additive"'),
+        (
+            lambda: Glow((1,), 4, coupling="linear"),
+            r"coupling must be one of \('affine', 'additive'\)",
+        ),
         (lambda: FFJORD((1,), 4, steps=0), "steps must be an integer of at least 1, got 0"),
         (lambda: MAF((1,), 4, depth=0), "depth must be an integer of at least 1, got 0"),
         (lambda: MAF((1,), 4, kernel_sizes=(3, 0)), "kernel_sizes must hold"),
