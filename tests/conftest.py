@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
+from tests.eager import eagerly
 from tf_iresnet import log_det
 from tf_iresnet.log_det import series
 
@@ -36,6 +37,13 @@ def fixed(monkeypatch):
         monkeypatch.setattr(log_det.RussianRoulette, "draw", lambda self, seed: tf.constant(draw))
 
     return fix
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """Traces no functions in this module."""
+    with eagerly():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,9 @@ from training.sample import draw_samples, write_samples
 from training.train import repeating_command, train
 
 
+pytestmark = pytest.mark.usefixtures("eager")
+
+
 def tiny(*changes, name="digits_flow", steps=5, seed=None):
     return load_experiment(name, [*TINY, *changes], steps=steps, seed=seed)
 
