@@ -8,6 +8,8 @@ import tensorflow as tf
 from reference import conv_matrix
 
 from tf_iresnet.layers import ActNorm
+from tf_iresnet.models import IResNetFlow
+from training.devices import make_devices
 
 X = small.pixels(96)
 
@@ -263,3 +265,22 @@ def test_a_model_of_a_distribution_strategy_knows_whether_it_is_initialised():
     assert not model.initialized
     model.adapt(small.points(8, 2))
     assert model.initialized
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fit_traces_a_step_but_once(count, monkeypatch):
+    """A graph that makes the optimizer's variables would be traced again without them."""
+    traced, step = [], IResNetFlow.train_step
+
+    def counted(self, data):
+        traced.append(data)
+        return step(self, data)
+
+    monkeypatch.setattr(IResNetFlow, "train_step", counted)
+    devices = make_devices("mirrored", 2) if count == 2 else make_devices()
+    with devices.strategy.scope():
+        model = small.flow((2,), levels=None, blocks=(1,), hidden=4)
+        model.compile(keras.optimizers.Adam(0.01))
+    model.fit(small.points(8, 2), batch_size=4, verbose=0)
+    assert len(traced) == count  # on each device
+    assert int(tf.convert_to_tensor(model.optimizer.iterations)) == 2

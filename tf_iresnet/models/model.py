@@ -298,6 +298,10 @@ class Model(AsWritten, keras_private.BuiltModel):
     def make_train_function(self, force: bool = False) -> Any:
         """Makes what Keras' loops call for a training step, and looks after each call."""
         if self.train_function is None or force:
+            if self.optimizer is not None and not self.optimizer.built:
+                # A graph that made its variables would be traced twice.
+                with self.distribute_strategy.scope():
+                    self.optimizer.build(self.trainable_variables)
             super().make_train_function(force)
             self.train_function = self._loop.looking(self.train_function)
         return self.train_function
