@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -123,11 +124,6 @@ KINDS = {
     "resnet": resnet,
     "baseline": baseline,
 }
-TESTED = (
-    "flow",
-    "classifier",
-    "hybrid",
-)  # in every run: the baselines are trained by the same code
 
 
 def trained(devices: Devices, kind: str) -> dict[str, np.ndarray]:
@@ -202,8 +198,13 @@ def stock_keras_fails() -> str:
     return ""
 
 
-def in_two_workers(folder: Path, seconds: float = 600) -> dict[str, dict[str, np.ndarray]]:
-    """Runs this file in two processes, and gives what the first one found."""
+def in_two_workers(
+    folder: Path, kinds: Sequence[str], seconds: float = 600
+) -> dict[str, dict[str, np.ndarray]]:
+    """Runs this file in two processes, and gives what the first one found.
+
+    Of each kind of training, or of the gradients in each dtype.
+    """
     sockets = [socket.socket() for _ in range(2)]
     for item in sockets:
         item.bind(("127.0.0.1", 0))
@@ -215,7 +216,7 @@ def in_two_workers(folder: Path, seconds: float = 600) -> dict[str, dict[str, np
         for index in range(2):
             task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
             environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            command = [sys.executable, "-m", "tests.replicated", str(folder)]
+            command = [sys.executable, "-m", "tests.replicated", str(folder), *kinds]
             root = Path(__file__).parents[1]
             workers.append(subprocess.Popen(command, env=environment, cwd=root))
         for worker in workers:
@@ -231,11 +232,14 @@ def in_two_workers(folder: Path, seconds: float = 600) -> dict[str, dict[str, np
     return found
 
 
-def main(folder: str) -> None:
+def main(folder: str, *kinds: str) -> None:
     devices = make_devices("multiworker")
-    results = {kind: trained(devices, kind) for kind in TESTED}
-    for dtype in ("float32", "mixed_bfloat16"):
-        results[f"gradients {dtype}"] = gradients(devices, dtype)
+    results = {}
+    for kind in kinds:
+        if kind in KINDS:
+            results[kind] = trained(devices, kind)
+        else:
+            results[f"gradients {kind}"] = gradients(devices, kind)
     with devices.strategy.scope():
         results["stock"] = {"error": np.asarray(stock_keras_fails())}
     results["end"] = end_of_training(devices)
@@ -247,4 +251,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
