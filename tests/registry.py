@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tf_iresnet.layers import (
@@ -139,6 +140,30 @@ BASELINES = {
     "autoregressive convolutions": _baseline(MaskedAutoregressive, (3, 2, 2), [5], False, (3, 1)),
 }
 ALL = CASES | BASELINES
+# Every kind of map, bound, composition and baseline once: the others differ from one of these in an
+# activation, a shape or a number of axes.
+KINDS = (
+    "dense",
+    "conv 2-D",
+    "conv 2-D by a bound",
+    "own branch",
+    "conv 2-D recomputed",
+    "densenet",
+    "conditioned",
+    "actnorm",
+    "whitening of images",
+    "squeeze 2-D",
+    "multi-scale",
+    "multi-scale without factoring out",
+    "coupling of images",
+    "invertible linear",
+    "autoregressive",
+)
+
+
+def representatives(names, chosen=KINDS):
+    """The names as parameters of a test; those that are not chosen are for `make soak`."""
+    return [n if n in chosen else pytest.param(n, marks=pytest.mark.soak) for n in names]
 
 
 def randomize(layer: InvertibleLayer, seed: int = 0) -> None:

@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from reference import jacobians
-from registry import ALL, inputs, make
+from registry import ALL, inputs, make, representatives
 
 from tf_iresnet.fixed_point import Picard
 from tf_iresnet.layers import InvertibleLayer, InvertibleResidual
 from tf_iresnet.log_det import Exact, PowerSeries
 
 every = pytest.mark.parametrize("name", ALL)
-estimated = pytest.mark.parametrize("name", [n for n, case in ALL.items() if case.estimated])
+# Mathematics is checked for every layer in every run; what the code around it does, which layers
+# of a kind share, for one of each.
+kinds = pytest.mark.parametrize("name", representatives(ALL))
+ESTIMATED = [n for n, case in ALL.items() if case.estimated]
+estimated = pytest.mark.parametrize("name", ESTIMATED)
+estimated_kinds = pytest.mark.parametrize("name", representatives(ESTIMATED))
 
 
 def slogdet(layer, x):
@@ -22,7 +27,7 @@ def slogdet(layer, x):
     return np.linalg.slogdet(jacobians(layer.forward, x))[1]
 
 
-@every
+@kinds
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("float64", 1e-13)])
 def test_inverse_undoes_forward(name, dtype, atol):
     layer, x = make(name, dtype), inputs(name, 3, dtype)
@@ -64,7 +69,7 @@ def test_long_series_estimates_the_dense_jacobians_log_det(name):
     assert np.std(draws) < 2.0
 
 
-@every
+@kinds
 def test_gradients_reach_every_weight(name):
     layer, x = make(name), inputs(name, 4)
     with tf.GradientTape() as tape:
@@ -99,7 +104,7 @@ def test_exact_log_dets_gradient_is_that_of_the_dense_jacobians(name):
         np.testing.assert_allclose(0 if a is None else a, 0 if b is None else b, atol=1e-10)
 
 
-@every
+@kinds
 def test_training_and_inference_agree_on_converged_state(name):
     layer, x = make(name, "float64"), inputs(name, 3, "float64")
     for variable in layer.non_trainable_variables:
@@ -112,7 +117,7 @@ def test_training_and_inference_agree_on_converged_state(name):
     np.testing.assert_array_equal(trained, plain)
 
 
-@every
+@kinds
 def test_inference_changes_no_state(name):
     layer, x = make(name), inputs(name)
     before = [v.numpy() for v in layer.variables]
@@ -122,7 +127,7 @@ def test_inference_changes_no_state(name):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
 
 
-@every
+@kinds
 def test_keras_file_and_weights_file_restore_the_layer(name, tmp_path):
     layer, x = make(name), inputs(name)
     entry = keras.Input(ALL[name].event)
@@ -167,7 +172,7 @@ def test_tensorflows_checkpoint_restores_the_layer(name, tmp_path):
     np.testing.assert_array_equal(layer(x), wanted)
 
 
-@every
+@kinds
 @pytest.mark.parametrize("batch", [1, 5])
 def test_any_batch_size(name, batch):
     layer, x = make(name), inputs(name, 5)
@@ -177,7 +182,7 @@ def test_any_batch_size(name, batch):
     np.testing.assert_allclose(y, layer(x)[:batch], rtol=0, atol=1e-6)
 
 
-@every
+@kinds
 def test_empty_batch(name):
     layer, x = make(name), inputs(name, 0)
     y, log_det = layer.forward_and_log_det(x, seed=0)
@@ -187,7 +192,7 @@ def test_empty_batch(name):
     assert layer(x).shape == y.shape
 
 
-@every
+@kinds
 def test_unknown_batch_under_tf_function(name):
     layer = make(name)
 
@@ -206,7 +211,7 @@ def test_unknown_batch_under_tf_function(name):
         np.testing.assert_allclose(back, x, rtol=0, atol=1e-5)
 
 
-@every
+@kinds
 def test_mixed_precision_keeps_state_and_inverse_in_float32(name, monkeypatch):
     layer, x = make(name, "mixed_bfloat16"), inputs(name)
     assert {v.dtype for v in layer.variables} - {"int32"} <= {"float32"}
@@ -228,7 +233,7 @@ def test_mixed_precision_keeps_state_and_inverse_in_float32(name, monkeypatch):
     assert layer(x, training=True).dtype == tf.float32
 
 
-@estimated
+@estimated_kinds
 def test_a_seed_fixes_the_value_however_the_batch_is_cut(name):
     layer, x = make(name), inputs(name, 5)
     estimator = PowerSeries(terms=3)
@@ -247,7 +252,7 @@ def test_a_seed_fixes_the_value_however_the_batch_is_cut(name):
         assert len(unseeded) > 1
 
 
-@every
+@kinds
 def test_inverse_before_forward(name):
     case = ALL[name]
     built = case.make("float32")
@@ -272,7 +277,7 @@ def test_shape_methods_tell_the_truth(name):
     assert layer.compute_output_shape((None, *x.shape[1:])) == (None, *y.shape[1:])
 
 
-@every
+@kinds
 def test_array_likes_are_accepted(name):
     layer, x = make(name), inputs(name, 2)
     wanted = layer(x)
