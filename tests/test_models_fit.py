@@ -28,7 +28,7 @@ class Batches(keras.utils.PyDataset):
 @pytest.fixture(scope="module")
 def fitted():
     """A flow trained by `fit` on a dataset, its history and its evaluations."""
-    model = small.flow(coeff=0.7, ema_momentum=0.5)
+    model = small.flow(blocks=(1,), coeff=0.7, ema_momentum=0.5)
     model.compile(keras.optimizers.Adam(0.02))
     model.adapt(X[:32])
     before = model.evaluate(X, batch_size=32, verbose=0, return_dict=True)
