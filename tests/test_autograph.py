@@ -29,7 +29,7 @@ def translated(function, *arguments):
     return found
 
 
-@pytest.mark.parametrize("name", ["conv 2-D", "multi-scale"])
+@pytest.mark.parametrize("name", [pytest.param("conv 2-D", marks=pytest.mark.soak), "multi-scale"])
 @pytest.mark.parametrize(
     "method", ["forward", "inverse", "forward_and_log_det", "update_spectral_state"]
 )

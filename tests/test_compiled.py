@@ -18,7 +18,7 @@ def both(function, *arguments):
     return compiled(*arguments), function(*arguments)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.soak)])
 def test_exact_log_determinants_and_their_gradients(dtype):
     block = make("dense maxmin", dtype)
     x = tf.constant(inputs("dense maxmin", 3, dtype))

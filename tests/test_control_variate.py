@@ -226,7 +226,7 @@ def test_one_certain_term_is_too_few(fixed):
     np.testing.assert_array_equal(values[0][0], values[1][0])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.soak)])
 def test_blocks_take_it(dtype):
     """In a block: recomputed or not, in graphs of any batch size, however the batch is cut."""
     x = tf.constant(np.random.default_rng(0).standard_normal((5, 4, 4, 2)), dtype)

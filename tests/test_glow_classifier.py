@@ -17,7 +17,7 @@ EVENT = (4, 4, 3)
 X, LABELS = small.pixels(12, EVENT), np.arange(12) % 3
 
 
-@pytest.fixture(scope="module", params=["affine", "additive"])
+@pytest.fixture(scope="module", params=["affine", pytest.param("additive", marks=pytest.mark.soak)])
 def model(request):
     keras.utils.set_random_seed(0)
     model = GlowClassifier(EVENT, 3, blocks=(2, 1), hidden=4, coupling=request.param)
