@@ -33,6 +33,7 @@ assert tf_iresnet.norms.dense_norm_bound(np.eye(2)) >= 1
 assert tf_iresnet.models.IResNetFlow and tf_iresnet.export.export_saved_model
 assert "tensorflow_probability" not in sys.modules
 assert tf_iresnet.bijectors.KerasBijector(block).layer is block
+assert "tensorflow_probability" in sys.modules
 json.dump(found, sys.stdout)
 """
 
