@@ -39,9 +39,16 @@ def fixed(monkeypatch):
     return fix
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def eager():
-    """Traces no functions in this module."""
+    """Traces no functions in this test."""
+    with eagerly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def eager_module():
+    """Traces no functions in this module and what is made for it."""
     with eagerly():
         yield
 

@@ -19,6 +19,8 @@ from training.errors import RunError
 from training.models import build_model, parameter_count
 from training.settings import AnyFlow
 
+# Of the graphs of these models are `test_baselines` and, of these verbs, `test_command_line`.
+pytestmark = pytest.mark.usefixtures("eager_module")
 SYSTEMS = ("residual", "iresnet", "idensenet", *ARCHITECTURES)
 TINY = (
     "model.hidden=4",

@@ -64,6 +64,7 @@ def test_the_set_is_read_as_it_was_written(folder):
     np.testing.assert_array_equal(found.y, [e["label"] for e in written])
 
 
+@pytest.mark.usefixtures("eager")
 def test_an_experiment_trains_and_is_measured_on_it(folder, tmp_path):
     changes = ["model.blocks=[1]", "model.hidden=[4]", "batch_size=8", "interval=2"]
     changes += ["schedule.warmup_steps=0", "eval_batch_size=20"]

@@ -292,7 +292,7 @@ def test_the_unexpected_is_one_line_too_unless_debugging(monkeypatch):
     assert "Traceback" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # that nothing else is written there, `run` asks, too
 def test_an_error_is_the_only_line_of_standard_error(tmp_path):
     result = command("train", "mnist_flow", "--out", tmp_path / "x", "--data-dir", tmp_path)
     assert result.returncode == 1

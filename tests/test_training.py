@@ -25,8 +25,7 @@ from training.run import Run
 from training.sample import draw_samples, write_samples
 from training.train import repeating_command, train
 
-
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = pytest.mark.usefixtures("eager_module")
 
 
 def tiny(*changes, name="digits_flow", steps=5, seed=None):

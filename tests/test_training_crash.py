@@ -20,7 +20,7 @@ from training.models import build_model
 from training.signals import termination
 from training.train import train
 
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = pytest.mark.usefixtures("eager_module")
 STEPS = {"steps": 7, "interval": "interval=3"}
 
 
