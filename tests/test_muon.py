@@ -114,6 +114,7 @@ def test_refusals(arguments, message):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
 def test_an_experiment_trains_by_it_and_goes_on_where_it_was(tmp_path):
     def experiment(steps):
         settings = ("name=muon", "momentum=0.75", "learning_rate=0.05")
