@@ -28,6 +28,7 @@ def finished(tmp_path_factory):
     return open_finished(folder)
 
 
+@pytest.mark.usefixtures("eager")
 def test_evaluation_gives_both_kinds_of_results(finished):
     results = evaluate(finished, limit=30)
     x, y = eval_arrays(finished.dataset, "test", seed=0, task="hybrid", limit=30)
@@ -41,6 +42,7 @@ def test_evaluation_gives_both_kinds_of_results(finished):
     assert evaluate(finished, limit=30, against=finished.run)["against"]["difference"] == 0.0
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_other_verbs(finished, tmp_path):
     evaluate(finished, limit=10)  # the card tells what was measured
     assert write_reconstructions(finished, tmp_path / "r.png")["all_converged"]
