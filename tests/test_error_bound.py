@@ -9,7 +9,7 @@ import small_models as small
 import tensorflow as tf
 from kernels import trained
 from reference import conv_matrix
-from registry import CASES, inputs, make, randomize
+from registry import CASES, inputs, make, randomize, representatives
 
 from tf_iresnet.export import export_saved_model
 from tf_iresnet.fixed_point import Anderson, ConvergenceError, FixedPointResult, Picard
@@ -159,7 +159,7 @@ def sample(seed, batch, size, dtype="float32"):
     return (rng.standard_normal((batch, size)) * scales).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.soak)])
 @pytest.mark.parametrize(
     ("coeff", "activation"),
     [(0.5, "lipswish"), (0.97, "elu"), (0.9999, "tanh"), (0.9, "maxmin"), (0.999, "lipswish")],
@@ -232,7 +232,7 @@ def test_iterates_that_did_not_converge_have_one():
     np.testing.assert_array_equal(raised.value.result.error_bound, bound.astype(float))
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"own branch"}))
+@pytest.mark.parametrize("name", representatives(sorted(set(CASES) - {"own branch"})))
 def test_every_layer_has_one(name):
     """The truth is the layer in float64, at the weights of float32."""
     layer, twin = make(name), make(name, "float64")
@@ -348,7 +348,7 @@ class TestProof:
 
 def test_exports_carry_it(tmp_path):
     keras.utils.set_random_seed(0)
-    flow = small.flow(coeff=0.8)
+    flow = small.flow(blocks=(1,), coeff=0.8)
     x = small.pixels(6)
     flow.adapt(x)
     export_saved_model(flow, tmp_path / "1")

@@ -51,7 +51,7 @@ def flow(normalization):
     return IResNetFlow(
         (2,),
         levels=None,
-        blocks=(2,),
+        blocks=(1,),
         hidden=16,
         coeff=COEFF,
         normalization=normalization,
@@ -108,7 +108,7 @@ def by_train_on_batch(normalization, check):
 
 def by_tape_over_call(normalization, check):
     model = IResNetClassifier(
-        (8, 8, 1), 3, blocks=(1, 1), hidden=(16, 16), ema_momentum=None, normalization=normalization
+        (8, 8, 1), 3, blocks=(1,), hidden=16, ema_momentum=None, normalization=normalization
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     descend(
