@@ -22,6 +22,7 @@ def make(kind, **optimizer):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(adam, loss=loss, metrics=["accuracy"], run_eagerly=True)
     model.adapt(X)
+    model.optimizer.build(model.trainable_variables)  # else the step is traced twice
     return model, tf.function(model.train_step, autograph=False)
 
 
