@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.eager import eagerly
 from tests.synthetic_results import write_run
 from tests.test_command_line import invoke, refused
 from tests.tiny_runs import TINY
@@ -43,7 +44,8 @@ def runs(tmp_path_factory):
         ("mnist_classifier_c09", CLASSIFIER),
         ("mnist_classifier_vanilla", CLASSIFIER),
     ):
-        train(load_experiment(name, changes, steps=2), place / name, verbose=0)
+        with eagerly():
+            train(load_experiment(name, changes, steps=2), place / name, verbose=0)
     return place
 
 
