@@ -17,16 +17,18 @@ class TensorFloat32:
     """Products of float32 that round their operands to TF32 while ``switch`` is true.
 
     The switch is a variable: graphs traced inside `installed` read it when they run, as they
-    would find another device.
+    would find another device. A SavedModel of a graph has to hold it; ``always`` does without.
     """
 
-    def __init__(self) -> None:
-        self.switch = tf.Variable(False)
+    def __init__(self, always: bool = False) -> None:
+        self.switch = None if always else tf.Variable(False)
 
     def _rounded(self, x: tf.Tensor) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
         if x.dtype != tf.float32:
             return x
+        if self.switch is None:
+            return to_eleven_bits(x)
         # Read past tf.custom_gradient, which wants to know of variables.
         switch = tf.raw_ops.ReadVariableOp(resource=self.switch.handle, dtype=tf.bool)
         return tf.where(switch, to_eleven_bits(x), x)

@@ -7,8 +7,12 @@ from emulation import TensorFloat32, to_eleven_bits
 from registry import inputs, make, randomize
 from test_error_bound import Plain, preimage
 
+from benchmarks.estimators import images
+from benchmarks.exported import exported_flow
+from tf_iresnet.export import export_saved_model, saved_model
 from tf_iresnet.fixed_point import Anderson, ConvergenceError, Picard
 from tf_iresnet.functions import Affine
+from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.layers.upkeep import unchanging
 from tf_iresnet.linear_maps import ConvMap, DenseMap
@@ -160,6 +164,68 @@ def test_a_branch_that_rounds_is_given_up_early_and_named():
         assert result.steps.numpy().max() < 400
         with pytest.raises(ConvergenceError, match=r"bfloat16 or float16, or .*TF32"):
             result.checked()
+
+
+class TrainedFlow:
+    """The trained flow of saved_models, images, and their latents by products of float32."""
+
+    def __init__(self):
+        self.model = exported_flow()
+        self.x, _ = images(self.model, 16)
+        self.z = self.model.encode(self.x)
+
+    def solve_by(self, solver):
+        for layer in layers_inside(self.model.flow):
+            if isinstance(layer, InvertibleResidual):
+                layer.solver = solver
+
+    def assert_inverted(self, x, converged):
+        assert np.asarray(converged).sum() == 16
+        assert np.abs(np.asarray(x) - self.x).max() <= 1e-5 * self.model.levels
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return TrainedFlow()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "graph"),
+    [
+        (Anderson(), False),
+        pytest.param(Picard(), False, marks=pytest.mark.soak),
+        pytest.param(Picard(), True, marks=pytest.mark.soak),
+    ],
+    ids=["anderson", "picard", "picard in a graph"],
+)
+def test_a_trained_flow_is_inverted(flow, device, solver, graph):
+    """Sixteen blocks, of which each amplifies what a later one leaves."""
+    assert np.abs(flow.model.encode(flow.x) - flow.z).max() > 1e-3  # latents by rounded products
+    flow.solve_by(solver)
+    if graph:
+        x = tf.function(flow.model.decode, autograph=False)(flow.z)
+        flow.assert_inverted(x, np.isfinite(x).all((1, 2, 3)))
+    else:
+        result = flow.model.decode(flow.z, return_result=True)
+        flow.assert_inverted(result.x, result.converged)
+
+
+@pytest.mark.soak
+def test_an_exported_flow_is_inverted(flow, tmp_path, monkeypatch):
+    """The SavedModel finds out by itself what device it is on."""
+    made = saved_model._flow_signatures
+    monkeypatch.setattr(  # tracing the others takes a minute
+        saved_model, "_flow_signatures", lambda m: {n: made(m)[n] for n in ("encode", "decode")}
+    )
+    flow.solve_by(Picard())
+    with TensorFloat32(always=True).installed():
+        export_saved_model(flow.model, tmp_path / "1")
+    loaded = tf.saved_model.load(tmp_path / "1")
+    z = loaded.signatures["encode"](x=flow.x)["z"]
+    assert np.abs(z - flow.z).max() > 1e-3
+    result = loaded.signatures["decode"](z=flow.z)
+    flow.assert_inverted(result["x"], result["converged"])
 
 
 def test_affine_keeps_its_parameters():
