@@ -66,8 +66,8 @@ lint: $(VENV)/test.stamp  ## check style, formatting and types
 	$(BIN)/mypy
 
 soak: $(VENV)/test.stamp  ## run the tests that take too long for every run, and the others backwards
-	$(BIN)/python -m pytest -q -m soak
-	TEST_SEED=$(SEED) $(PYTEST) --dist loadfile --reverse
+	TEST_GRAPPLER=1 $(BIN)/python -m pytest -q -m soak
+	TEST_GRAPPLER=1 TEST_SEED=$(SEED) $(PYTEST) --dist loadfile --reverse
 
 bench: $(VENV)/bench.stamp  ## compare with peers; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
