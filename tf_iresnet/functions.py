@@ -72,6 +72,20 @@ class Function(abc.ABC):
     def pullback(self, parameters: Parameters, point: Any, cotangent: tf.Tensor) -> tf.Tensor:
         """Returns J^T cotangent at the linearised point."""
 
+    def of_examples(self, point: Any, rows: tf.Tensor) -> Any:
+        """Returns the linearised point of some examples alone.
+
+        Args:
+          point: what `linearize` returned second.
+          rows: their places in the batch, integers, [n].
+
+        Returns:
+          The point for `pullback`; None where it holds something else than a batch of tensors.
+        """
+        if not all(tf.is_tensor(leaf) for leaf in tf.nest.flatten(point)):
+            return None
+        return tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), point)
+
     @abc.abstractmethod
     def respond(
         self, parameters: Parameters, point: Any, tangent: tf.Tensor

@@ -14,7 +14,10 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import checked_choice, checked_flag, checked_integer
 from tf_iresnet.log_det.control_variate import control_variate, linearized
 from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
+from tf_iresnet.tensorflow_private import by_xla
 
+# Terms after which examples that have ended are left out: to leave them out costs about a product.
+_STAGE = 6
 _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
 
 
@@ -78,16 +81,32 @@ class SeriesEstimator(LogDetEstimator):
             known = None
             if self.control_variate and self.certain_terms >= 2:
                 known = linearized(function, parameters, point, wide)
+            pull = functools.partial(function.pullback, parameters, point)
+
+            def pull_of(rows):
+                some = function.of_examples(point, rows)
+                return functools.partial(function.pullback, parameters, some)
+
+            # Of XLA's shapes none depends on values.
+            apart = not by_xla() and function.of_examples(point, tf.range(0)) is not None
             values, sums, traces = [], [], []
             for probe in probes:
                 narrow = tf.cast(probe, x.dtype)
                 response, trace = function.respond(parameters, point, narrow)
-                pull = functools.partial(function.pullback, parameters, point)
                 powers = [narrow]
                 if known is not None:
                     pulled = known.pull_inner(narrow)
                     powers.append(known.pull(pulled))
-                value, total = _series(pull, powers, tf.cast(response, wide), terms, weight)
+                response = tf.cast(response, wide)
+                value, total = _series(
+                    pull,
+                    powers,
+                    response,
+                    terms,
+                    weight,
+                    self.certain_terms,
+                    pull_of if apart else None,
+                )
                 if known is not None:
                     value -= control_variate(known, probe, tf.cast(pulled, wide))
                 values.append(value)
@@ -115,10 +134,13 @@ def _series(
     response: tf.Tensor,
     terms: tf.Tensor | int,
     weight: Callable[[tf.Tensor], tf.Tensor],
+    certain: int,
+    pull_of: Callable[[tf.Tensor], Callable[[tf.Tensor], tf.Tensor]] | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the terms for one probe.
 
-    Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T.
+    Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T. Where n
+    differs between examples, those that have ended are left out every `_STAGE` terms.
 
     Args:
       pull: c -> J^T c.
@@ -126,6 +148,8 @@ def _series(
       response: J v, in the dtype of the sums.
       terms: n, at least ``len(powers)``; 0 as well for v alone. A number, or [batch].
       weight: k -> w_k.
+      certain: how many terms every example has.
+      pull_of: places of examples -> their c -> J^T c; None where they cannot be told apart.
 
     Returns:
       sum_{k=1..n} (-1)^{k+1} w_k v^T J^k v / k, [batch], and the cotangent of its gradient,
@@ -133,8 +157,9 @@ def _series(
     """
     wide = response.dtype
     terms = tf.convert_to_tensor(terms)
+    most = tf.reduce_max(terms)
 
-    def add(k, power, value, total):
+    def add(k, power, value, total, terms, response):
         """Adds term k, of which power is (J^T)^{k-1} v, where an example has so many."""
         factor = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k)
         factor = tf.where(k <= terms, factor, tf.zeros_like(factor))
@@ -144,17 +169,49 @@ def _series(
         scaled = factor * tf.cast(power, wide)
         return value + _flat_dot(scaled, response) / tf.cast(k, wide), total + scaled
 
-    def step(k, power, value, total):
-        power = pull(power)
-        return k + 1, power, *add(k, power, value, total)
+    def run(pull, last, state, terms, response):
+        """Adds the terms up to the last one."""
 
-    value, total = tf.zeros(tf.shape(response)[:1], wide), tf.zeros_like(response)
+        def step(k, power, value, total):
+            power = pull(power)
+            return k + 1, power, *add(k, power, value, total, terms, response)
+
+        return tf.while_loop(lambda k, *_: k <= last, step, state, parallel_iterations=1)
+
+    def nothing(response):
+        return tf.zeros(tf.shape(response)[:1], wide), tf.zeros_like(response)
+
+    value, total = nothing(response)
     for k, power in enumerate(powers, 1):
-        value, total = add(tf.constant(k), power, value, total)
-    start = (tf.constant(len(powers) + 1), powers[-1], value, total)
-    most = tf.reduce_max(terms)
-    _, _, value, total = tf.while_loop(lambda k, *_: k <= most, step, start, parallel_iterations=1)
-    return value, total
+        value, total = add(tf.constant(k), power, value, total, terms, response)
+    state = (tf.constant(len(powers) + 1), powers[-1], value, total)
+    if not terms.shape.rank or pull_of is None:
+        return run(pull, most, state, terms, response)[2:]
+    first = max(certain, len(powers))
+    k, power, value, total = run(pull, first, state, terms, response)
+
+    def stage(k, rows, power, value, total):
+        """Adds some terms of the examples that have not ended."""
+        going = tf.where(tf.gather(terms, rows) >= k)[:, 0]
+        rows, power = tf.gather(rows, going), tf.gather(power, going)
+        own, own_response = tf.gather(terms, rows), tf.gather(response, rows)
+        last = tf.minimum(k + _STAGE - 1, most)
+        start = (k, power, *nothing(own_response))
+        k, power, more, more_total = run(pull_of(rows), last, start, own, own_response)
+        places = rows[:, None]
+        value = tf.tensor_scatter_nd_add(value, places, more)
+        return k, rows, power, value, tf.tensor_scatter_nd_add(total, places, more_total)
+
+    rows = tf.range(tf.shape(response)[0])
+    some = [tf.TensorShape([None, *tensor.shape[1:]]) for tensor in (rows, power)]
+    fixed = [tensor.shape for tensor in (k, value, total)]
+    return tf.while_loop(
+        lambda k, *_: k <= most,
+        stage,
+        (k, rows, power, value, total),
+        shape_invariants=(fixed[0], *some, *fixed[1:]),
+        parallel_iterations=1,
+    )[3:]
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
