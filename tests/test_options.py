@@ -46,6 +46,9 @@ def test_a_value_makes_the_same_model_as_its_keywords(kind):
     assert by_value.get_config() == by_keywords.get_config()
     changed = MODELS[kind](architecture=value, coeff=0.6, name="m")
     assert changed.architecture == dataclasses.replace(value, coeff=0.6)
+    assert changed.coeff == 0.6
+    with pytest.raises(AttributeError, match="no attribute 'coef'"):
+        _ = changed.coef
     assert {layer.coeff for layer in changed.flow.spectral_layers()} == {0.6}
 
 

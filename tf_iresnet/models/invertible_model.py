@@ -10,22 +10,31 @@ import tensorflow as tf
 from tf_iresnet.layers import rows
 from tf_iresnet.layers.adaptation import adapt, freeze_parts, layers_from_data
 from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.models.architecture import Architecture
 from tf_iresnet.models.model import Model
 from tf_iresnet.models.objective import Objective
 
 
 class InvertibleModel(Model):
-    """A model around an invertible layer ``flow``.
+    """A model around an invertible layer ``flow``, made by an ``architecture``.
 
     What comes from data, as ActNorm's scales, is set before the first step of `fit`.
     """
 
     flow: InvertibleLayer
+    architecture: Architecture
     context_size: int | None = None
 
     def _compose(self, objective: Objective) -> None:
         super()._compose(objective)
         freeze_parts(self)
+
+    def __getattr__(self, name: str) -> Any:
+        """Reads an option of the architecture, as ``model.coeff``."""
+        architecture = self.__dict__.get("architecture")
+        if architecture is not None and name in architecture.names():
+            return getattr(architecture, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # --- state that no gradient trains ---
 
