@@ -39,7 +39,9 @@ def fixed(monkeypatch):
             monkeypatch.setitem(
                 series._PROBES, name, lambda seed, like: tf.cast(probes, like.dtype)
             )
-        monkeypatch.setattr(log_det.RussianRoulette, "draw", lambda self, seed: tf.constant(draw))
+        monkeypatch.setattr(
+            log_det.RussianRoulette, "draw", lambda self, seed: tf.convert_to_tensor(draw)
+        )
 
     return fix
 

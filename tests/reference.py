@@ -148,12 +148,18 @@ class Normflows:
 
 def value_and_gradients(estimator, branch, x, upstream=None, seed=SEED):
     """The log-determinants and the gradients, of x first, of their sum weighted by upstream."""
+    value, gradients = tensors_of(estimator, branch, x, upstream, seed)
+    return value.numpy(), [g.numpy() for g in gradients]
+
+
+def tensors_of(estimator, branch, x, upstream=None, seed=SEED):
+    """The same as tensors."""
     arguments = [tf.constant(x), *branch.parameters]
     with tf.GradientTape() as tape:
         tape.watch(arguments)
         _, value = estimator(branch.function, arguments[1:], arguments[0], seed)
         total = tf.reduce_sum(value if upstream is None else upstream * value)
-    return value.numpy(), [g.numpy() for g in tape.gradient(total, arguments)]
+    return value, tape.gradient(total, arguments)
 
 
 def assert_all_close(gradients, expected, rtol, atol):

@@ -267,7 +267,7 @@ def test_a_model_of_a_distribution_strategy_knows_whether_it_is_initialised():
     assert model.initialized
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_fit_traces_a_step_but_once(count, monkeypatch):
     """A graph that makes the optimizer's variables would be traced again without them."""
     traced, step = [], IResNetFlow.train_step
