@@ -30,7 +30,7 @@ def test_views_are_averaged_where_training_shifted_and_mirrored(tmp_path):
     assert read_json(tmp_path / "run" / "metrics.json")["views"] == results["views"]
 
 
-def test_views_are_refused_where_there_are_none(tmp_path):
+def test_views_are_refused_where_there_are_none(tmp_path, eager):
     flow = tmp_path / "flow"
     train(tiny(), flow, verbose=0)
     before = (flow / "metrics.json").read_bytes()
