@@ -35,7 +35,9 @@ needs_peer = pytest.mark.skipif(
 )
 
 
-def make_worker(folder):
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """A worker whose state the tests may change."""
     rng = np.random.default_rng(0)
     widths = [SHAPE[-1], HIDDEN, HIDDEN, SHAPE[-1]]
     weights = {}
@@ -45,7 +47,7 @@ def make_worker(folder):
             weights[f"block{block}_kernel{layer}"] = 0.5 * rng.standard_normal(shape)
             weights[f"block{block}_bias{layer}"] = rng.standard_normal(widths[layer + 1])
             weights[f"block{block}_beta{layer}"] = np.array(0.3 + 0.2 * layer)
-    path = folder / "weights.npz"
+    path = tmp_path_factory.mktemp("worker") / "weights.npz"
     np.savez(path, **weights)
     made = Worker()
     answer = made.setup(
@@ -53,12 +55,6 @@ def make_worker(folder):
     )
     assert answer["parameters"] == sum(w.size for w in weights.values())
     return made
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    """A worker whose state the tests may change."""
-    return make_worker(tmp_path_factory.mktemp("worker"))
 
 
 def public_flow(worker):
@@ -75,14 +71,17 @@ def public_flow(worker):
     return flow
 
 
-def test_our_step_is_that_of_the_public_layers(tmp_path, monkeypatch):
-    worker = make_worker(tmp_path)
+def test_our_step_is_that_of_the_public_layers(worker, monkeypatch):
     flow, x = public_flow(worker), worker.data(BATCH)
     monkeypatch.setattr(worker, "data", lambda batch: x)
     for each in (flow, worker.flow):  # to the same vectors, which the gradient depends on
         each.converge_spectral_state(tolerance=1e-6)
+    seed = [worker.seed, worker.steps + 1, 0]
+    for variable in worker.optimizer.variables:  # as before the first step of all
+        if variable is not worker.optimizer._learning_rate:
+            variable.assign(tf.zeros_like(variable))
     with tf.GradientTape() as tape:
-        z, log_det = flow.forward_and_log_det(x, seed=[0, 1], training=True)
+        z, log_det = flow.forward_and_log_det(x, seed, training=True)
         log_normal = -0.5 * tf.reduce_sum(z**2, axis=[1, 2, 3]) - 16 * math.log(2 * math.pi)
         loss = -tf.reduce_mean(log_normal + log_det)
     gradients = tape.gradient(loss, [v.value for v in flow.trainable_variables])
@@ -281,18 +280,24 @@ def test_the_peers_norms_are_estimates_of_the_same_norm():
         assert 0.8 * truth < method(kernel) < (1 + 1e-5) * truth
 
 
-def test_the_exported_flow_has_the_exported_weights():
-    model = exported_flow()
+@pytest.fixture(scope="module")
+def exported():
+    """The exported flow, which takes long to build."""
+    return exported_flow()
+
+
+def test_the_exported_flow_has_the_exported_weights(exported):
     loaded = tf.saved_model.load("saved_models/mnist_flow/1")
     x = np.random.default_rng(0).uniform(0, 256, (2, 28, 28, 1)).astype("float32")
     z = loaded.signatures["encode"](x=tf.constant(x))
-    np.testing.assert_allclose(model.encode(x), next(iter(z.values())), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(exported.encode(x), next(iter(z.values())), rtol=1e-3, atol=1e-3)
 
 
-def test_the_scales_of_the_exported_flow_come_in_its_order():
+def test_the_scales_of_the_exported_flow_come_in_its_order(exported, monkeypatch):
+    monkeypatch.setattr("benchmarks.exported.exported_flow", lambda: exported)
     arrays, arguments = zip(*scales(), strict=True)
     assert [setting["shape"] for setting in arguments] == [(14, 14, 4), (7, 7, 16)]
-    scales_of_it = exported_flow().flow.layers[1].scales
+    scales_of_it = exported.flow.layers[1].scales
     for index, (weights, own) in enumerate(zip(arrays, arguments, strict=True)):
         blocks = scales_of_it[index].layers[2::2]
         for i, block in enumerate(blocks):
