@@ -142,16 +142,16 @@ def test_skipped_steps_in_a_row_end_any_loop_with_the_reason(compiled):
             loop()
         assert model.step_counters.numpy().tolist() == [6, 0]
     small.assert_same(small.values(model.trainable_variables), before)
-    model.fit(ROWS, batch_size=8, epochs=2, verbose=0)  # goes on once the cause is mended
+    model.fit(ROWS[:16], batch_size=8, epochs=2, verbose=0)  # goes on once the cause is mended
     assert model.step_counters.numpy().tolist() == [6, 0]
 
 
 def test_a_row_within_an_execution_of_several_steps_is_seen():
-    model = points_flow(steps_per_execution=8)
-    model.max_skipped_steps = 4
-    data = tf.data.Dataset.from_tensor_slices(np.concatenate([BAD, ROWS[:16]])).batch(8)
+    model = points_flow(steps_per_execution=4)
+    model.max_skipped_steps = 2
+    data = tf.data.Dataset.from_tensor_slices(np.concatenate([BAD[8:32], ROWS[:8]])).batch(8)
     assert np.isfinite(list(data)[-1]).all()
-    with pytest.raises(SkippedStepsError, match="4 training steps in a row"):
+    with pytest.raises(SkippedStepsError, match="2 training steps in a row"):
         model.fit(data, verbose=0, shuffle=False)
 
 
@@ -163,7 +163,7 @@ def test_a_rate_that_diverges_ends_with_what_to_do():
     model = points_flow(run_eagerly=True)
     model.max_skipped_steps = None
     model.optimizer.learning_rate = 1e30
-    history = model.fit(ROWS, batch_size=8, epochs=6, verbose=0).history
+    history = model.fit(ROWS, batch_size=8, epochs=3, verbose=0).history
     assert history["skipped_steps"][-1] == 6
     assert np.isnan(history["loss"][-1])
 
