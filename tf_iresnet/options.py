@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import keras
 
 from tf_iresnet.arguments import checked_instance
+
+T = TypeVar("T", bound="Options")
 
 
 def option(default: Any, check: Callable[[str, Any], Any], **more: Any) -> Any:
@@ -55,9 +57,9 @@ class Options:
         """Returns the names of the options."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
-    def part(self, kind: type[Options]) -> dict[str, Any]:
-        """Returns those options that another kind has, too, by name."""
-        return {name: getattr(self, name) for name in kind.names()}
+    def part(self, kind: type[T]) -> T:
+        """Returns the options of a kind that is a part of this one."""
+        return kind(**{name: getattr(self, name) for name in kind.names()})
 
     def keep_on(self, owner: Any) -> None:
         """Makes each option an attribute of its owner."""

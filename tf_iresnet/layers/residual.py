@@ -113,7 +113,7 @@ class InvertibleResidual(InvertibleLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.coeff = options.coeff
-        ResidualOptions(**options.part(ResidualOptions)).keep_on(self)
+        options.part(ResidualOptions).keep_on(self)
         self._given_branch = branch is not None
         self._contraction_proof = Proof()
         own: dict[str, Any] = {
@@ -122,14 +122,15 @@ class InvertibleResidual(InvertibleLayer):
             "input_activation": input_activation,
             "context_size": context_size,
         }
-        of_branch = options.part(BranchOptions)
         if branch is None:
+            of_branch = options.part(BranchOptions)
             branch = SpectralBranch(
-                **own, options=BranchOptions(**of_branch), name="branch", dtype=self.dtype_policy
+                **own, options=of_branch, name="branch", dtype=self.dtype_policy
             )
         else:
-            del of_branch["coeff"]  # of which the block speaks, too
-            _refuse_unused({**own, **of_branch})
+            # Of coeff the block speaks, too.
+            others = {n: getattr(options, n) for n in BranchOptions.names() if n != "coeff"}
+            _refuse_unused({**own, **others})
         checked_instance("branch", branch, keras.layers.Layer, "SpectralBranch()")
         if self._given_branch and self.coeff is not None:
             _check_bounded(branch)

@@ -155,32 +155,32 @@ def unchanging(layers: Iterable[SpectralLayer]) -> Iterator[list[tf.Variable]]:
 def _refresh(layers: list[SpectralLayer]) -> None:
     kernels = [tf.stop_gradient(tf.convert_to_tensor(layer.kernel)) for layer in layers]
     moved = [x.known_norm.differs(k) for x, k in zip(layers, kernels, strict=True)]
+    triples = list(zip(layers, kernels, moved, strict=True))
     if tf.executing_eagerly():
-        due = [
-            pair
-            for pair, is_due in zip(zip(layers, kernels, strict=True), moved, strict=True)
-            if is_due
-        ]
-        _find(due)
+        _find([triple for triple in triples if triple[2]])
         return
 
     def find() -> tf.Tensor:
-        _find(list(zip(layers, kernels, strict=True)))
+        _find(triples)
         return tf.constant(0)
 
     tf.cond(tf.reduce_any(tf.stack(moved)), find, lambda: tf.constant(0))
 
 
-def _find(pairs: list[tuple[SpectralLayer, tf.Tensor]]) -> None:
-    """Finds the norms of kernels, those of one shape together."""
+def _find(triples: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
+    """Finds the norms of kernels, those of one shape together.
+
+    Args:
+      triples: layers, their kernels, and whether these have moved; in graphs some may not have.
+    """
     groups: dict[Any, list[tuple[SpectralLayer, tf.Tensor]]] = {}
-    for layer, kernel in pairs:
+    for layer, kernel, moved in triples:
         if layer.normalization == "bound":
             groups.setdefault(layer.norm_problem(), []).append((layer, kernel))
         elif tf.executing_eagerly():
             find_estimate(layer, kernel)
         else:  # another kernel may be all that has moved
-            _find_if_moved(layer, kernel)
+            _find_if(moved, layer, kernel)
     for (linear_map, dtypes), group in groups.items():
         shape = group[0][0].norm_shape
         stacked = tf.stack([tf.reshape(kernel, shape) for _, kernel in group])
@@ -189,12 +189,12 @@ def _find(pairs: list[tuple[SpectralLayer, tf.Tensor]]) -> None:
             layer.known_norm.assign(kernel, sigmas[index], gradients[index])
 
 
-def _find_if_moved(layer: SpectralLayer, kernel: tf.Tensor) -> None:
+def _find_if(moved: tf.Tensor, layer: SpectralLayer, kernel: tf.Tensor) -> None:
     def find() -> tf.Tensor:
         find_estimate(layer, kernel)
         return tf.constant(0)
 
-    tf.cond(layer.known_norm.differs(kernel), find, lambda: tf.constant(0))
+    tf.cond(moved, find, lambda: tf.constant(0))
 
 
 def _bounds(

@@ -185,13 +185,14 @@ class IResNet(Architecture, BlockOptions):
     def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         number = place.index
         norms = [ActNorm(name=f"actnorm_{number}", **options)] if self.actnorm else []
-        own = {**self.part(ResidualOptions), "coeff": self.coeff}
+        # What the branch is given is the branch's own; the block is told of coeff alone.
+        own = {name: getattr(self, name) for name in (*ResidualOptions.names(), "coeff")}
         branch = self._branch(place, **options)
         return [*norms, InvertibleResidual(branch, **own, name=f"block_{number}", **options)]
 
     def _branch(self, place: Place, **options: Any) -> Branch:
         shared = {
-            "options": BranchOptions(**self.part(BranchOptions)),
+            "options": self.part(BranchOptions),
             "context_size": place.context_size,
             "name": "branch",
             **options,
