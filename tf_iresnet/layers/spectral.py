@@ -156,7 +156,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 self.variable_dtype,
             )
             if self._iterates:
-                start = self._searched(kernel)
+                start = dict(zip("uv", self._start(kernel), strict=True))
         self.kernel = self.add_weight(
             name="kernel",
             shape=kernel_shape,
@@ -192,7 +192,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
                         autocast=False,
                         aggregation="only_first_replica",
                     )
-                    for name, value in (("u", start.u), ("v", start.v))
+                    for name, value in start.items()
                 )
         if self.coeff is not None:
             # No weight of Keras' formats, since it follows from the kernel.
@@ -205,18 +205,12 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         """Whether the layer has a power iteration."""
         return self.coeff is not None and self.normalization == "power_iteration"
 
-    def _searched(self, kernel: tf.Tensor) -> norms.PowerIterationResult:
-        """Leading vectors, found from random ones; `keras.utils.set_random_seed` fixes them."""
+    def _start(self, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Random u and v, from which the first call searches; Keras' random seed fixes them."""
         shape = (1, *self._norm_map.input_shape)
         v = norms.unit(tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype))
-        return lanczos.leading_vectors(
-            self._norm_map,
-            tf.reshape(kernel, self.norm_shape),
-            v,
-            tolerance=upkeep.TOLERANCE,
-            steps=max(4, self.power_iterations),
-            rounds=50,
-        )
+        image = self._norm_map.apply(tf.reshape(kernel, self.norm_shape), v)
+        return norms.unit(image), v
 
     def _norm_view(self, kernel_shape: tuple[int, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """A cheaper operator of the same norm, and the kernel's shape for it."""
@@ -287,7 +281,14 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         kernel = tf.convert_to_tensor(self.kernel)
         if self.coeff is not None:
             return tf.minimum(self._sigma(kernel), self.coeff)
-        return self._searched(kernel).sigma
+        return lanczos.leading_vectors(
+            self._norm_map,
+            tf.reshape(kernel, self.norm_shape),
+            self._start(kernel)[1],
+            tolerance=upkeep.TOLERANCE,
+            steps=max(4, self.power_iterations),
+            rounds=50,
+        ).sigma
 
     def norm_bound(self) -> float:
         """Returns a proven upper bound of the norm of the normalised kernel's operator.

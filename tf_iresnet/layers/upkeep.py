@@ -246,7 +246,7 @@ def find_estimate(
     v = tf.convert_to_tensor(layer.v)
     # After a long step other vectors may lead, though these are singular still.
     known = tf.convert_to_tensor(layer.known_norm.kernel)
-    anew = anew | (tf.norm(kernel - known) > _LONG * tf.norm(kernel))
+    anew = anew | ~(tf.norm(kernel - known) <= _LONG * tf.norm(kernel))  # none is known: NaN
     result = lanczos.leading_vectors(
         linear_map,
         flat,
