@@ -10,9 +10,10 @@ so m squarings bound \|A\| to a factor of at most r^(1/2^(m+2)) for rank r. The 
 bounded by trace and Frobenius norm (Wolkowicz, Styan 1980), which is sharp where all singular
 values are equal, too.
 
-*Few products.* G = R + i I is held as the real matrix [[R, -I], [I, R]], of the same norm, and a
-square is Z Z^T: \|Z\|^2 = \|Z Z^T\| whether or not rounding left Z symmetric. Each stage leaves
-fewer frequencies in doubt. The others keep the bound that they have, which is a proof as well.
+*Few products.* G is made of the taps' products K_j K_m^T, summed for each difference j - m up to
+sign. A square of Z = R + i I is Z Z^* = R R^T + I I^T + i (X - X^T) with X = I R^T, and
+\|Z\|^2 = \|Z Z^*\| whether or not rounding left Z Hermitian. Each stage leaves fewer frequencies
+in doubt. The others keep the bound that they have, which is a proof as well.
 
 *Few pixels.* The symbol's norm is that of the operator without an edge. On a few pixels the
 operator itself is a matrix that is small enough.
@@ -40,9 +41,12 @@ from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 _STAGES = ((3, 1.0), (3, 0.25))
 _STAGES_ALONE = ((6, 1.0),)  # of one matrix
 _LEAST = 4  # frequencies of a stage
-_CHUNK = 128  # terms of a sum, of which the results are added: fewer roundings in a row
+# Terms of a sum, of which the results are added: fewer roundings in a row. A power needs it less,
+# since its norm is no small part of its Frobenius norm.
+_CHUNK, _CHUNK_OF_POWERS = 128, 512
 _NARROW, _WRITTEN = 160, 2**18  # units of the narrower side, and entries, of operators as matrices
-_MOST = 2**25  # entries of the Gram matrices that are held at once
+_MOST = 2**22  # entries of the Gram matrices that are held at once
+_ROWS = 128  # of a product of taps, at least: thin matrices multiply slowly
 # Unit roundoff and half of the smallest number above 0.
 _ROUNDINGS = {
     "bfloat16": (2.0**-8, 2.0**-134),
@@ -55,14 +59,18 @@ _ROUNDINGS = {
 class _Table(NamedTuple):
     """The frequencies of one shape.
 
-    ``angles`` holds, for each frequency, the phase of each tap, and ``waves`` the cosine and minus
-    the sine of the difference for each pair of taps; ``classes`` the frequencies of each shift of
-    the grid, any one of which is a proof.
+    ``angles``, [shifts, frequencies, taps], holds the phase of each tap: the frequencies of each
+    shift of the grid, any one of which is a proof. ``group`` taps are multiplied at once with all
+    that follow the first of them. A pair of taps j >= m has one of the differences of taps:
+    ``sums``, [differences, pairs], adds up the products of each, the first being that of a tap with
+    itself; ``waves``, [2, shifts, frequencies, differences], holds the cosine of its phase and
+    minus the sine.
     """
 
     angles: np.ndarray
+    group: int
+    sums: np.ndarray
     waves: np.ndarray
-    classes: np.ndarray
     factor: float
 
 
@@ -86,13 +94,28 @@ def _table(linear_map: ConvMap) -> _Table:
     longest = max(map(len, members))
     steps = (2 * np.pi / np.array(points))[:, None]
     theta = (whole[:, kept] * steps).T  # [frequencies, axes]
+    theta = theta[np.array([np.resize(m, longest) for m in members])]
     places = np.indices(taps).reshape(len(taps), -1)
-    angles = theta @ places
-    phases = (angles[:, :, None] - angles[:, None]).reshape(len(angles), -1)
+    count = places.shape[1]
+    group = math.ceil(_ROWS / min(linear_map.kernel_shape[-2:]))
+    # In the order of `_grams`: a tap, those that are multiplied with it.
+    pairs = [
+        (j, m)
+        for start in range(0, count, group)
+        for j in range(start, count)
+        for m in range(start, min(start + group, count))
+    ]
+    differences = np.array([places[:, j] - places[:, m] for j, m in pairs])
+    once = np.array([j >= m for j, m in pairs])
+    lags = np.unique(differences[once], axis=0)
+    lags = lags[np.argsort(np.any(lags != 0, axis=1), kind="stable")]  # 0 first
+    equal = np.all(differences == lags[:, None], axis=2) & once
+    phases = theta @ lags.T
     return _Table(
-        angles,
+        theta @ places,
+        group,
+        equal.astype(float),
         np.stack([np.cos(phases), -np.sin(phases)]),
-        np.array([np.resize(m, longest) for m in members]),
         math.prod(grid.factor for grid in grids),
     )
 
@@ -122,16 +145,15 @@ def norm_bounds(linear_map: LinearMap, kernels: tf.Tensor) -> tuple[tf.Tensor, t
     kernels = tf.stop_gradient(tf.convert_to_tensor(kernels))
     work = tf.float64 if kernels.dtype == tf.float64 or _gpus() else tf.float32
     count, shape = int(kernels.shape[0]), tuple(kernels.shape[1:])
-    # [count, taps, narrow, wide], the sum of the taps' Frobenius norms being 1.
+    # [count, taps, narrow, wide], the largest entry being 1.
     inputs, outputs = shape[-2:]
     matrices = tf.reshape(tf.cast(kernels, work), [count, -1, inputs, outputs])
     if inputs > outputs:
         matrices = tf.transpose(matrices, [0, 1, 3, 2])
     largest = _nonzero(tf.reduce_max(tf.abs(matrices), axis=[1, 2, 3]))
     matrices /= largest[:, None, None, None]
-    sizes = tf.sqrt(tf.reduce_sum(tf.square(matrices), axis=[2, 3]))
-    total = _nonzero(tf.reduce_sum(sizes, axis=1))
-    matrices /= total[:, None, None, None]
+    sizes = tf.sqrt(tf.reduce_sum(tf.reduce_sum(tf.square(matrices), axis=3), axis=2))
+    total = 1.01 * tf.reduce_sum(tf.cast(sizes, tf.float64), axis=1)
     if isinstance(linear_map, DenseMap) or math.prod(shape[:-2]) == 1:
         bounds, gradients = _of_matrices(matrices[:, 0])
         gradients = gradients[:, None]
@@ -139,17 +161,17 @@ def norm_bounds(linear_map: LinearMap, kernels: tf.Tensor) -> tuple[tf.Tensor, t
         bounds, gradients = _of_operators(linear_map, matrices)
     else:
         table = _table(linear_map)
-        each = table.waves.shape[1] * min(inputs, outputs) ** 2
+        each = 2 * table.waves.shape[2] * min(inputs, outputs) ** 2
         batch = max(1, min(count, _MOST // each))
         parts = [
-            _of_symbols(table, matrices[start : start + batch]) for start in range(0, count, batch)
+            _of_symbols(table, matrices[some], total[some])
+            for some in (slice(start, start + batch) for start in range(0, count, batch))
         ]
         bounds, gradients = (tf.concat(part, axis=0) for part in zip(*parts, strict=True))
     if inputs > outputs:
         gradients = tf.transpose(gradients, [0, 1, 3, 2])
-    scale = tf.cast(largest, tf.float64) * tf.cast(total, tf.float64)
-    # Two divisions: each entry moves by 2 u of its size, the operator by 2 u of the sum of norms.
-    bounds = (bounds + 4 * _unit(work)) * (1 + 1e-12) * scale
+    # The division moves each entry by u of its size, the operator by u of the sum of norms.
+    bounds = (bounds + 2 * _unit(work) * total) * (1 + 1e-12) * tf.cast(largest, tf.float64)
     bounds = tf.where(
         tf.reduce_any(kernels != 0, axis=list(range(1, kernels.shape.rank))), bounds, 0
     )
@@ -196,13 +218,16 @@ def operations(linear_map: LinearMap) -> float:
     if taps == 1:
         return _work(narrow, wide, 1, 0, _STAGES_ALONE, 1)
     table = _table(linear_map)
-    transform = 4.0 * table.waves.shape[1] * table.waves.shape[2] * narrow**2
-    return _work(narrow, wide, taps, transform, _STAGES, 8.0 * table.classes.shape[1])
+    _, shifts, frequencies, _ = table.waves.shape
+    transform = 2.0 * table.waves.size / shifts * narrow**2
+    return _work(narrow, wide, table.sums.shape[1], transform, _STAGES, 4.0 * frequencies)
 
 
-def _work(narrow: int, wide: int, taps: int, transform: float, stages: tuple, each: float) -> float:
+def _work(
+    narrow: int, wide: int, products: int, transform: float, stages: tuple, each: float
+) -> float:
     squarings = sum(number * share for number, share in stages)
-    return 2.0 * (taps * narrow) ** 2 * wide + transform + each * squarings * 2.0 * narrow**3
+    return 2.0 * products * narrow**2 * wide + transform + each * squarings * 2.0 * narrow**3
 
 
 def _gpus() -> bool:
@@ -219,13 +244,13 @@ def _nonzero(x: tf.Tensor) -> tf.Tensor:
 
 def _of_matrices(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds and gradients of [count, narrow, wide]."""
-    power = _Power.of(_product(matrices, matrices), copies=1)
+    power = _Power.of((_product(matrices, matrices),))
     for number, _ in _STAGES_ALONE:
         power = power.squared(number)
     squares = tf.reduce_sum(tf.reduce_sum(tf.square(matrices), axis=2), axis=1)
     error = 1.01 * (_terms(int(matrices.shape[2])) + 4) * _unit(matrices.dtype)
     bounds = tf.sqrt(power.bound() + error * tf.cast(squares, tf.float64))
-    gradients = tf.linalg.matmul(power.squared(1).matrix, matrices)
+    gradients = tf.linalg.matmul(power.squared(1).parts[0], matrices)
     return bounds, _scaled(gradients, matrices, bounds)
 
 
@@ -240,89 +265,69 @@ def _is_small(linear_map: LinearMap) -> bool:
 
 
 @functools.cache
-def _entries(linear_map: ConvMap) -> tuple[np.ndarray, np.ndarray]:
-    """Where the entries of a kernel stand in its operator.
-
-    Returns:
-      The operator [narrow units, wide units], by the flat index of the kernel's entry that each is
-      (the kernel's size for zeros); and the flat places of each entry there, [size, most] (the
-      operator's size for none).
-    """
-    shape = linear_map.kernel_shape
-    size = math.prod(shape)
-    numbers = np.arange(1.0, 1 + size).reshape(shape)
+def _moves(linear_map: ConvMap) -> np.ndarray:
+    """Which pixels of the input and the output each tap joins, [input x output pixels, taps]."""
+    taps = math.prod(linear_map.kernel_shape[:-2])
+    numbers = np.arange(1.0, 1 + taps).reshape(*linear_map.kernel_shape[:-2], 1, 1)
     matrix = dense_matrix(numbers, linear_map.spatial_shape, linear_map.padding)
-    entries = np.where(matrix > 0, matrix - 1, size).astype(np.int32)
-    inputs, outputs = _units(linear_map)
-    entries = entries if inputs <= outputs else entries.T
-    order = np.argsort(entries, axis=None, kind="stable")
-    starts = np.searchsorted(entries.ravel()[order], np.arange(size + 1))
-    most = max(1, int(np.diff(starts).max()))
-    slots = starts[:-1, None] + np.arange(most)
-    places = np.where(
-        slots < starts[1:, None], order[np.minimum(slots, order.size - 1)], order.size
-    )
-    return entries, places.astype(np.int32)
+    return (matrix.reshape(-1, 1) == numbers.reshape(-1)).astype(float)
 
 
 def _of_operators(linear_map: ConvMap, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds and gradients of [count, taps, narrow, wide], from the operators as matrices."""
-    inputs, outputs = linear_map.kernel_shape[-2:]
-    turned = inputs > outputs  # kernels come with the fewer channels first
-    flat = tf.transpose(matrices, [0, 1, 3, 2]) if turned else matrices
-    count, size = int(matrices.shape[0]), math.prod(linear_map.kernel_shape)
-    entries, places = _entries(linear_map)
-    flat = tf.transpose(tf.reshape(flat, [count, size]))
-    padded = tf.concat([flat, tf.zeros_like(flat[:1])], axis=0)
-    written = tf.transpose(tf.gather(padded, entries), [2, 0, 1])
-    bounds, gradients = _of_matrices(written)
-    gradients = tf.reshape(gradients, [count, -1])
-    gradients = tf.concat([gradients, tf.zeros_like(gradients[:, :1])], axis=1)
-    gradients = tf.reduce_sum(tf.gather(gradients, places, axis=1), axis=2)
-    gradients = tf.reshape(gradients, [count, -1, inputs, outputs])
-    return bounds, tf.transpose(gradients, [0, 1, 3, 2]) if turned else gradients
+    count, taps, narrow, wide = map(int, matrices.shape)
+    pixels = [math.prod(shape[:-1]) for shape in (linear_map.input_shape, linear_map.output_shape)]
+    turned = linear_map.kernel_shape[-2] > linear_map.kernel_shape[-1]
+    moves = tf.constant(_moves(linear_map), matrices.dtype)
+    written = tf.linalg.matmul(moves, tf.reshape(matrices, [count, taps, narrow * wide]))
+    written = tf.reshape(written, [count, *pixels, narrow, wide])
+    # Pixels and channels, of the side with the fewer channels first; a norm does not see it.
+    order = [0, 2, 3, 1, 4] if turned else [0, 1, 3, 2, 4]
+    rows, columns = reversed(pixels) if turned else pixels
+    written = tf.reshape(tf.transpose(written, order), [count, rows * narrow, columns * wide])
+    tall = rows * narrow > columns * wide
+    bounds, gradients = _of_matrices(tf.linalg.matrix_transpose(written) if tall else written)
+    gradients = tf.linalg.matrix_transpose(gradients) if tall else gradients
+    gradients = tf.reshape(gradients, [count, rows, narrow, columns, wide])
+    gradients = tf.transpose(gradients, [0, 3, 1, 2, 4] if turned else [0, 1, 3, 2, 4])
+    gradients = tf.reshape(gradients, [count, math.prod(pixels), narrow * wide])
+    gradients = tf.linalg.matmul(moves, gradients, transpose_a=True)
+    return bounds, tf.reshape(gradients, tf.shape(matrices))
 
 
-def _of_symbols(table: _Table, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Bounds and gradients of [count, taps, narrow, wide]."""
+def _of_symbols(
+    table: _Table, matrices: tf.Tensor, total: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Bounds and gradients of [count, taps, narrow, wide], of total Frobenius norms."""
     dtype = matrices.dtype
     count, taps, narrow, wide = map(int, matrices.shape)
-    real, imaginary = _grams(table, matrices)
-    # Of all shifts of the grid, that whose largest Frobenius norm is least.
-    sizes = tf.reduce_sum(tf.square(real) + tf.square(imaginary), axis=[-2, -1])
-    classes = tf.constant(table.classes, tf.int32)
-    shift = tf.argmin(tf.reduce_max(tf.gather(sizes, classes, axis=1), axis=2), axis=1)
-    index = tf.gather(classes, shift)  # [count, frequencies]
-    real, imaginary = (tf.gather(part, index, batch_dims=1) for part in (real, imaginary))
-    upper = tf.concat([real, -imaginary], axis=-1)
-    power = _Power.of(tf.concat([upper, tf.concat([imaginary, real], axis=-1)], axis=-2), copies=2)
+    sums = _sums(table, matrices)
+    cosines, sines, angles = _of_best_shift(table, sums)
+    power = _Power.of(_grams(sums, cosines, sines))
     rest = tf.zeros([count], tf.float64)
     for number, share in _STAGES:
-        members = int(index.shape[1])
-        kept = min(members, max(_LEAST, math.ceil(share * table.classes.shape[1])))
+        members = int(angles.shape[1])
+        kept = min(members, max(_LEAST, math.ceil(share * table.angles.shape[1])))
         if kept < members:
             bounds, places = tf.math.top_k(power.bound(), kept + 1)
             rest, places = tf.maximum(rest, bounds[:, kept]), places[:, :kept]
-            power, index = power.gathered(places), tf.gather(index, places, batch_dims=1)
+            power, angles = power.gathered(places), tf.gather(angles, places, batch_dims=1)
         power = power.squared(number)
     bounds = power.bound()
     first = tf.argmax(bounds, axis=1)[:, None]
-    error = (_terms(wide) + 2 * taps**2 + 16) * _unit(dtype)
-    square = tf.maximum(tf.reduce_max(bounds, axis=1), rest) + error
+    error = (_terms(wide) + taps + 2 * table.waves.shape[3] + 16) * _unit(dtype)
+    square = tf.maximum(tf.reduce_max(bounds, axis=1), rest) + error * total**2
     bounds = tf.sqrt(square) * table.factor
     # The symbol A at that frequency, its gradient P A with a power P of G, and that of the taps.
-    weights = power.gathered(first).squared(1).matrix[:, 0, :, :narrow]
-    angles = tf.constant(table.angles, dtype)
-    angles = tf.gather(angles, tf.gather(index, first, batch_dims=1)[:, 0])
+    real, imaginary = (part[:, 0] for part in power.gathered(first).squared(1).parts)
+    angles = tf.gather(angles, first, batch_dims=1)[:, 0]
     waves = tf.stack([tf.cos(angles), -tf.sin(angles)], axis=1)  # [count, 2, taps]
     flat = tf.reshape(matrices, [count, taps, narrow * wide])
     symbol = tf.reshape(tf.linalg.matmul(waves, flat), [count, 2, narrow, wide])
-    by_real = tf.linalg.matmul(weights, symbol[:, 0])  # [P_real A; P_imaginary A]
-    by_imaginary = tf.linalg.matmul(weights, symbol[:, 1])
     by_symbol = tf.stack(
         [
-            by_real[:, :narrow] - by_imaginary[:, narrow:],
-            by_real[:, narrow:] + by_imaginary[:, :narrow],
+            tf.linalg.matmul(real, symbol[:, 0]) - tf.linalg.matmul(imaginary, symbol[:, 1]),
+            tf.linalg.matmul(imaginary, symbol[:, 0]) + tf.linalg.matmul(real, symbol[:, 1]),
         ],
         axis=1,
     )
@@ -339,81 +344,120 @@ def _scaled(gradients: tf.Tensor, matrices: tf.Tensor, bounds: tf.Tensor) -> tf.
     return gradients * tf.math.divide_no_nan(factor, products)
 
 
-def _grams(table: _Table, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _sums(table: _Table, matrices: tf.Tensor) -> tf.Tensor:
+    """The sums Q_d of K_j K_m^T over pairs of taps with j - m = d, [count, differences, n, n]."""
+    count, taps, narrow, wide = map(int, matrices.shape)
+    products = []
+    for start in range(0, taps, table.group):
+        rows = tf.reshape(matrices[:, start:], [count, -1, wide])
+        some = min(table.group, taps - start)
+        product = _product(rows, rows[:, : some * narrow])
+        product = tf.reshape(product, [count, taps - start, narrow, some, narrow])
+        product = tf.transpose(product, [0, 1, 3, 2, 4])
+        products.append(tf.reshape(product, [count, -1, narrow**2]))
+    sums = tf.linalg.matmul(tf.constant(table.sums, matrices.dtype), tf.concat(products, axis=1))
+    return tf.reshape(sums, [count, -1, narrow, narrow])
+
+
+def _of_best_shift(table: _Table, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Cosines, minus sines, and angles of a shift, [count, frequencies, ...].
+
+    It is that where the largest Frobenius norm of the symbol, the root of trace G, is least.
+    """
+    traces = tf.linalg.trace(sums) * tf.constant([1.0] + [2.0] * (sums.shape[1] - 1), sums.dtype)
+    parts = [tf.constant(part, sums.dtype) for part in (*table.waves, table.angles)]
+    sizes = tf.einsum("sfd,cd->csf", parts[0], traces)
+    shift = tf.argmin(tf.reduce_max(sizes, axis=2), axis=1)
+    cosines, sines, angles = (tf.gather(part, shift) for part in parts)
+    return cosines, sines, angles
+
+
+def _grams(sums: tf.Tensor, cosines: tf.Tensor, sines: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Real and imaginary parts of the symbol's Gram matrices, [count, frequencies, n, n].
 
-    sum over j, l of K_j K_l^T exp(-i (j - l) t): the products are those of the taps, once for all
-    frequencies.
+    That is Q_0, and for each other difference cos(d t) (Q_d + Q_d^T) - i sin(d t) (Q_d - Q_d^T).
     """
-    count, taps, narrow, wide = map(int, matrices.shape)
-    rows = tf.reshape(matrices, [count, taps * narrow, wide])
-    products = tf.reshape(_product(rows, rows), [count, taps, narrow, taps, narrow])
-    products = tf.reshape(tf.transpose(products, [0, 1, 3, 2, 4]), [count, taps**2, narrow**2])
-    waves = tf.constant(table.waves.reshape(-1, taps**2), matrices.dtype)
-    parts = tf.reshape(tf.linalg.matmul(waves, products), [count, 2, -1, narrow, narrow])
-    return parts[:, 0], parts[:, 1]
+    count, _, narrow, _ = map(int, sums.shape)
+    square, others = sums[:, :1], sums[:, 1:]
+    turned = tf.linalg.matrix_transpose(others)
+    even, odd = tf.concat([square, others + turned], axis=1), others - turned
+    parts = [
+        tf.linalg.matmul(wave, tf.reshape(part, [count, -1, narrow**2]))
+        for wave, part in ((cosines, even), (sines[:, :, 1:], odd))
+    ]
+    real, imaginary = (tf.reshape(part, [count, -1, narrow, narrow]) for part in parts)
+    return real, imaginary
 
 
 class _Power(NamedTuple):
     """Powers Z of Gram matrices G, scaled to the Frobenius norm 1.
 
-    ``scales`` holds the Frobenius norms divided by, first that of G, then those of the squares.
-    Each eigenvalue of G is one of Z ``copies`` times.
+    ``parts`` holds Z, [..., n, n], or its real and imaginary parts. ``scales`` holds the Frobenius
+    norms divided by, first that of G, then those of the squares.
     """
 
-    matrix: tf.Tensor
+    parts: tuple[tf.Tensor, ...]
     scales: tuple[tf.Tensor, ...]
-    copies: int
 
     @classmethod
-    def of(cls, grams: tf.Tensor, copies: int, scales: tuple[tf.Tensor, ...] = ()) -> _Power:
-        """Scales [..., n, n]."""
+    def of(cls, parts: tuple[tf.Tensor, ...], scales: tuple[tf.Tensor, ...] = ()) -> _Power:
+        """Scales what `parts` describes."""
         # Row by row, which rounds less often.
-        squares = tf.reduce_sum(tf.reduce_sum(tf.square(grams), axis=-1), axis=-1)
-        size = tf.sqrt(squares)
-        return cls(grams / _nonzero(size)[..., None, None], (*scales, size), copies)
+        squares = [tf.reduce_sum(tf.reduce_sum(tf.square(p), axis=-1), axis=-1) for p in parts]
+        size = tf.sqrt(sum(squares[1:], squares[0]))
+        divisor = _nonzero(size)[..., None, None]
+        return cls(tuple(part / divisor for part in parts), (*scales, size))
 
     def squared(self, number: int) -> _Power:
         """Squares so many times."""
         power = self
         for _ in range(number):
-            square = _product(power.matrix, power.matrix)
-            power = _Power.of(square, self.copies, power.scales)
+            real, *imaginary = power.parts
+            square = _product(real, real, _CHUNK_OF_POWERS)
+            rest = []
+            for part in imaginary:
+                square += _product(part, part, _CHUNK_OF_POWERS)
+                half = _product(part, real, _CHUNK_OF_POWERS)
+                rest.append(half - tf.linalg.matrix_transpose(half))
+            power = _Power.of((square, *rest), power.scales)
         return power
 
     def gathered(self, places: tf.Tensor) -> _Power:
         """The matrices at some places of the second axis, [count, places]."""
-        matrix, *scales = (
-            tf.gather(part, places, batch_dims=1) for part in (self.matrix, *self.scales)
+        parts, scales = (
+            tuple(tf.gather(x, places, batch_dims=1) for x in own)
+            for own in (self.parts, self.scales)
         )
-        return _Power(matrix, tuple(scales), self.copies)
+        return _Power(parts, scales)
 
     def bound(self) -> tf.Tensor:
         """Bounds the norms of G, in float64."""
-        rows, unit = int(self.matrix.shape[-1]), _unit(self.matrix.dtype)
-        size = rows / self.copies
-        trace = tf.cast(tf.linalg.trace(self.matrix), tf.float64) / self.copies
+        size, unit = int(self.parts[0].shape[-1]), _unit(self.parts[0].dtype)
+        trace = tf.cast(tf.linalg.trace(self.parts[0]), tf.float64)
+        # Of a square, scaled: with \|R\|_F^2 + \|I\|_F^2 = 1 the errors of R R^T + I I^T and of
+        # X - X^T are of at most this many roundings each.
+        rounding = 1.5 * (_terms(size, _CHUNK_OF_POWERS) + 16) * unit
         # Real eigenvalues, but for rounding, of which mean and sum of squares are known.
-        rounding = (_terms(rows) + 4 * rows + 32) * unit
-        spread = tf.maximum(1 / self.copies - trace**2 / size, 0) + 2 * rounding
-        bound = tf.abs(trace) / size + tf.sqrt((size - 1) / size * spread) + 2 * rounding
-        up = 1 + (2 * rows + 16) * unit  # of a Frobenius norm, and of what is divided by it
-        bound = tf.minimum(bound, math.sqrt(1 / self.copies) * up + rounding)
+        doubt = 2 * rounding + (16 * size + 32) * unit
+        spread = tf.maximum(1 - trace**2 / size, 0) + doubt
+        bound = tf.abs(trace) / size + tf.sqrt((size - 1) / size * spread) + doubt
+        up = 1 + (2 * size + 16) * unit  # of a Frobenius norm, and of what is divided by it
+        bound = tf.minimum(bound, up + rounding)
         scales = [tf.cast(scale, tf.float64) * up for scale in self.scales]
         for scale in reversed(scales[1:]):
             bound = tf.sqrt(scale * bound + rounding)
         return scales[0] * bound
 
 
-def _terms(size: int) -> int:
+def _terms(size: int, chunk: int = _CHUNK) -> int:
     """How many roundings an entry of `_product` has, for sums of so many terms."""
-    return size if size < 2 * _CHUNK else _CHUNK + math.ceil(size / _CHUNK)
+    return size if size < 2 * chunk else chunk + math.ceil(size / chunk)
 
 
-def _product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+def _product(a: tf.Tensor, b: tf.Tensor, chunk: int = _CHUNK) -> tf.Tensor:
     """Matrix products a b^T, whose long sums are made of short ones."""
     size = int(a.shape[-1])
-    if size < 2 * _CHUNK:
+    if size < 2 * chunk:
         return tf.linalg.matmul(a, b, transpose_b=True)
-    parts = [slice(start, start + _CHUNK) for start in range(0, size, _CHUNK)]
+    parts = [slice(start, start + chunk) for start in range(0, size, chunk)]
     return tf.add_n([tf.linalg.matmul(a[..., p], b[..., p], transpose_b=True) for p in parts])
