@@ -5,13 +5,17 @@
 A step is what training a flow does with a block on a batch of 64: forward, log-determinant of two
 exact terms and one more, its gradient, and a move of all kernels. Inference is the forward pass.
 Each is compared with the same block without constraint, in processor time, the two in turns in one
-process on one thread; the least of several is taken.
+process on one thread: the median of the differences is taken. "norms" is what it takes to find the
+norms of kernels that have moved, by itself, as a share of the step without constraint: the part of
+a step that a constraint adds, but for products with a number, and far less noisy than the
+difference of two steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +24,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
+from tf_iresnet.keras_private import layers_inside
+from tf_iresnet.layers import InvertibleResidual, InvertibleSequential, upkeep
+from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.log_det import PowerSeries
 from training.machine import processor
 
@@ -58,6 +64,7 @@ class Stack:
         self.flow.build((None, *shape))
         self.x = tf.random.stateless_normal((BATCH, *shape), (0, 0))
         self.step, self.infer = tf.function(self._step), tf.function(self.flow.forward)
+        self.refresh = tf.function(self._refresh)
         self.step(tf.constant(0))
         self.infer(self.x)
         self.start_up = time.process_time() - began
@@ -71,35 +78,52 @@ class Stack:
             weight.assign_sub(1e-5 * gradient)
         return loss
 
+    def _refresh(self) -> tf.Tensor:
+        inside = layers_inside(self.flow)
+        layers = [layer for layer in inside if isinstance(layer, SpectralLayer)]
+        for layer in layers:
+            layer.kernel.assign(layer.kernel * 1.001)
+        with upkeep.up_to_date(layers):
+            return tf.constant(0)
 
-def least(functions: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """The least processor time of each function, called in turns.
+
+def times(functions: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+    """The processor times of each function, called in turns.
 
     The first round is not counted: in it a step finds kernels that inference left normalised, and
     inference kernels that a step has moved.
     """
-    times: list[list[float]] = [[] for _ in functions]
+    taken: list[list[float]] = [[] for _ in functions]
     for _ in range(1 + repeats):
-        for own, function in zip(times, functions, strict=True):
+        for own, function in zip(taken, functions, strict=True):
             began = time.process_time()
             function()
             own.append(time.process_time() - began)
-    return [min(own[1:]) for own in times]
+    return [own[1:] for own in taken]
+
+
+def above(own: Sequence[float], others: Sequence[float]) -> float:
+    """By how much the one takes longer, as a share of the others' median."""
+    differences = [a - b for a, b in zip(own, others, strict=True)]
+    return statistics.median(differences) / statistics.median(others)
 
 
 def measured(shape: Sequence[int], hidden: int, blocks: int, repeats: int) -> dict[str, Any]:
     """The cost of each kind of constraint for blocks of one shape."""
     stacks = {kind: Stack(shape, hidden, blocks, **options) for kind, options in KINDS.items()}
-    steps = least([lambda s=s: s.step(tf.constant(1)) for s in stacks.values()], repeats)
-    passes = least([lambda s=s: s.infer(s.x) for s in stacks.values()], repeats)
+    steps = times([lambda s=s: s.step(tf.constant(1)) for s in stacks.values()], repeats)
+    passes = times([lambda s=s: s.infer(s.x) for s in stacks.values()], repeats)
+    norms = times([s.refresh for s in stacks.values()], repeats)
     default = InvertibleResidual(hidden=hidden)
     default.build((None, *shape))
-    result: dict[str, Any] = {"default": default.branch.normalization, "step_seconds": steps[0]}
-    for kind, step, inference in zip(stacks, steps, passes, strict=True):
+    step_seconds = statistics.median(steps[0])
+    result: dict[str, Any] = {"default": default.branch.normalization, "step_seconds": step_seconds}
+    for index, kind in enumerate(stacks):
         if kind != "none":
             result[kind] = {
-                "step": step / steps[0] - 1,
-                "inference": inference / passes[0] - 1,
+                "norms": statistics.median(norms[index]) / step_seconds,
+                "step": above(steps[index], steps[0]),
+                "inference": above(passes[index], passes[0]),
                 "start_up": stacks[kind].start_up / stacks["none"].start_up - 1,
             }
     return result
@@ -125,8 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         found = measured(shape, hidden, options.blocks, options.repeats)
         results["shapes"][name] = found
-        kinds = (f"{kind} {found[kind]['step']:+.1%}" for kind in KINDS if kind in found)
-        print(f"{name}: default {found['default']}; step {', '.join(kinds)}", file=sys.stderr)
+        print(f"{name}: default {found['default']}", file=sys.stderr)
+        for kind in KINDS:
+            shares = (f"{part} {share:+.1%}" for part, share in found.get(kind, {}).items())
+            print(f"  {kind}: {', '.join(shares)}", file=sys.stderr)
     print(json.dumps(results))
     if not options.only:
         path = Path(__file__).with_suffix(".json")

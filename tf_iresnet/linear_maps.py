@@ -20,6 +20,11 @@ class DenseMap:
     outputs: int
 
     @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """The kernel's shape."""
+        return (self.inputs, self.outputs)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """The event shape of the input."""
         return (self.inputs,)

@@ -31,12 +31,14 @@ from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.tensorflow_private import save_with
 
 NORMALIZATIONS = ("auto", "bound", "power_iteration")
-# What a proof may cost: a share of a training step on so many examples, or so many operations.
+# What a proof may cost: a share of a training step on so many examples.
 _SHARE = 0.05
 _EXAMPLES = 64
-_FREE = 4e7
-# Products of the bound run at a lower rate than convolutions.
-_RATE = 1.5
+# The bound's products run at a lower rate than convolutions, those of few channels at one lower
+# still. A search for an estimate takes so many operations' time, and so many evaluations of one
+# example. All as measured by `benchmarks/norms.py`.
+_RATE, _FEW = 1.5, 64
+_SEARCH, _EVALUATIONS = 2e8, 16
 
 
 def checked_coeff(coeff: float | None) -> float | None:
@@ -61,18 +63,23 @@ def checked_normalization(normalization: str) -> str:
 
 
 def chosen_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
-    """Returns "bound" where proofs cost little beside training, else "power_iteration".
+    """Returns "bound" where proofs cost little, else "power_iteration".
 
-    Little is 5 % of a training step on 64 examples by count, or what takes under a millisecond: of
-    small layers the latter may be a larger share.
+    Little is 5 % of a training step on 64 examples, or what the search for estimates costs, both by
+    count: of small layers either is a larger share.
 
     Args:
       linear_maps: the operators that share the cost.
       passes: evaluations of the operators, or what costs as much, in a training step.
     """
-    proofs = sum(gram.operations(linear_map) for linear_map in linear_maps)
-    step = passes * _EXAMPLES * sum(linear_map.operations for linear_map in linear_maps)
-    return "bound" if _RATE * proofs <= _SHARE * step + _FREE else "power_iteration"
+    proofs = sum(
+        _RATE * (1 + _FEW / min(linear_map.kernel_shape[-2:])) * gram.operations(linear_map)
+        for linear_map in linear_maps
+    )
+    evaluation = sum(linear_map.operations for linear_map in linear_maps)
+    searches = _SEARCH * len(linear_maps) + _EVALUATIONS * evaluation
+    step = passes * _EXAMPLES * evaluation
+    return "bound" if proofs <= max(_SHARE * step, searches) else "power_iteration"
 
 
 class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
