@@ -107,17 +107,16 @@ def _search(
             new = unit(tf.where(index == 0, start, following))
         return measured(index + 1, tf.where(tf.reduce_any(new != 0), new, v))
 
-    def found_anew() -> tf.Tensor:
+    def found_anew() -> tuple[tf.Tensor, ...]:
         start = unit(tf.reshape(v + noise / _NOISE, [size]))
         new = tf.reshape(_ritz_vector(gram, start, min(_DIMENSIONS, size)), shape)
-        return tf.where(tf.reduce_any(new != 0), new, v)
+        return measured(tf.constant(0), tf.where(tf.reduce_any(new != 0), new, v))
 
     v = tf.ensure_shape(v, shape)
-    _, residual, sigma, *_ = measured(tf.constant(0), v)
-    v = tf.cond((residual > _LOST * sigma) | anew, found_anew, lambda: v)
-    _, _, sigma, u, v, _ = tf.while_loop(
-        unfinished, step, measured(tf.constant(0), v), maximum_iterations=rounds
-    )
+    given = measured(tf.constant(0), v)
+    _, residual, sigma, *_ = given
+    start = tf.cond((residual > _LOST * sigma) | anew, found_anew, lambda: given)
+    _, _, sigma, u, v, _ = tf.while_loop(unfinished, step, start, maximum_iterations=rounds)
     return PowerIterationResult(scale * sigma, u, v)
 
 

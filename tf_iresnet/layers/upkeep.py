@@ -173,28 +173,59 @@ def _find(triples: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
     Args:
       triples: layers, their kernels, and whether these have moved; in graphs some may not have.
     """
-    groups: dict[Any, list[tuple[SpectralLayer, tf.Tensor]]] = {}
+    groups: dict[Any, list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]] = {}
     for layer, kernel, moved in triples:
-        if layer.normalization == "bound":
-            groups.setdefault(layer.norm_problem(), []).append((layer, kernel))
+        key = (layer.normalization, layer.power_iterations, layer.norm_problem())
+        groups.setdefault(key, []).append((layer, kernel, moved))
+    for (normalization, _, (linear_map, dtypes)), group in groups.items():
+        if normalization == "bound":
+            sigmas, gradients = _bounds(linear_map, dtypes, _stacked(group))
+            for index, (layer, kernel, _) in enumerate(group):
+                layer.known_norm.assign(kernel, sigmas[index], gradients[index])
         elif tf.executing_eagerly():
-            find_estimate(layer, kernel)
-        else:  # another kernel may be all that has moved
-            _find_if(moved, layer, kernel)
-    for (linear_map, dtypes), group in groups.items():
-        shape = group[0][0].norm_shape
-        stacked = tf.stack([tf.reshape(kernel, shape) for _, kernel in group])
-        sigmas, gradients = _bounds(linear_map, dtypes, stacked)
-        for index, (layer, kernel) in enumerate(group):
-            layer.known_norm.assign(kernel, sigmas[index], gradients[index])
+            for layer, kernel, _ in group:
+                find_estimate(layer, kernel)
+        else:
+            _find_estimates(group)
 
 
-def _find_if(moved: tf.Tensor, layer: SpectralLayer, kernel: tf.Tensor) -> None:
-    def find() -> tf.Tensor:
-        find_estimate(layer, kernel)
-        return tf.constant(0)
+def _stacked(group: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    """The kernels of one shape, in the shape of their norm's problem."""
+    return tf.stack([tf.reshape(kernel, layer.norm_shape) for layer, kernel, _ in group])
 
-    tf.cond(moved, find, lambda: tf.constant(0))
+
+def _find_estimates(group: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
+    """Finds estimates of those kernels of one shape that have moved, in a graph.
+
+    They are searched for in a loop: a search for each kernel would make the graph of a model with
+    many so large that its first call takes minutes.
+    """
+    layers = [layer for layer, _, _ in group]
+    first = layers[0]
+    vs = tf.concat([tf.convert_to_tensor(layer.v) for layer in layers], axis=0)
+    known = tf.stack([tf.reshape(x.known_norm.kernel, x.norm_shape) for x in layers])
+
+    def one(arguments: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        moved, kernel, v, known = arguments
+        shape = (1, *first.norm_problem()[0].output_shape)
+
+        def search() -> tuple[tf.Tensor, ...]:
+            found = _estimated(first, kernel, v[None], known, TOLERANCE, 1000, False)
+            return tuple(tf.ensure_shape(f, s) for f, s in zip(found, shapes, strict=True))
+
+        shapes = ((), shape, (1, *v.shape), kernel.shape)
+        return tf.cond(moved, search, lambda: tuple(tf.zeros(s, kernel.dtype) for s in shapes))
+
+    moved = tf.stack([moved for _, _, moved in group])
+    dtype = vs.dtype
+    found = tf.map_fn(one, (moved, _stacked(group), vs, known), fn_output_signature=(dtype,) * 4)
+    for index, (layer, kernel, moved) in enumerate(group):
+        sigma, u, v, gradient = (part[index] for part in found)
+        norm = layer.known_norm
+        layer.u.assign(tf.where(moved, u, layer.u))
+        layer.v.assign(tf.where(moved, v, layer.v))
+        gradient = tf.where(moved, tf.reshape(gradient, kernel.shape), norm.gradient)
+        norm.assign(kernel, tf.where(moved, sigma, norm.sigma), gradient)
 
 
 def _bounds(
@@ -241,25 +272,38 @@ def find_estimate(
       rounds: of the search, at most.
       anew: whether to search however good u and v are.
     """
-    linear_map, _ = layer.norm_problem()
-    flat = tf.reshape(kernel, layer.norm_shape)
+    flat, known = (tf.reshape(x, layer.norm_shape) for x in (kernel, layer.known_norm.kernel))
     v = tf.convert_to_tensor(layer.v)
-    # After a long step other vectors may lead, though these are singular still.
-    known = tf.convert_to_tensor(layer.known_norm.kernel)
-    anew = anew | ~(tf.norm(kernel - known) <= _LONG * tf.norm(kernel))  # none is known: NaN
-    result = lanczos.leading_vectors(
+    found = _estimated(layer, flat, v, known, tolerance or TOLERANCE, rounds, anew)
+    sigma, u, v, gradient = found
+    layer.u.assign(u)
+    layer.v.assign(v)
+    layer.known_norm.assign(kernel, sigma, gradient)
+
+
+def _estimated(
+    layer: SpectralLayer,
+    kernel: tf.Tensor,
+    v: tf.Tensor,
+    known: tf.Tensor,
+    tolerance: float,
+    rounds: int,
+    anew: bool,
+) -> tuple[tf.Tensor, ...]:
+    """Sigma, u, v and the gradient of sigma, from v and the kernel that it was found for."""
+    linear_map, _ = layer.norm_problem()
+    # After a long step other vectors may lead, though these are singular still; none may be known.
+    near = tf.norm(kernel - known) <= _LONG * tf.norm(kernel)
+    found = lanczos.leading_vectors(
         linear_map,
-        flat,
+        kernel,
         v,
         steps=layer.power_iterations,
-        tolerance=tolerance or TOLERANCE,
+        tolerance=tolerance,
         rounds=rounds,
-        anew=anew,
+        anew=anew | ~near,
     )
-    layer.u.assign(result.u)
-    layer.v.assign(result.v)
-    gradient = linear_map.kernel_gradient(result.v, result.u)
-    layer.known_norm.assign(kernel, result.sigma, gradient)
+    return (*found, linear_map.kernel_gradient(found.v, found.u))
 
 
 def recall(layer: SpectralLayer, sigma: Any) -> None:
