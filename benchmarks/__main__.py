@@ -58,7 +58,9 @@ def compare(
 ) -> dict[str, Any]:
     """Run the comparisons, all with one pair of workers, and return the results.
 
-    The weights are those of `example_weights` unless given.
+    Both estimate norms by the power iteration; the training step is compared by another pair, too,
+    where ours normalises as it does by default. The weights are those of `example_weights` unless
+    given.
     """
     from benchmarks.peer_normflows import example_weights  # imports torch
 
@@ -81,9 +83,19 @@ def compare(
                 if not only or name in only:
                     _say(name)
                     results[name] = comparison(ours, peer, setting)
+        if "training_step" in results:
+            with (
+                WorkerProcess("benchmarks.ours", **arguments, normalization="auto") as ours,
+                WorkerProcess("benchmarks.peer_normflows", **arguments) as peer,
+            ):
+                _say("training_step_default")
+                step = COMPARISONS["training_step"](ours, peer, setting)
+                step["normalization"] = ours.info["normalization"]
+                results["training_step_default"] = step
     if "training_step" in results:
         for key in ("roofline_fraction", "where_the_time_goes"):
             results[key] = results["training_step"].pop(key)
+            del results["training_step_default"][key]
     return results
 
 

@@ -115,6 +115,7 @@ class Worker:
             "tf_iresnet": version("tf_iresnet"),
             "threads": tf.config.threading.get_intra_op_parallelism_threads(),
             "parameters": sum(math.prod(v.shape) for v in self.flow.trainable_variables),
+            "normalization": self.blocks[0].branch.normalization,
             "base_bytes": memory_bytes("VmRSS"),
         }
 

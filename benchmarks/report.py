@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _TITLES = {
-    "training_step": "one training step",
+    "training_step": "one training step, norms by power iteration",
+    "training_step_default": "one training step, ours by default",
     "inverse": "inverse, same error",
     "inverse_trained": "inverse of the trained flow's blocks, same error",
     "log_det": "log-determinant, evaluation",

@@ -89,8 +89,9 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     spatial size, roundings included (`tf_iresnet.bounds.gram`): the norm is at most c in every
     call. With ``normalization="power_iteration"`` sigma = \|W v\| estimates it, from below: u and v
     are non-trainable weights, constant for the gradient, and are searched for until they are
-    singular vectors to 1 %. "auto" takes the bound where it costs at most 5 % of a training step,
-    and is that choice from `build` on. Only kernels above c are scaled.
+    singular vectors to 1 %. "auto" takes the bound where by count it costs at most 5 % of a
+    training step, or no more than the search for an estimate, and is that choice from `build` on.
+    Only kernels above c are scaled.
 
     A call whose kernel has moved since sigma was found finds it first (`tf_iresnet.layers.upkeep`):
     the constraint holds whoever trains. As long as the kernel stays, that costs a comparison.
