@@ -21,7 +21,7 @@ tf.config.set_logical_device_configuration(_PROCESSOR, [tf.config.LogicalDeviceC
 flags.FLAGS.mark_as_parsed()  # TFP's test utilities read flags
 
 # Most graphs of tests run once or twice: to rewrite them first takes longer than to run them. The
-# soak rewrites them, as do all processes that tests start.
+# soak rewrites them, as do all commands that tests start.
 if not os.environ.get("TEST_GRAPPLER"):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 

@@ -69,11 +69,11 @@ def flow(devices: Devices, dtype: str, architecture: Architecture | None = None)
 
 
 def classifier(devices: Devices, dtype: str, **optimizer):
-    """A classifier on augmented digits, an odd number of them in each batch."""
+    """A classifier on digits that are shifted, an odd number of them in each batch."""
     dataset = load_dataset("digits")
 
     def batches(share: Share) -> tf.data.Dataset:
-        options = {"seed": 3, "task": "classification", "augment": ("affine", "crop")}
+        options = {"seed": 3, "task": "classification", "augment": ("crop",)}
         options["dtype"] = "float32" if dtype == "mixed_bfloat16" else dtype
         return train_batches(dataset, 9, share=share, **options)
 
@@ -233,6 +233,8 @@ def in_two_workers(
 
 
 def main(folder: str, *kinds: str) -> None:
+    if not os.environ.get("TEST_GRAPPLER"):  # as in the process that compares
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     devices = make_devices("multiworker")
     results = {}
     for kind in kinds:

@@ -45,12 +45,12 @@ def on_one(kind):
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    return replicated.in_two_workers(tmp_path_factory.mktemp("workers"), ["flow", "float32"])
+    return replicated.in_two_workers(tmp_path_factory.mktemp("workers"), ["flow"])
 
 
 @pytest.fixture(scope="module")
 def more_workers(tmp_path_factory):
-    kinds = ["classifier", "hybrid", "mixed_bfloat16"]
+    kinds = ["classifier", "hybrid", *PRECISION]
     return replicated.in_two_workers(tmp_path_factory.mktemp("more"), kinds)
 
 
@@ -107,16 +107,11 @@ def test_two_workers_train_other_models_as_one_does(more_workers, kind):
     assert_close(more_workers[kind], on_one(kind), 0, 1e-8)
 
 
-@pytest.mark.slow
-def test_the_gradients_of_two_workers_are_those_of_one(workers):
-    name = "gradients float32"
-    assert_relative(workers[name], on_one(name), PRECISION["float32"])
-
-
-@pytest.mark.soak
-def test_the_rounded_gradients_of_two_workers_are_those_of_one(more_workers):
-    name = "gradients mixed_bfloat16"
-    assert_relative(more_workers[name], on_one(name), PRECISION["mixed_bfloat16"])
+@pytest.mark.soak  # of two devices, above, in every run: replicas are summed alike
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_the_gradients_of_two_workers_are_those_of_one(more_workers, dtype):
+    name = f"gradients {dtype}"
+    assert_relative(more_workers[name], on_one(name), PRECISION[dtype])
 
 
 @pytest.mark.slow

@@ -59,10 +59,13 @@ def flow(normalization):
     )
 
 
-def stack(normalization):
+def stack(normalization, blocks=3, hidden=32):
     layers = (
-        [ActNorm() for _ in range(3)],
-        [InvertibleResidual(hidden=32, coeff=COEFF, normalization=normalization) for _ in range(3)],
+        [ActNorm() for _ in range(blocks)],
+        [
+            InvertibleResidual(hidden=hidden, coeff=COEFF, normalization=normalization)
+            for _ in range(blocks)
+        ],
     )
     return InvertibleSequential([layer for pair in zip(*layers, strict=True) for layer in pair])
 
@@ -195,7 +198,7 @@ def replayed(layers, weights, trace, check):
 
 
 def by_tfp_minimize(normalization, check):
-    layers = stack(normalization)
+    layers = stack(normalization, blocks=1, hidden=16)
     density = distribution(layers)
     x, weights = tf.constant(points()[:128]), density.trainable_variables
     trace = tfp.math.minimize(

@@ -250,7 +250,7 @@ def test_launched_workers_asked_to_end_save_and_go_on(whole, tmp_path, asked):
     assert_same_end(tmp_path / "run", whole("chief"), 1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # of a command in this process, `test_training_crash` in every run
 def test_an_interrupted_run_saves_and_ends_with_130(tmp_path):
     with Command("single", tmp_path / "run") as command:
         command.wait_for_step(tmp_path / "run", 4)

@@ -119,15 +119,15 @@ def test_an_experiment_trains_by_it_and_goes_on_where_it_was(tmp_path):
     def experiment(steps):
         settings = ("name=muon", "momentum=0.75", "learning_rate=0.05")
         changes = [f"optimizer.{change}" for change in settings]
-        return tiny("interval=3", "schedule={name='constant'}", *changes, steps=steps)
+        return tiny("interval=2", "schedule={name='constant'}", *changes, steps=steps)
 
-    assert parse_experiment(experiment(6).model_dump(mode="json")) == experiment(6)
-    optimizer = build_model(experiment(6), load_dataset("digits").spec).optimizer
+    assert parse_experiment(experiment(4).model_dump(mode="json")) == experiment(4)
+    optimizer = build_model(experiment(4), load_dataset("digits").spec).optimizer
     assert isinstance(optimizer, Muon)
     assert optimizer.momentum == 0.75
-    train(experiment(6), tmp_path / "whole", verbose=0)
-    for steps in (3, 6):
+    train(experiment(4), tmp_path / "whole", verbose=0)
+    for steps in (2, 4):
         train(experiment(steps), tmp_path / "parts", verbose=0)
-    ends = [weights(tmp_path / folder, 6) for folder in ("whole", "parts")]
+    ends = [weights(tmp_path / folder, 4) for folder in ("whole", "parts")]
     for name, value in ends[0].items():
         np.testing.assert_array_equal(ends[1][name], value, err_msg=name)

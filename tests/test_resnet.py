@@ -126,7 +126,9 @@ CHANGES = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "resnet"
-    experiment = load_experiment("mnist_classifier_c09", [*CHANGES, "batch_size=32"], steps=16)
+    experiment = load_experiment(
+        "mnist_classifier_c09", [*CHANGES, "batch_size=32", "interval=8"], steps=16
+    )
     train(experiment, folder, verbose=0)
     return open_finished(folder)
 

@@ -1,13 +1,11 @@
 """Runs of conditional flows: every verb, and the comparison with the unconditional twin."""
 
-import contextlib
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.eager import eagerly
 from tests.tiny_runs import TINY
 from training.catalog import load_experiment
 from training.certify import certify_run
@@ -30,13 +28,10 @@ def trained(folder, *changes, name="digits_flow"):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """An unconditional run and its conditional twin."""
-    folder, runs = tmp_path_factory.mktemp("runs"), []
-    for name, how in (("none", eagerly), ("class", contextlib.nullcontext)):
-        with how():
-            runs.append(open_finished(trained(folder / name, f"context={name}")))
-    return runs
+def runs(tmp_path_factory, eager_module):
+    """An unconditional run and its conditional twin. `test_conditional_flows` traces training."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [open_finished(trained(folder / name, f"context={name}")) for name in ("none", "class")]
 
 
 @pytest.fixture
@@ -59,7 +54,6 @@ def test_the_model_and_its_data(runs):
         )
 
 
-@pytest.mark.usefixtures("eager")
 def test_evaluation_compares_image_by_image(runs, tmp_path):
     plain, conditional = runs
     first = evaluate(plain, limit=40)
@@ -99,7 +93,6 @@ def test_samples_take_the_classes_in_turn(conditional, tmp_path):
     assert picture.shape[0] == 5 * picture.shape[1]  # ten rows of two
 
 
-@pytest.mark.usefixtures("eager")
 def test_the_other_verbs(conditional, tmp_path):
     report = write_reconstructions(conditional, tmp_path / "r.png")
     assert report["all_converged"]

@@ -9,10 +9,13 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from test_training import history, tiny, weights
 
+from tests.tiny_runs import TINY, as_options
 from training import callbacks
 from training.checkpoints import Checkpoints
+from training.cli import main
 from training.data import load_dataset
 from training.errors import RunError
 from training.finished import open_finished
@@ -83,6 +86,17 @@ def test_a_run_asked_to_end_at_its_last_step_is_finished(whole, tmp_path, monkey
     assert "finished 7 steps" in capsys.readouterr().out
     assert (tmp_path / "metrics.json").exists()
     assert_same_end(tmp_path, whole)
+
+
+def test_an_interrupted_command_saves_and_ends_with_130(tmp_path, monkeypatch, keyboard):
+    end_after(monkeypatch, 2, signal.SIGINT)
+    words = ["train", "digits_flow", "--out", str(tmp_path / "run"), "--steps", "7"]
+    words += as_options((*TINY, "interval=5"))
+    result = CliRunner().invoke(main, words, prog_name="python -m training")
+    assert result.exit_code == 130, result.output
+    assert "asked to end: step 2 is saved; the same command" in result.stdout
+    assert result.stderr == "error: interrupted; give the same command again to go on\n"
+    assert open_finished(tmp_path / "run").step == 2
 
 
 def test_signals_are_handled_as_before_afterwards():

@@ -19,7 +19,7 @@ from training.train import train
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, eager_module):  # `test_models_hybrid` traces training
     folder = tmp_path_factory.mktemp("runs") / "hybrid"
     experiment = load_experiment("digits_hybrid", [*TINY, "model.head_width=4"], steps=4)
     metrics = train(experiment, folder, verbose=0)
