@@ -28,7 +28,11 @@ def slogdet(layer, x):
 
 
 @kinds
-@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("float64", 1e-13)])
+@pytest.mark.parametrize(
+    ("dtype", "atol"),
+    # In float64 it follows from the other direction, which is checked for every layer.
+    [("float32", 1e-5), pytest.param("float64", 1e-13, marks=pytest.mark.soak)],
+)
 def test_inverse_undoes_forward(name, dtype, atol):
     layer, x = make(name, dtype), inputs(name, 3, dtype)
     y = layer(x).numpy()
@@ -42,9 +46,11 @@ def test_inverse_undoes_forward(name, dtype, atol):
 
 @every
 def test_forward_undoes_inverse(name):
-    layer, y = make(name, "float64"), None
+    layer = make(name, "float64")
     y = np.random.default_rng(5).standard_normal(layer(inputs(name)).shape)
-    np.testing.assert_allclose(layer(layer.inverse(y)), y, rtol=0, atol=1e-13)
+    x = layer.inverse(y)
+    assert x.dtype == "float64"
+    np.testing.assert_allclose(layer(x), y, rtol=0, atol=1e-13)
 
 
 @every
@@ -173,13 +179,12 @@ def test_tensorflows_checkpoint_restores_the_layer(name, tmp_path):
 
 
 @kinds
-@pytest.mark.parametrize("batch", [1, 5])
-def test_any_batch_size(name, batch):
+def test_a_batch_of_one(name):
     layer, x = make(name), inputs(name, 5)
-    y, log_det = layer.forward_and_log_det(x[:batch], seed=0)
-    assert log_det.shape == (batch,)
-    assert layer.inverse(y).shape == x[:batch].shape
-    np.testing.assert_allclose(y, layer(x)[:batch], rtol=0, atol=1e-6)
+    y, log_det = layer.forward_and_log_det(x[:1], seed=0)
+    assert log_det.shape == (1,)
+    assert layer.inverse(y).shape == x[:1].shape
+    np.testing.assert_allclose(y, layer(x)[:1], rtol=0, atol=1e-6)
 
 
 @kinds
