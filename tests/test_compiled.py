@@ -34,9 +34,9 @@ def test_exact_log_determinants_and_their_gradients(dtype):
 
 
 def test_an_inverse_its_bound_and_its_gradient():
-    block = make("conv 2-D")
+    block = make("conv 1-D")
     block.solver = Anderson()
-    y = block(inputs("conv 2-D", 3))
+    y = block(inputs("conv 1-D", 3))
 
     def value(y):
         with tf.GradientTape() as tape:

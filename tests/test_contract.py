@@ -1,5 +1,6 @@
 """What every invertible layer promises, checked over the registry."""
 
+import functools
 import json
 
 import keras
@@ -22,13 +23,19 @@ estimated = pytest.mark.parametrize("name", ESTIMATED)
 estimated_kinds = pytest.mark.parametrize("name", representatives(ESTIMATED))
 
 
-def slogdet(layer, x):
-    """The log-determinants of dense Jacobians."""
-    return np.linalg.slogdet(jacobians(layer.forward, x))[1]
+@functools.cache
+def slogdet(name):
+    """The log-determinants of the dense Jacobians at two inputs of a layer in float64."""
+    x = inputs(name, 2, "float64")
+    return np.linalg.slogdet(jacobians(make(name, "float64").forward, x))[1]
 
 
 @kinds
-@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("float64", 1e-13)])
+@pytest.mark.parametrize(
+    ("dtype", "atol"),
+    # In float64 it follows from the other direction, which is checked for every layer.
+    [("float32", 1e-5), pytest.param("float64", 1e-13, marks=pytest.mark.soak)],
+)
 def test_inverse_undoes_forward(name, dtype, atol):
     layer, x = make(name, dtype), inputs(name, 3, dtype)
     y = layer(x).numpy()
@@ -42,9 +49,11 @@ def test_inverse_undoes_forward(name, dtype, atol):
 
 @every
 def test_forward_undoes_inverse(name):
-    layer, y = make(name, "float64"), None
+    layer = make(name, "float64")
     y = np.random.default_rng(5).standard_normal(layer(inputs(name)).shape)
-    np.testing.assert_allclose(layer(layer.inverse(y)), y, rtol=0, atol=1e-13)
+    x = layer.inverse(y)
+    assert x.dtype == "float64"
+    np.testing.assert_allclose(layer(x), y, rtol=0, atol=1e-13)
 
 
 @every
@@ -52,7 +61,7 @@ def test_exact_log_det_is_that_of_the_dense_jacobian(name):
     layer, x = make(name, "float64"), inputs(name, 2, "float64")
     y, value = layer.forward_and_log_det(x, log_det=Exact())
     np.testing.assert_allclose(y, layer(x), rtol=0, atol=1e-14)
-    truth = slogdet(layer, x)
+    truth = slogdet(name)
     np.testing.assert_allclose(value, truth, rtol=0, atol=1e-12)
     if not name.startswith("squeeze"):
         assert np.abs(truth).max() > 1e-4  # else a zero would pass
@@ -64,7 +73,7 @@ def test_long_series_estimates_the_dense_jacobians_log_det(name):
     copies = np.repeat(x, 150, 0)  # in training, where equal examples have different noise
     series = PowerSeries(terms=40)
     _, draws = layer.forward_and_log_det(copies, seed=4, log_det=series, training=True)
-    error = np.mean(draws) - slogdet(layer, x)[0]
+    error = np.mean(draws) - slogdet(name)[0]  # of the same first input
     assert abs(error) < 4 * np.std(draws) / np.sqrt(len(draws)) + 1e-9
     assert np.std(draws) < 2.0
 
@@ -173,13 +182,12 @@ def test_tensorflows_checkpoint_restores_the_layer(name, tmp_path):
 
 
 @kinds
-@pytest.mark.parametrize("batch", [1, 5])
-def test_any_batch_size(name, batch):
+def test_a_batch_of_one(name):
     layer, x = make(name), inputs(name, 5)
-    y, log_det = layer.forward_and_log_det(x[:batch], seed=0)
-    assert log_det.shape == (batch,)
-    assert layer.inverse(y).shape == x[:batch].shape
-    np.testing.assert_allclose(y, layer(x)[:batch], rtol=0, atol=1e-6)
+    y, log_det = layer.forward_and_log_det(x[:1], seed=0)
+    assert log_det.shape == (1,)
+    assert layer.inverse(y).shape == x[:1].shape
+    np.testing.assert_allclose(y, layer(x)[:1], rtol=0, atol=1e-6)
 
 
 @kinds

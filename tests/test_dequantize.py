@@ -9,7 +9,7 @@ from scipy import stats
 
 from tf_iresnet import randomness
 from tf_iresnet.layers import ActNorm, Dequantize, InvertibleSequential
-from tf_iresnet.log_det import Exact
+from tf_iresnet.log_det import Exact, PowerSeries
 from tf_iresnet.models.pixels import are_scaled
 from training.data import load_dataset
 from training.devices import make_devices
@@ -219,7 +219,8 @@ def test_scaled_batches_are_refused_on_two_devices():
     x = (PIXELS / 7).astype("float32")
     source = tf.data.Dataset.from_tensor_slices(x).batch(8)
     with make_devices("mirrored", 2).strategy.scope():
-        model = small.flow(blocks=(1,), hidden=4, actnorm=False)
+        options = {"kernel_sizes": (1,), "log_det": PowerSeries(1), "eval_log_det": Exact()}
+        model = small.flow(blocks=(1,), actnorm=False, **options)
         model.compile("sgd")
     with pytest.raises(ValueError, match="images scaled"):
         model.fit(source, verbose=0, shuffle=False)

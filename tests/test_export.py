@@ -17,19 +17,20 @@ from tf_iresnet import certify
 from tf_iresnet.export import export_saved_model
 from tf_iresnet.layers import ActNorm, InvertibleResidual, SpectralDense
 
+SMALL = {"hidden": 4, "kernel_sizes": (3, 1), "ema_momentum": 0.9}
 READER = Path(__file__).parent / "data" / "export_reader.py"
 X = small.pixels(17, seed=3)
 
 
 @pytest.fixture(scope="module")
 def flow():
-    model = small.flow(ema_momentum=0.9, coeff=0.9)
+    model = small.flow(blocks=(1,), coeff=0.9, **SMALL)
     return small.train(model, small.pixels(32), 2)
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = small.classifier(ema_momentum=0.9)
+    model = small.classifier(blocks=(1,), **SMALL)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.02), loss, run_eagerly=True)
     model.adapt(X)
@@ -39,14 +40,15 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def hybrid():
-    return small.train(small.hybrid(factor_out=True, ema_momentum=0.9), (X, np.arange(17) % 3), 2)
+    model = small.hybrid(factor_out=True, **SMALL)
+    return small.train(model, (X, np.arange(17) % 3), 2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, flow, classifier, hybrid):
     folder = tmp_path_factory.mktemp("saved")
-    export_saved_model(flow, folder / "flow" / "1")
-    classifier.export(str(folder / "classifier" / "1"))  # the same by Keras' name
+    flow.export(str(folder / "flow" / "1"))  # the same by Keras' name
+    export_saved_model(classifier, folder / "classifier" / "1")
     export_saved_model(hybrid, folder / "hybrid" / "1")
     return folder
 
@@ -110,6 +112,16 @@ def test_latents_decode_to_images(outputs, flow, count):
     assert outputs[f"decode {count}/converged"].all()
 
 
+def test_bounds_of_errors_hold_of_what_is_decoded(outputs, flow):
+    ours = flow.decode(outputs["encode 17/z"], return_result=True)
+    bound = outputs["decode 17/error_bound"]
+    assert bound.dtype == np.float64
+    assert np.isfinite(bound).all()
+    distance = np.sqrt(np.square(outputs["decode 17/x"] - ours.x).sum((1, 2, 3), dtype="float64"))
+    assert (distance <= bound + ours.error_bound.numpy()).all()
+    np.testing.assert_allclose(bound, ours.error_bound, rtol=2)
+
+
 def test_what_does_not_converge_is_nan(outputs):
     np.testing.assert_array_equal(outputs["decode far/converged"], [True, False, True])
     assert np.isnan(outputs["decode far/x"][1]).all()
@@ -134,9 +146,15 @@ def test_logits_are_the_model_s(outputs, classifier, count):
 def test_a_hybrid_gives_both_numbers(outputs, hybrid):
     log_prob, logits = hybrid.log_prob_and_logits(X, seed=5)
     np.testing.assert_allclose(outputs["hybrid density/log_prob"], log_prob, rtol=0, atol=1e-3)
+    both = {key: outputs[f"hybrid both/{key}"] for key in ("log_prob", "bits_per_dim", "logits")}
+    np.testing.assert_allclose(both["log_prob"], log_prob, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(both["bits_per_dim"], hybrid.to_bits(log_prob), rtol=1e-4)
+    np.testing.assert_allclose(both["logits"], logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(outputs["hybrid classes/logits"], logits, rtol=1e-5, atol=1e-5)
     labels = np.argmax(logits, axis=1)
-    np.testing.assert_array_equal(outputs["hybrid classes/label"], labels)
+    for name in ("classes", "both"):
+        np.testing.assert_array_equal(outputs[f"hybrid {name}/label"], labels)
+    assert outputs["hybrid serves"].tolist() == ["bits_per_dim", "label", "log_prob", "logits"]
     np.testing.assert_allclose(outputs["hybrid latents/z"], hybrid.encode(X), atol=1e-5)
     np.testing.assert_allclose(outputs["hybrid images/x"], X, atol=1e-4)
 
@@ -157,13 +175,13 @@ def test_each_weight_is_stored_once_and_averages_not_at_all(folder, flow):
 
 
 def test_an_export_holds_the_norms_of_its_own_weights(tmp_path):
-    model = small.flow(blocks=(1,))
+    model = small.classifier(blocks=(1,), **SMALL)
     for layer in model.flow.spectral_layers():
         layer.kernel.assign(3 * layer.kernel)  # nobody has called the layer since
     export_saved_model(model, tmp_path / "1")
     x = small.pixels(2)
     encode = tf.saved_model.load(str(tmp_path / "1")).signatures["encode"]
-    np.testing.assert_allclose(encode(x=x)["z"], model.encode(x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(encode(x=x)["features"], model.encode(x), rtol=0, atol=1e-5)
 
 
 def test_a_graph_is_written_once_and_without_gradients(folder):
@@ -210,22 +228,21 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tf.saved_model, "save", write_half)
-    model = small.flow((2,), levels=None, blocks=(1,))
+    model = small.classifier(blocks=(1,), **SMALL)
     with pytest.raises(OSError, match="No space left"):
         export_saved_model(model, tmp_path / "1")
     assert not os.listdir(tmp_path)
 
 
 def test_export_by_keras_name_is_the_same(tmp_path, capsys):
-    model = small.flow((2,), levels=None, blocks=(1,), hidden=4)  # built, and never called
+    model = small.classifier(blocks=(1,), **SMALL)  # built, and never called
     model.export(tmp_path / "1", verbose=True)
     assert str(tmp_path / "1") in capsys.readouterr().out
     export_saved_model(model, tmp_path / "2")
-    x = tf.constant(small.points(3, 2))
+    x = tf.constant(small.pixels(3))
     loaded = [tf.saved_model.load(str(tmp_path / name)) for name in "12"]
     assert set(loaded[0].signatures) == set(loaded[1].signatures)
-    densities = [each.signatures["log_prob"](x=x, seed=tf.constant(3)) for each in loaded]
-    np.testing.assert_array_equal(*(each["log_prob"] for each in densities))
+    np.testing.assert_array_equal(*(each.signatures["classify"](x=x)["logits"] for each in loaded))
     assert (tmp_path / "1" / "certificate.json").exists()
 
 

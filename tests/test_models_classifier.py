@@ -134,7 +134,7 @@ def test_fit_learns_digits():
     digits = load_digits()
     x, y = digits.images[:600, ..., None].astype("float32") / 16, digits.target[:600]
     keras.utils.set_random_seed(0)
-    model = IResNetClassifier((8, 8, 1), 10, blocks=(1, 1, 1), hidden=16, ema_momentum=0.9)
+    model = IResNetClassifier((8, 8, 1), 10, blocks=(1, 1), hidden=16, ema_momentum=0.9)
     compiled(model, 0.02)
     options = {"batch_size": 50, "verbose": 0}
     history = model.fit(x[:500], y[:500], epochs=4, validation_data=(x[500:], y[500:]), **options)

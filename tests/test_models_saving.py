@@ -19,11 +19,12 @@ DATA = {"flow": X, "classifier": (X, LABELS), "hybrid": (X, LABELS)}
 
 
 def make(name):
+    options = {"hidden": 4, "kernel_sizes": (3, 1), "ema_momentum": 0.9}
     if name == "flow":
-        return small.flow(ema_momentum=0.9, seed=3)
+        return small.flow(seed=3, **options)
     if name == "hybrid":
-        return small.hybrid(ema_momentum=0.9, seed=3, factor_out=True)
-    return small.classifier(ema_momentum=0.9)
+        return small.hybrid(seed=3, factor_out=True, **options)
+    return small.classifier(**options)
 
 
 def compiled(name):

@@ -83,7 +83,7 @@ def test_converged_norm_is_coeff_from_both_sides(name):
     np.testing.assert_allclose(ratio, tf.reduce_mean(ratio), rtol=1e-4)
 
 
-@every
+@mostly_soak
 @pytest.mark.parametrize("norm", [0.1, 0.79])
 def test_kernels_below_coeff_are_left_alone(name, norm):
     layer = build(name, norm)
@@ -91,7 +91,7 @@ def test_kernels_below_coeff_are_left_alone(name, norm):
     np.testing.assert_array_equal(layer.normalized_kernel(), layer.kernel)
 
 
-@every
+@mostly_soak
 def test_sigma_is_never_above_the_norm(name):
     """So the constraint never shrinks a kernel needlessly, converged or not."""
     layer = build(name, 2.5)
@@ -150,7 +150,7 @@ def test_gradient_of_the_raw_kernel_is_that_with_fixed_u_and_v(name):
     np.testing.assert_allclose(mine, truth, rtol=1e-6, atol=1e-7)
 
 
-@every
+@mostly_soak
 @pytest.mark.parametrize("normalization", ["power_iteration", "bound"])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_kernel_set_by_hand_is_held_in_the_next_call(name, normalization, training):
@@ -179,7 +179,7 @@ def check_held(name, normalization, training, graph):
         assert 0.8 < found < (1.005 if normalization == "power_iteration" else 1 + 1e-5)
 
 
-@every
+@mostly_soak
 def test_what_is_known_is_not_sought_again(name):
     layer = build(name, 2.5)
     first = layer.normalized_kernel()
@@ -374,10 +374,13 @@ def test_a_wrong_state_is_mended():
     assert norm * (1 - 1e-6) <= layer.lipschitz_bound() < norm * (1 + 1e-5)
 
 
-@every
+@mostly_soak
 def test_auto_is_a_choice_from_the_first_build_on(name):
     layer = build(name, 2.5, normalization="auto")
     assert layer.normalization == layer.get_config()["normalization"] == "bound"
+
+
+def test_auto_is_power_iteration_for_many_channels():
     wide = SpectralConv2D(256, 3)
     wide.build((None, 4, 4, 256))
     assert wide.normalization == "power_iteration"

@@ -35,6 +35,8 @@ for temperature in (0.0, 1.0):
 hybrid = tf.saved_model.load(folder / "hybrid" / "1").signatures
 keep("hybrid density", hybrid["log_prob"](x=x, seed=tf.constant(5)))
 keep("hybrid classes", hybrid["classify"](x=x))
+keep("hybrid both", hybrid["predict"](x=x, seed=tf.constant(5)))
+out["hybrid serves"] = sorted(hybrid["serving_default"].structured_outputs)
 keep("hybrid latents", hybrid["encode"](x=x))
 keep("hybrid images", hybrid["decode"](z=tf.constant(out["hybrid latents/z"])))
 keep("features", classifier["encode"](x=x))
