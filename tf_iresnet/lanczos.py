@@ -28,6 +28,7 @@ def leading_vectors(
     steps: int,
     rounds: int,
     anew: Any = False,
+    traced: bool = False,
 ) -> PowerIterationResult:
     r"""Returns sigma, u and v with \|W^T u - sigma v\| <= tolerance sigma and u = W v / sigma.
 
@@ -46,6 +47,7 @@ def leading_vectors(
       steps: dimensions of the Krylov space, at least 1; one alone makes power iterations.
       rounds: how many rounds at most.
       anew: whether to search in a large space first, however good the start; a boolean.
+      traced: whether to make a graph of the search in eager code, too; it serves all of a shape.
 
     Returns:
       Estimates from below, never a bound. A kernel of zeros leaves v as it is, and u is zero.
@@ -62,7 +64,7 @@ def leading_vectors(
 
     Source: Golub, Van Loan, Matrix Computations, chapter 10.
     """
-    if tf.executing_eagerly():  # a graph takes longer to make than many searches
+    if tf.executing_eagerly() and not traced:
         return _search(linear_map, kernel, v, tolerance, steps, rounds, anew)
     # A graph for each shape, not one for a model: that takes many times longer to optimise.
     search = _traced(linear_map, kernel.shape, kernel.dtype, tolerance, steps, rounds)

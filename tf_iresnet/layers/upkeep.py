@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Residual of u and v, relative to sigma, above which they are searched for.
 TOLERANCE = 0.01
+_MANY = 3  # searches that take longer than to make a graph of one
 _LONG = 0.03  # a kernel's step, relative to its size, after which the search begins anew
 
 # Graphs of control flow, whose operations run amid those of the graph around them.
@@ -184,7 +185,7 @@ def _find(triples: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
                 layer.known_norm.assign(kernel, sigmas[index], gradients[index])
         elif tf.executing_eagerly():
             for layer, kernel, _ in group:
-                find_estimate(layer, kernel)
+                find_estimate(layer, kernel, traced=len(group) >= _MANY)
         else:
             _find_estimates(group)
 
@@ -262,6 +263,7 @@ def find_estimate(
     tolerance: float | None = None,
     rounds: int = 1000,
     anew: bool = False,
+    traced: bool = False,
 ) -> None:
     """Finds the leading singular vectors of a kernel, and notes sigma = u^T W v.
 
@@ -271,10 +273,11 @@ def find_estimate(
       tolerance: of |W^T u - sigma v|, relative to sigma; by default `TOLERANCE`.
       rounds: of the search, at most.
       anew: whether to search however good u and v are.
+      traced: whether to search by a graph in eager code, too.
     """
     flat, known = (tf.reshape(x, layer.norm_shape) for x in (kernel, layer.known_norm.kernel))
     v = tf.convert_to_tensor(layer.v)
-    found = _estimated(layer, flat, v, known, tolerance or TOLERANCE, rounds, anew)
+    found = _estimated(layer, flat, v, known, tolerance or TOLERANCE, rounds, anew, traced)
     sigma, u, v, gradient = found
     layer.u.assign(u)
     layer.v.assign(v)
@@ -289,6 +292,7 @@ def _estimated(
     tolerance: float,
     rounds: int,
     anew: bool,
+    traced: bool = False,
 ) -> tuple[tf.Tensor, ...]:
     """Sigma, u, v and the gradient of sigma, from v and the kernel that it was found for."""
     linear_map, _ = layer.norm_problem()
@@ -302,6 +306,7 @@ def _estimated(
         tolerance=tolerance,
         rounds=rounds,
         anew=anew | ~near,
+        traced=traced,
     )
     return (*found, linear_map.kernel_gradient(found.v, found.u))
 
