@@ -171,7 +171,7 @@ class TrainedFlow:
 
     def __init__(self):
         self.model = exported_flow()
-        batches = eval_batches(load_dataset("mnist"), "test", 4, seed=0, task="density", limit=4)
+        batches = eval_batches(load_dataset("mnist"), "train", 16, seed=0, task="density", limit=16)
         self.x = next(iter(batches))
         self.z = self.model.encode(self.x)
 
@@ -181,7 +181,7 @@ class TrainedFlow:
                 layer.solver = solver
 
     def assert_inverted(self, x, converged):
-        assert np.asarray(converged).sum() == len(self.x) == 4
+        assert np.asarray(converged).sum() == len(self.x) == 16
         assert np.abs(np.asarray(x) - self.x).max() <= 1e-5 * self.model.levels
 
 
