@@ -41,7 +41,7 @@ def evaluate(
     example.
 
     One dequantisation per image and one set of probes per image, both functions of the run's
-    seed and the image's index. The number of terms that a roulette draws is shared by all images.
+    seed and the image's index. A roulette draws the number of terms for each image.
 
     Args:
         finished: the run.
