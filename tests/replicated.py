@@ -36,8 +36,9 @@ class EveryLayer(Architecture):
     def estimator(self):
         return PowerSeries(terms=1)
 
-    def block(self, index, width, channels, taps, **options):
-        *glow, coupling = Glow((1,), width).block(index, width, channels, taps, **options)
+    def block(self, place, **options):
+        width = place.width
+        *glow, coupling = Glow((1,), width).block(place, **options)
         # The steps are as long as all examples of a replica allow: a small error hides that.
         flow = ContinuousFlow(width, (3, 3), rtol=1e-9, atol=1e-9, **options)
         return [*glow, coupling, MaskedAutoregressive([width], **options), flow]
