@@ -386,6 +386,13 @@ def test_auto_is_power_iteration_for_many_channels():
     assert wide.normalization == "power_iteration"
 
 
+def test_auto_is_the_bound_for_an_operator_of_few_pixels():
+    """Its matrix is wide, though it has one channel."""
+    narrow = SpectralConv2D(16, 3)
+    narrow.build((None, 8, 8, 1))
+    assert narrow.normalization == "bound"
+
+
 def test_the_state_is_no_weight_of_keras():
     layer = build("dense tall", 2.5, normalization="bound")
     assert [v.name for v in layer.variables] == ["kernel", "bias"]

@@ -205,6 +205,13 @@ def rounding_bound(kernels: tf.Tensor, *dtypes: str) -> tf.Tensor:
     return tf.stop_gradient(1.02 * (roundoff * norms * scale + tiny * largest))
 
 
+def side(linear_map: LinearMap) -> int:
+    """Returns the size of the matrices that `norm_bounds` squares."""
+    if isinstance(linear_map, ConvMap) and math.prod(linear_map.kernel_shape[:-2]) > 1:
+        return min(_units(linear_map) if _is_small(linear_map) else linear_map.kernel_shape[-2:])
+    return min(linear_map.kernel_shape[-2:])
+
+
 def operations(linear_map: LinearMap) -> float:
     """Returns about how many multiplications and additions `norm_bounds` needs for one kernel."""
     if isinstance(linear_map, DenseMap):

@@ -34,7 +34,7 @@ NORMALIZATIONS = ("auto", "bound", "power_iteration")
 # What a proof may cost: a share of a training step on so many examples.
 _SHARE = 0.05
 _EXAMPLES = 64
-# The bound's products run at a lower rate than convolutions, those of few channels at one lower
+# The bound's products run at a lower rate than convolutions, those of small matrices at one lower
 # still. A search for an estimate takes so many operations' time, and so many evaluations of one
 # example. All as measured by `benchmarks/norms.py`.
 _RATE, _FEW = 1.5, 64
@@ -73,7 +73,7 @@ def chosen_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
       passes: evaluations of the operators, or what costs as much, in a training step.
     """
     proofs = sum(
-        _RATE * (1 + _FEW / min(linear_map.kernel_shape[-2:])) * gram.operations(linear_map)
+        _RATE * (1 + _FEW / gram.side(linear_map)) * gram.operations(linear_map)
         for linear_map in linear_maps
     )
     evaluation = sum(linear_map.operations for linear_map in linear_maps)
