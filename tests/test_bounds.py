@@ -8,7 +8,7 @@ import tensorflow as tf
 from kernels import operators, trained
 from reference import conv_matrix
 
-from tf_iresnet.bounds import banded, gram
+from tf_iresnet.bounds import banded, gram, powers
 from tf_iresnet.bounds.banded import banded_norm_bound
 from tf_iresnet.bounds.dense import dense_norm_bound, product_up, rounded_up
 from tf_iresnet.bounds.symbol import Grid, sized_grid, symbol_bound, torus_grid
@@ -235,7 +235,7 @@ def test_the_cost_of_a_bound_follows_the_products():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_margin_for_rounding_holds(dtype):
     """Taps just below the middle between two numbers of the dtype, all rounded the same way."""
-    unit = float(gram._ROUNDINGS[dtype][0])
+    unit = float(powers.ROUNDINGS[dtype][0])
     kernel = np.full((3, 2, 2), 1.0 + 0.99 * unit)
     rounded = tf.cast(tf.cast(tf.constant(kernel), dtype), tf.float64).numpy()
     up = np.full((3, 2, 2), 1.0 + 1.01 * unit)

@@ -182,12 +182,13 @@ def test_tensorflows_checkpoint_restores_the_layer(name, tmp_path):
 
 
 @kinds
-def test_a_batch_of_one(name):
+@pytest.mark.parametrize("batch", [1, 5])
+def test_any_batch_size(name, batch):
     layer, x = make(name), inputs(name, 5)
-    y, log_det = layer.forward_and_log_det(x[:1], seed=0)
-    assert log_det.shape == (1,)
-    assert layer.inverse(y).shape == x[:1].shape
-    np.testing.assert_allclose(y, layer(x)[:1], rtol=0, atol=1e-6)
+    y, log_det = layer.forward_and_log_det(x[:batch], seed=0)
+    assert log_det.shape == (batch,)
+    assert layer.inverse(y).shape == x[:batch].shape
+    np.testing.assert_allclose(y, layer(x)[:batch], rtol=0, atol=1e-6)
 
 
 @kinds

@@ -34,26 +34,17 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.bounds.dense import dense_matrix
+from tf_iresnet.bounds.powers import ROUNDINGS, Power, nonzero, product, terms, unit_roundoff
 from tf_iresnet.bounds.symbol import sized_grid
 from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
 
 # Squarings, and the share of the frequencies that take part in them.
 _STAGES = ((3, 1.0), (3, 0.25))
-_STAGES_ALONE = ((6, 1.0),)  # of one matrix
+_SQUARINGS = 6  # of one matrix
 _LEAST = 4  # frequencies of a stage
-# Terms of a sum, of which the results are added: fewer roundings in a row. A power needs it less,
-# since its norm is no small part of its Frobenius norm.
-_CHUNK, _CHUNK_OF_POWERS = 128, 512
 _NARROW, _WRITTEN = 160, 2**18  # units of the narrower side, and entries, of operators as matrices
 _MOST = 2**22  # entries of the Gram matrices that are held at once
 _ROWS = 128  # of a product of taps, at least: thin matrices multiply slowly
-# Unit roundoff and half of the smallest number above 0.
-_ROUNDINGS = {
-    "bfloat16": (2.0**-8, 2.0**-134),
-    "float16": (2.0**-11, 2.0**-25),
-    "float32": (2.0**-24, 2.0**-127),  # subnormal numbers may be flushed to 0
-    "float64": (2.0**-53, 2.0**-1023),
-}
 
 
 class _Table(NamedTuple):
@@ -98,7 +89,7 @@ def _table(linear_map: ConvMap) -> _Table:
     places = np.indices(taps).reshape(len(taps), -1)
     count = places.shape[1]
     group = math.ceil(_ROWS / min(linear_map.kernel_shape[-2:]))
-    # In the order of `_grams`: a tap, those that are multiplied with it.
+    # In the order of `_sums`: a tap, and those that it is multiplied with.
     pairs = [
         (j, m)
         for start in range(0, count, group)
@@ -150,14 +141,14 @@ def norm_bounds(linear_map: LinearMap, kernels: tf.Tensor) -> tuple[tf.Tensor, t
     matrices = tf.reshape(tf.cast(kernels, work), [count, -1, inputs, outputs])
     if inputs > outputs:
         matrices = tf.transpose(matrices, [0, 1, 3, 2])
-    largest = _nonzero(tf.reduce_max(tf.abs(matrices), axis=[1, 2, 3]))
+    largest = nonzero(tf.reduce_max(tf.abs(matrices), axis=[1, 2, 3]))
     matrices /= largest[:, None, None, None]
     sizes = tf.sqrt(tf.reduce_sum(tf.reduce_sum(tf.square(matrices), axis=3), axis=2))
     total = 1.01 * tf.reduce_sum(tf.cast(sizes, tf.float64), axis=1)
-    if isinstance(linear_map, DenseMap) or math.prod(shape[:-2]) == 1:
+    if isinstance(linear_map, DenseMap) or _taps(linear_map) == 1:
         bounds, gradients = _of_matrices(matrices[:, 0])
         gradients = gradients[:, None]
-    elif _is_small(linear_map):
+    elif _is_matrix(linear_map):
         bounds, gradients = _of_operators(linear_map, matrices)
     else:
         table = _table(linear_map)
@@ -171,7 +162,7 @@ def norm_bounds(linear_map: LinearMap, kernels: tf.Tensor) -> tuple[tf.Tensor, t
     if inputs > outputs:
         gradients = tf.transpose(gradients, [0, 1, 3, 2])
     # The division moves each entry by u of its size, the operator by u of the sum of norms.
-    bounds = (bounds + 2 * _unit(work) * total) * (1 + 1e-12) * tf.cast(largest, tf.float64)
+    bounds = (bounds + 2 * unit_roundoff(work) * total) * (1 + 1e-12) * tf.cast(largest, tf.float64)
     bounds = tf.where(
         tf.reduce_any(kernels != 0, axis=list(range(1, kernels.shape.rank))), bounds, 0
     )
@@ -194,12 +185,12 @@ def rounding_bound(kernels: tf.Tensor, *dtypes: str) -> tf.Tensor:
     shape = kernels.shape[1:]
     if kernels.dtype.size < 4:  # too narrow for sums
         kernels = tf.cast(kernels, tf.float32)
-    scale = _nonzero(tf.reduce_max(tf.abs(kernels), axis=list(range(1, kernels.shape.rank))))
+    scale = nonzero(tf.reduce_max(tf.abs(kernels), axis=list(range(1, kernels.shape.rank))))
     scaled = kernels / tf.reshape(scale, [-1] + [1] * len(shape))
     norms = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=[-2, -1]))
     norms = tf.reduce_sum(tf.reshape(norms, [kernels.shape[0], -1]), axis=1)
-    roundoff = sum(_ROUNDINGS[dtype][0] for dtype in dtypes)
-    tiny = sum(_ROUNDINGS[dtype][1] for dtype in dtypes)
+    roundoff = sum(ROUNDINGS[dtype][0] for dtype in dtypes)
+    tiny = sum(ROUNDINGS[dtype][1] for dtype in dtypes)
     largest = math.prod(shape[:-2]) * math.sqrt(math.prod(shape[-2:]))
     norms, scale = tf.cast(norms, tf.float64), tf.cast(scale, tf.float64)
     return tf.stop_gradient(1.02 * (roundoff * norms * scale + tiny * largest))
@@ -207,74 +198,58 @@ def rounding_bound(kernels: tf.Tensor, *dtypes: str) -> tf.Tensor:
 
 def side(linear_map: LinearMap) -> int:
     """Returns the size of the matrices that `norm_bounds` squares."""
-    if isinstance(linear_map, ConvMap) and math.prod(linear_map.kernel_shape[:-2]) > 1:
-        return min(_units(linear_map) if _is_small(linear_map) else linear_map.kernel_shape[-2:])
-    return min(linear_map.kernel_shape[-2:])
+    return min(_units(linear_map) if _is_matrix(linear_map) else linear_map.kernel_shape[-2:])
 
 
 def operations(linear_map: LinearMap) -> float:
     """Returns about how many multiplications and additions `norm_bounds` needs for one kernel."""
-    if isinstance(linear_map, DenseMap):
-        narrow, wide = sorted((linear_map.inputs, linear_map.outputs))
-        return _work(narrow, wide, 1, 0, _STAGES_ALONE, 1)
-    if _is_small(linear_map):
+    if _is_matrix(linear_map):
         narrow, wide = sorted(_units(linear_map))
-        return _work(narrow, wide, 1, 0, _STAGES_ALONE, 1)
-    taps = math.prod(linear_map.kernel_shape[:-2])
+        return 2.0 * narrow**2 * wide + _SQUARINGS * 2.0 * narrow**3
     narrow, wide = sorted(linear_map.kernel_shape[-2:])
-    if taps == 1:
-        return _work(narrow, wide, 1, 0, _STAGES_ALONE, 1)
     table = _table(linear_map)
     _, shifts, frequencies, _ = table.waves.shape
     transform = 2.0 * table.waves.size / shifts * narrow**2
-    return _work(narrow, wide, table.sums.shape[1], transform, _STAGES, 4.0 * frequencies)
-
-
-def _work(
-    narrow: int, wide: int, products: int, transform: float, stages: tuple, each: float
-) -> float:
-    squarings = sum(number * share for number, share in stages)
-    return 2.0 * products * narrow**2 * wide + transform + each * squarings * 2.0 * narrow**3
+    squarings = frequencies * sum(number * share for number, share in _STAGES)
+    # Three real products for a complex square.
+    return 2.0 * table.sums.shape[1] * narrow**2 * wide + transform + squarings * 6.0 * narrow**3
 
 
 def _gpus() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def _unit(dtype: tf.DType) -> float:
-    return _ROUNDINGS[dtype.name][0]
-
-
-def _nonzero(x: tf.Tensor) -> tf.Tensor:
-    return tf.where(x == 0, tf.ones_like(x), x)
-
-
 def _of_matrices(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds and gradients of [count, narrow, wide]."""
-    power = _Power.of((_product(matrices, matrices),))
-    for number, _ in _STAGES_ALONE:
-        power = power.squared(number)
+    power = Power.of((product(matrices, matrices),)).squared(_SQUARINGS)
     squares = tf.reduce_sum(tf.reduce_sum(tf.square(matrices), axis=2), axis=1)
-    error = 1.01 * (_terms(int(matrices.shape[2])) + 4) * _unit(matrices.dtype)
+    error = 1.01 * (terms(int(matrices.shape[2])) + 4) * unit_roundoff(matrices.dtype)
     bounds = tf.sqrt(power.bound() + error * tf.cast(squares, tf.float64))
     gradients = tf.linalg.matmul(power.squared(1).parts[0], matrices)
     return bounds, _scaled(gradients, matrices, bounds)
 
 
+def _taps(linear_map: LinearMap) -> int:
+    return math.prod(linear_map.kernel_shape[:-2])
+
+
 def _units(linear_map: LinearMap) -> tuple[int, int]:
+    """Inputs and outputs of the operator as a matrix; one tap's is the same for all pixels."""
+    if _taps(linear_map) == 1:
+        return linear_map.kernel_shape[-2], linear_map.kernel_shape[-1]
     return math.prod(linear_map.input_shape), math.prod(linear_map.output_shape)
 
 
-def _is_small(linear_map: LinearMap) -> bool:
-    """Whether the operator is written out: on a few pixels its norm is far below the symbol's."""
+def _is_matrix(linear_map: LinearMap) -> bool:
+    """Whether it is bounded as one matrix: on a few pixels its norm is far below the symbol's."""
     narrow, wide = sorted(_units(linear_map))
-    return narrow <= _NARROW and narrow * wide <= _WRITTEN
+    return _taps(linear_map) == 1 or (narrow <= _NARROW and narrow * wide <= _WRITTEN)
 
 
 @functools.cache
 def _moves(linear_map: ConvMap) -> np.ndarray:
     """Which pixels of the input and the output each tap joins, [input x output pixels, taps]."""
-    taps = math.prod(linear_map.kernel_shape[:-2])
+    taps = _taps(linear_map)
     numbers = np.arange(1.0, 1 + taps).reshape(*linear_map.kernel_shape[:-2], 1, 1)
     matrix = dense_matrix(numbers, linear_map.spatial_shape, linear_map.padding)
     return (matrix.reshape(-1, 1) == numbers.reshape(-1)).astype(float)
@@ -310,7 +285,7 @@ def _of_symbols(
     count, taps, narrow, wide = map(int, matrices.shape)
     sums = _sums(table, matrices)
     cosines, sines, angles = _of_best_shift(table, sums)
-    power = _Power.of(_grams(sums, cosines, sines))
+    power = Power.of(_grams(sums, cosines, sines))
     rest = tf.zeros([count], tf.float64)
     for number, share in _STAGES:
         members = int(angles.shape[1])
@@ -322,7 +297,7 @@ def _of_symbols(
         power = power.squared(number)
     bounds = power.bound()
     first = tf.argmax(bounds, axis=1)[:, None]
-    error = (_terms(wide) + taps + 2 * table.waves.shape[3] + 16) * _unit(dtype)
+    error = (terms(wide) + taps + 2 * table.waves.shape[3] + 16) * unit_roundoff(dtype)
     square = tf.maximum(tf.reduce_max(bounds, axis=1), rest) + error * total**2
     bounds = tf.sqrt(square) * table.factor
     # The symbol A at that frequency, its gradient P A with a power P of G, and that of the taps.
@@ -358,10 +333,10 @@ def _sums(table: _Table, matrices: tf.Tensor) -> tf.Tensor:
     for start in range(0, taps, table.group):
         rows = tf.reshape(matrices[:, start:], [count, -1, wide])
         some = min(table.group, taps - start)
-        product = _product(rows, rows[:, : some * narrow])
-        product = tf.reshape(product, [count, taps - start, narrow, some, narrow])
-        product = tf.transpose(product, [0, 1, 3, 2, 4])
-        products.append(tf.reshape(product, [count, -1, narrow**2]))
+        found = product(rows, rows[:, : some * narrow])
+        found = tf.reshape(found, [count, taps - start, narrow, some, narrow])
+        found = tf.transpose(found, [0, 1, 3, 2, 4])
+        products.append(tf.reshape(found, [count, -1, narrow**2]))
     sums = tf.linalg.matmul(tf.constant(table.sums, matrices.dtype), tf.concat(products, axis=1))
     return tf.reshape(sums, [count, -1, narrow, narrow])
 
@@ -394,77 +369,3 @@ def _grams(sums: tf.Tensor, cosines: tf.Tensor, sines: tf.Tensor) -> tuple[tf.Te
     ]
     real, imaginary = (tf.reshape(part, [count, -1, narrow, narrow]) for part in parts)
     return real, imaginary
-
-
-class _Power(NamedTuple):
-    """Powers Z of Gram matrices G, scaled to the Frobenius norm 1.
-
-    ``parts`` holds Z, [..., n, n], or its real and imaginary parts. ``scales`` holds the Frobenius
-    norms divided by, first that of G, then those of the squares.
-    """
-
-    parts: tuple[tf.Tensor, ...]
-    scales: tuple[tf.Tensor, ...]
-
-    @classmethod
-    def of(cls, parts: tuple[tf.Tensor, ...], scales: tuple[tf.Tensor, ...] = ()) -> _Power:
-        """Scales what `parts` describes."""
-        # Row by row, which rounds less often.
-        squares = [tf.reduce_sum(tf.reduce_sum(tf.square(p), axis=-1), axis=-1) for p in parts]
-        size = tf.sqrt(sum(squares[1:], squares[0]))
-        divisor = _nonzero(size)[..., None, None]
-        return cls(tuple(part / divisor for part in parts), (*scales, size))
-
-    def squared(self, number: int) -> _Power:
-        """Squares so many times."""
-        power = self
-        for _ in range(number):
-            real, *imaginary = power.parts
-            square = _product(real, real, _CHUNK_OF_POWERS)
-            rest = []
-            for part in imaginary:
-                square += _product(part, part, _CHUNK_OF_POWERS)
-                half = _product(part, real, _CHUNK_OF_POWERS)
-                rest.append(half - tf.linalg.matrix_transpose(half))
-            power = _Power.of((square, *rest), power.scales)
-        return power
-
-    def gathered(self, places: tf.Tensor) -> _Power:
-        """The matrices at some places of the second axis, [count, places]."""
-        parts, scales = (
-            tuple(tf.gather(x, places, batch_dims=1) for x in own)
-            for own in (self.parts, self.scales)
-        )
-        return _Power(parts, scales)
-
-    def bound(self) -> tf.Tensor:
-        """Bounds the norms of G, in float64."""
-        size, unit = int(self.parts[0].shape[-1]), _unit(self.parts[0].dtype)
-        trace = tf.cast(tf.linalg.trace(self.parts[0]), tf.float64)
-        # Of a square, scaled: with \|R\|_F^2 + \|I\|_F^2 = 1 the errors of R R^T + I I^T and of
-        # X - X^T are of at most this many roundings each.
-        rounding = 1.5 * (_terms(size, _CHUNK_OF_POWERS) + 16) * unit
-        # Real eigenvalues, but for rounding, of which mean and sum of squares are known.
-        doubt = 2 * rounding + (16 * size + 32) * unit
-        spread = tf.maximum(1 - trace**2 / size, 0) + doubt
-        bound = tf.abs(trace) / size + tf.sqrt((size - 1) / size * spread) + doubt
-        up = 1 + (2 * size + 16) * unit  # of a Frobenius norm, and of what is divided by it
-        bound = tf.minimum(bound, up + rounding)
-        scales = [tf.cast(scale, tf.float64) * up for scale in self.scales]
-        for scale in reversed(scales[1:]):
-            bound = tf.sqrt(scale * bound + rounding)
-        return scales[0] * bound
-
-
-def _terms(size: int, chunk: int = _CHUNK) -> int:
-    """How many roundings an entry of `_product` has, for sums of so many terms."""
-    return size if size < 2 * chunk else chunk + math.ceil(size / chunk)
-
-
-def _product(a: tf.Tensor, b: tf.Tensor, chunk: int = _CHUNK) -> tf.Tensor:
-    """Matrix products a b^T, whose long sums are made of short ones."""
-    size = int(a.shape[-1])
-    if size < 2 * chunk:
-        return tf.linalg.matmul(a, b, transpose_b=True)
-    parts = [slice(start, start + chunk) for start in range(0, size, chunk)]
-    return tf.add_n([tf.linalg.matmul(a[..., p], b[..., p], transpose_b=True) for p in parts])

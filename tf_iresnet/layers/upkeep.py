@@ -198,35 +198,36 @@ def _stacked(group: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> tf.Tens
 def _find_estimates(group: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
     """Finds estimates of those kernels of one shape that have moved, in a graph.
 
-    They are searched for in a loop: a search for each kernel would make the graph of a model with
-    many so large that its first call takes minutes.
+    They are searched for in a loop: with a search for each kernel the graph of a large model takes
+    many times longer to prepare.
     """
-    layers = [layer for layer, _, _ in group]
-    first = layers[0]
-    vs = tf.concat([tf.convert_to_tensor(layer.v) for layer in layers], axis=0)
-    known = tf.stack([tf.reshape(x.known_norm.kernel, x.norm_shape) for x in layers])
+    first = group[0][0]
+    linear_map, _ = first.norm_problem()
+    u_shape, v_shape = (1, *linear_map.output_shape), (1, *linear_map.input_shape)
+    shapes = ((), u_shape, v_shape, first.norm_shape)  # of sigma, u, v and the gradient
 
     def one(arguments: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         moved, kernel, v, known = arguments
-        shape = (1, *first.norm_problem()[0].output_shape)
 
         def search() -> tuple[tf.Tensor, ...]:
-            found = _estimated(first, kernel, v[None], known, TOLERANCE, 1000, False)
+            found = _estimated(first, kernel, v, known, TOLERANCE, 1000, False)
             return tuple(tf.ensure_shape(f, s) for f, s in zip(found, shapes, strict=True))
 
-        shapes = ((), shape, (1, *v.shape), kernel.shape)
         return tf.cond(moved, search, lambda: tuple(tf.zeros(s, kernel.dtype) for s in shapes))
 
-    moved = tf.stack([moved for _, _, moved in group])
-    dtype = vs.dtype
-    found = tf.map_fn(one, (moved, _stacked(group), vs, known), fn_output_signature=(dtype,) * 4)
-    for index, (layer, kernel, moved) in enumerate(group):
+    kernels = _stacked(group)
+    vs = tf.stack([tf.convert_to_tensor(layer.v) for layer, _, _ in group])
+    known = tf.stack([tf.reshape(x.known_norm.kernel, x.norm_shape) for x, _, _ in group])
+    moved = tf.stack([has_moved for _, _, has_moved in group])
+    dtypes = (kernels.dtype,) * len(shapes)
+    found = tf.map_fn(one, (moved, kernels, vs, known), fn_output_signature=dtypes)
+    for index, (layer, kernel, has_moved) in enumerate(group):
         sigma, u, v, gradient = (part[index] for part in found)
         norm = layer.known_norm
-        layer.u.assign(tf.where(moved, u, layer.u))
-        layer.v.assign(tf.where(moved, v, layer.v))
-        gradient = tf.where(moved, tf.reshape(gradient, kernel.shape), norm.gradient)
-        norm.assign(kernel, tf.where(moved, sigma, norm.sigma), gradient)
+        layer.u.assign(tf.where(has_moved, u, layer.u))
+        layer.v.assign(tf.where(has_moved, v, layer.v))
+        gradient = tf.where(has_moved, tf.reshape(gradient, kernel.shape), norm.gradient)
+        norm.assign(kernel, tf.where(has_moved, sigma, norm.sigma), gradient)
 
 
 def _bounds(
