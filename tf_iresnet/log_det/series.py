@@ -140,7 +140,8 @@ def _series(
     """Sums the terms for one probe.
 
     Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T. Where n
-    differs between examples, those that have ended are left out every `_STAGE` terms.
+    differs between examples, those that have ended are left out every `_STAGE` terms, after those
+    that every example has.
 
     Args:
       pull: c -> J^T c.
@@ -187,21 +188,20 @@ def _series(
     state = (tf.constant(len(powers) + 1), powers[-1], value, total)
     if not terms.shape.rank or pull_of is None:
         return run(pull, most, state, terms, response)[2:]
-    first = max(certain, len(powers))
-    k, power, value, total = run(pull, first, state, terms, response)
 
     def stage(k, rows, power, value, total):
         """Adds some terms of the examples that have not ended."""
         going = tf.where(tf.gather(terms, rows) >= k)[:, 0]
         rows, power = tf.gather(rows, going), tf.gather(power, going)
         own, own_response = tf.gather(terms, rows), tf.gather(response, rows)
-        last = tf.minimum(k + _STAGE - 1, most)
+        last = tf.minimum(tf.maximum(k + _STAGE - 1, certain), most)
         start = (k, power, *nothing(own_response))
         k, power, more, more_total = run(pull_of(rows), last, start, own, own_response)
         places = rows[:, None]
         value = tf.tensor_scatter_nd_add(value, places, more)
         return k, rows, power, value, tf.tensor_scatter_nd_add(total, places, more_total)
 
+    k, power, value, total = state
     rows = tf.range(tf.shape(response)[0])
     some = [tf.TensorShape([None, *tensor.shape[1:]]) for tensor in (rows, power)]
     fixed = [tensor.shape for tensor in (k, value, total)]
