@@ -84,7 +84,7 @@ def log_det_statistics(
     seed = randomness.as_seed(seed)
     if not layer.built:
         layer.build(tuple(x.shape))
-    doubt = _doubt(layer, log_det, certificate)
+    doubt = doubt_of_variance(layer, log_det, certificate)
     if doubt:
         warnings.warn(doubt, InfiniteVarianceWarning, stacklevel=2)
 
@@ -103,10 +103,31 @@ def log_det_statistics(
     return LogDetStatistics(mean, variance, int(draws), not doubt)
 
 
-def _doubt(
-    layer: InvertibleLayer, log_det: LogDetEstimator | None, certificate: Certificate | None
+def doubt_of_variance(
+    layer: InvertibleLayer,
+    log_det: LogDetEstimator | None = None,
+    certificate: Certificate | None = None,
 ) -> str:
-    """Says which block's variance may be infinite, or nothing."""
+    """Says which block's estimate may have an infinite variance.
+
+    Args:
+      layer: any invertible layer, built.
+      log_det: an estimator that replaces that of every residual block.
+      certificate: of the layer as it is; None proves the bounds of its blocks first.
+
+    Returns:
+      A sentence; an empty one where the blocks' bounds exclude an infinite variance.
+
+    Example:
+    >>> from tf_iresnet.layers import InvertibleResidual
+    >>> from tf_iresnet.log_det import PowerSeries
+    >>> block = InvertibleResidual(hidden=8)
+    >>> block.build((None, 3))
+    >>> doubt_of_variance(block, PowerSeries(terms=5))
+    ''
+
+    Source: Residual Flows for Invertible Generative Modeling, section 3.1.
+    """
     blocks = list(residual_blocks(layer))
     if not blocks:  # no series
         return ""

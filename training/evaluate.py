@@ -1,7 +1,6 @@
 """Results on held-out examples, by averaged weights."""
 
 import math
-import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import tensorflow as tf
 from tf_iresnet import certify
 from tf_iresnet.certificate import Certificate
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
+from tf_iresnet.statistics import doubt_of_variance
 from training.console import warn
 from training.data import DataError, eval_batches, views
 from training.data.randomness import stream_key
@@ -64,7 +63,8 @@ def evaluate(
         _check_views(finished)
     experiment, before = finished.experiment, cpu_seconds()
     other = None if against is None else _single_values(against, finished, split)
-    measured = _single(finished, split, limit)
+    bits_per_dim = bits_function(finished) if finished.is_flow else None
+    measured = _single(finished, split, limit, bits_per_dim)
     results = _summary(finished, measured)
     singles = next(iter(measured.values()))
     if against is not None and other is not None:
@@ -73,7 +73,7 @@ def evaluate(
         results["views"] = _by_views(finished, split, limit)
     certificate = _certificate(finished)
     if finished.is_flow and finished.model.eval_log_det.stochastic:
-        results["estimator"] = _spread(finished, split, len(singles), certificate)
+        results["estimator"] = _spread(finished, split, len(singles), certificate, bits_per_dim)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
     values = {
@@ -153,14 +153,17 @@ def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]
     Raises:
         DataError: there is no such split, or it has fewer examples.
     """
-    return _summary(finished, _single(finished, split, limit))
+    bits_per_dim = bits_function(finished) if finished.is_flow else None
+    return _summary(finished, _single(finished, split, limit, bits_per_dim))
 
 
-def _single(finished: Finished, split: str, limit: int | None) -> dict[str, np.ndarray]:
+def _single(
+    finished: Finished, split: str, limit: int | None, bits_per_dim: Any
+) -> dict[str, np.ndarray]:
     """Bits/dim and whether the label is wrong, as the model has them, of each example."""
     found = {}
     if finished.is_flow:
-        found["bits"] = _bits(finished, split, limit)
+        found["bits"] = _bits(finished, split, limit, bits_per_dim)
     if finished.is_classifier:
         found["mistakes"] = _mistakes(finished, split, limit)
     return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
@@ -295,41 +298,33 @@ def _certified(certificate: Certificate | None) -> float | None:
 
 
 def _spread(
-    finished: Finished, split: str, images: int, certificate: Certificate | None
+    finished: Finished,
+    split: str,
+    images: int,
+    certificate: Certificate | None,
+    bits_per_dim: Any,
 ) -> dict[str, Any]:
     """The noise of one draw of the log-determinants in the values of single images."""
     images, model = min(images, _SPREAD["images"]), finished.model
-    _, (x, *context) = next(inputs_with_index(finished, split, images, images))
-    seed = tf.constant(probe_seed(finished.experiment.seed, "evaluation/spread", 0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InfiniteVarianceWarning)
-        draw = tf.function(
-            lambda: log_det_statistics(
-                model.flow,
-                x,
-                seed,
-                model.eval_log_det,
-                _SPREAD["draws"],
-                context=context[0] if context else None,
-                certificate=certificate,
-            ),
-            autograph=False,
-        )
-        statistics = draw()
-    proven = bool(statistics.proven_finite)
+    _, inputs = next(inputs_with_index(finished, split, images, images))
+    values = [
+        bits_per_dim(probe_seed(finished.experiment.seed, f"evaluation/spread/{draw}", 0), *inputs)
+        for draw in range(_SPREAD["draws"])
+    ]
+    proven = not doubt_of_variance(model.flow, model.eval_log_det, certificate)
     if not proven:
         warn("nothing proves that the log-determinants' estimator has a finite variance")
-    nats = np.sqrt(np.mean(statistics.variance, dtype=np.float64))
+    variances = np.var(np.stack(values).astype(np.float64), axis=0, ddof=1)
     return {
-        "standard_deviation": float(nats / (np.log(2) * finished.dataset.spec.dims)),
+        "standard_deviation": float(np.sqrt(variances.mean())),
         "images": images,
         "draws": _SPREAD["draws"],
         "finite_variance": proven,
     }
 
 
-def _bits(finished: Finished, split: str, limit: int | None) -> list[np.ndarray]:
-    bits_per_dim, seed = bits_function(finished), finished.experiment.seed
+def _bits(finished: Finished, split: str, limit: int | None, bits_per_dim: Any) -> list[np.ndarray]:
+    seed = finished.experiment.seed
     return [
         bits_per_dim(probe_seed(seed, "evaluation/probes", first), *inputs).numpy()
         for first, inputs in inputs_with_index(finished, split, limit)
