@@ -18,7 +18,7 @@ from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import adaptation, rows
 from tf_iresnet.layers.context import checked_context, given
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.layers.proof import Proof
+from tf_iresnet.layers.proof import Proof, asked_once
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.upkeep import up_to_date
 from tf_iresnet.log_det import LogDetEstimator
@@ -230,7 +230,10 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             and so are their gradients, a weight's gradient and log-determinants there.
         """
         result = self.solved(y, context)
-        return result.bounded() if return_result else result.checked(self._hint)
+        if not return_result:
+            return result.checked(self._hint)
+        with asked_once():
+            return result.bounded()
 
     def solved(self, y: Any, context: Any = None) -> FixedPointResult:
         """Returns the inverse's result as compositions need it: ``error_bound`` is left open."""
