@@ -40,7 +40,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def hybrid():
-    model = small.hybrid(factor_out=True, **SMALL)
+    model = small.hybrid(factor_out=True, **{**SMALL, "kernel_sizes": (1,)})
     return small.train(model, (X, np.arange(17) % 3), 2)
 
 

@@ -119,6 +119,8 @@ def test_an_experiment_trains_by_it_and_goes_on_where_it_was(tmp_path):
     def experiment(steps):
         settings = ("name=muon", "momentum=0.75", "learning_rate=0.05")
         changes = [f"optimizer.{change}" for change in settings]
+        changes += ["model.kernel_sizes=[3]", "model.log_det.exact_terms=1"]
+        changes += ["model.eval_log_det.exact_terms=1"]
         return tiny("interval=2", "schedule={name='constant'}", *changes, steps=steps)
 
     assert parse_experiment(experiment(4).model_dump(mode="json")) == experiment(4)

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("eager_module")
 
 
 def tiny(*changes, name="digits_flow", steps=5, seed=None):
-    return load_experiment(name, [*TINY, *changes], steps=steps, seed=seed)
+    small = ("model.kernel_sizes=[1, 1]", "model.log_det.exact_terms=1")
+    return load_experiment(name, [*TINY, *small, *changes], steps=steps, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +152,9 @@ def test_more_steps_continue_a_run_whose_learning_rate_does_not_end(tmp_path):
 
 
 def test_the_last_three_checkpoints_are_kept(tmp_path):
-    train(tiny("interval=1"), tmp_path, verbose=0)
+    train(tiny("interval=1", steps=4), tmp_path, verbose=0)
     steps = {path.stem for path in (tmp_path / "checkpoints").glob("*.index")}
-    assert steps == {"step-3", "step-4", "step-5"}
+    assert steps == {"step-2", "step-3", "step-4"}
 
 
 def test_a_loss_that_is_no_number_ends_training(tmp_path, monkeypatch):
@@ -280,8 +281,9 @@ def test_weights_of_other_settings_are_refused(copy, name, value):
 
 
 def test_a_checkpoint_of_another_run_is_refused(copy, tmp_path):
-    train(tiny(seed=3), tmp_path / "other", verbose=0)
-    for path in (tmp_path / "other" / "checkpoints").glob("step-5.*"):
+    other = build_model(tiny(seed=3), load_dataset("digits").spec)
+    Checkpoints(tmp_path / "other", tiny(seed=3), other).save(5)
+    for path in (tmp_path / "other").glob("step-5.*"):
         shutil.copy(path, copy / "checkpoints")
     with pytest.raises(RunError, match=r"says seed=0, but .* with seed=3"):
         open_finished(copy)
@@ -337,7 +339,7 @@ def test_evaluation_s_numbers(finished):
     run, metrics = finished.run.folder, evaluate(finished)
     assert metrics["images"] == 300
     assert metrics["exact_terms"] == 4
-    assert metrics["certified_lipschitz"] == certify(finished.model).contraction < 0.98**3 * 1.1
+    assert metrics["certified_lipschitz"] == certify(finished.model).contraction < 0.98**2 * 1.1
     assert 0 < metrics["standard_error"] < 0.1
     assert metrics["parameters"] == sum(
         math.prod(v.shape) for v in finished.model.trainable_variables
@@ -346,11 +348,11 @@ def test_evaluation_s_numbers(finished):
         metrics["cpu_seconds"] == json.loads((run / "history.json").read_text())[-1]["cpu_seconds"]
     )
     assert json.loads((run / "metrics.json").read_text()) == metrics
-    again = evaluate(open_finished(run))
-    assert again["bits_per_dim"] == metrics["bits_per_dim"]
     few = evaluate(finished, split="validation", limit=7)
     assert (few["images"], few["split"]) == (7, "validation")
-    assert evaluate(finished, limit=9)["images"] == 9
+    few = evaluate(finished, limit=9)
+    assert few["images"] == 9
+    assert evaluate(open_finished(run), limit=9)["bits_per_dim"] == few["bits_per_dim"]
     # What was measured on the whole test set stays.
     assert json.loads((run / "metrics.json").read_text())["images"] == 300
 
@@ -362,9 +364,9 @@ def test_validation_in_training_is_that_of_averaged_weights(finished, run):
 
 
 def test_the_batch_of_an_evaluation_does_not_matter(finished, monkeypatch):
-    once = evaluate(finished, limit=60)["bits_per_dim"]
+    once = evaluate(finished, limit=20)["bits_per_dim"]
     monkeypatch.setitem(finished.experiment.__dict__, "eval_batch_size", 7)
-    assert evaluate(finished, limit=60)["bits_per_dim"] == pytest.approx(once, abs=1e-6)
+    assert evaluate(finished, limit=20)["bits_per_dim"] == pytest.approx(once, abs=1e-6)
 
 
 def test_a_split_that_is_not_there(finished):
@@ -405,7 +407,7 @@ def test_reconstructions_of_what_converges(finished, tmp_path):
 
 
 def test_reconstructions_of_what_does_not_converge(tmp_path):
-    train(tiny("model.coeff=none"), tmp_path, verbose=0)
+    train(tiny("model.coeff=none", steps=1), tmp_path, verbose=0)
     finished = open_finished(tmp_path)
     for weight in finished.model.trainable_variables:
         if weight.path.endswith("kernel"):
@@ -420,7 +422,7 @@ def test_reconstructions_of_what_does_not_converge(tmp_path):
 
 
 def test_a_toy_s_pictures_and_nats(tmp_path):
-    train(tiny("interval=3", name="toy_moons_flow", steps=3), tmp_path, verbose=0)
+    train(tiny(name="toy_moons_flow", steps=1), tmp_path, verbose=0)
     finished = open_finished(tmp_path)
     metrics = evaluate(finished, limit=100)
     bits = -metrics["log_prob"] / (2 * math.log(2))

@@ -1,6 +1,7 @@
 """Runs of conditional flows: every verb, and the comparison with the unconditional twin."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_samples_take_the_classes_in_turn(conditional, tmp_path):
     assert picture.shape[0] == 5 * picture.shape[1]  # ten rows of two
 
 
-def test_the_other_verbs(conditional, tmp_path):
+def test_the_other_verbs(conditional, tmp_path, monkeypatch):
     report = write_reconstructions(conditional, tmp_path / "r.png")
     assert report["all_converged"]
     assert report["largest_error"] < 1e-4
@@ -102,9 +103,22 @@ def test_the_other_verbs(conditional, tmp_path):
     table, doubts = certify_run(conditional)
     assert "proven to be invertible" in table
     assert doubts == ()
+    exported = []
+
+    def export(model, path):  # of the graphs of a conditional flow is `test_conditional_flows`
+        exported.append(model)
+        Path(path).mkdir()
+
+    monkeypatch.setattr("training.saved_model.export_saved_model", export)
     write_saved_model(conditional, tmp_path / "1")
+    assert exported == [conditional.model]
     card = (tmp_path / "1" / "README.md").read_text()
     assert "one more input, `context` [batch, 10]" in card
+
+
+@pytest.mark.soak
+def test_each_signature_of_an_export_takes_a_context(conditional, tmp_path):
+    write_saved_model(conditional, tmp_path / "1")
     signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
     assert all("context" in s.structured_input_signature[1] for s in signatures.values())
 

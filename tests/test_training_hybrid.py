@@ -1,5 +1,7 @@
 """Hybrids on the command line's way: trained, measured, drawn, exported."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,7 +23,8 @@ from training.train import train
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, eager_module):  # `test_models_hybrid` traces training
     folder = tmp_path_factory.mktemp("runs") / "hybrid"
-    experiment = load_experiment("digits_hybrid", [*TINY, "model.head_width=4"], steps=4)
+    changes = [*TINY, "model.head_width=4", "model.kernel_sizes=[3]", "model.log_det.exact_terms=1"]
+    experiment = load_experiment("digits_hybrid", changes, steps=4)
     metrics = train(experiment, folder, verbose=0)
     expected = {"loss", "bits_per_dim", "cross_entropy", "accuracy"}
     assert metrics["validation"].keys() == expected
@@ -43,17 +46,30 @@ def test_evaluation_gives_both_kinds_of_results(finished):
 
 
 @pytest.mark.usefixtures("eager")
-def test_the_other_verbs(finished, tmp_path):
+def test_the_other_verbs(finished, tmp_path, monkeypatch):
     evaluate(finished, limit=10)  # the card tells what was measured
     assert write_reconstructions(finished, tmp_path / "r.png")["all_converged"]
     assert "noise" in score_outliers(finished, limit=10)["outliers"]
+    exported = []
+
+    def export(model, path):  # of the graphs of a hybrid is `test_export`
+        exported.append(model)
+        Path(path).mkdir()
+
+    monkeypatch.setattr("training.saved_model.export_saved_model", export)
     write_saved_model(finished, tmp_path / "1")
-    signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
-    assert {"classify", "log_prob", "sample"} <= set(signatures)
+    assert exported == [finished.model]
     card = (tmp_path / "1" / "README.md").read_text()
     assert "`classify` takes `x`, and gives `logits` [batch, 10]" in card
     assert "bits/dim" in card
     assert "% error" in card
+
+
+@pytest.mark.soak
+def test_an_export_has_all_signatures(finished, tmp_path):
+    write_saved_model(finished, tmp_path / "1")
+    signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
+    assert {"classify", "log_prob", "sample"} <= set(signatures)
 
 
 def test_the_weightings_differ_in_the_weight_alone():

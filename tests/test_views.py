@@ -5,10 +5,13 @@ import pytest
 
 from tests.test_training import CLASSIFIER, tiny
 from training.catalog import load_experiment
+from training.data import load_dataset
 from training.errors import RunError
 from training.evaluate import evaluate
 from training.files import read_json
-from training.finished import open_finished
+from training.finished import Finished, open_finished
+from training.models import build_model
+from training.run import Run
 from training.train import train
 
 
@@ -30,13 +33,20 @@ def test_views_are_averaged_where_training_shifted_and_mirrored(tmp_path):
     assert read_json(tmp_path / "run" / "metrics.json")["views"] == results["views"]
 
 
-def test_views_are_refused_where_there_are_none(tmp_path, eager):
-    flow = tmp_path / "flow"
-    train(tiny(), flow, verbose=0)
-    before = (flow / "metrics.json").read_bytes()
-    with pytest.raises(RunError, match=r"--views is for classifiers .* task='flow' and augment"):
-        evaluate(open_finished(flow), by_views=True)
-    assert (flow / "metrics.json").read_bytes() == before
-    train(load_experiment("mnist_classifier_c09", CLASSIFIER, steps=2), tmp_path / "c", verbose=0)
-    with pytest.raises(RunError, match=r"task='classifier' and augment=\(.*leave it out"):
-        evaluate(open_finished(tmp_path / "c"), by_views=True)
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        (tiny(), r"--views is for classifiers .* task='flow' and augment"),
+        (
+            load_experiment("mnist_classifier_c09", CLASSIFIER),
+            r"task='classifier' and augment=\(.*leave it out",
+        ),
+    ],
+    ids=["flow", "classifier"],
+)
+def test_views_are_refused_where_there_are_none(tmp_path, experiment, message):
+    dataset = load_dataset("digits")
+    model = build_model(experiment, dataset.spec)
+    with pytest.raises(RunError, match=message):
+        evaluate(Finished(Run(tmp_path), experiment, dataset, model, 0), by_views=True)
+    assert not list(tmp_path.iterdir())  # nothing was measured

@@ -38,17 +38,22 @@ def digest(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
     It is computed from the bits alone, so that eager code and graphs agree.
     """
-    total = tf.zeros([], tf.int64)
-    for index, tensor in enumerate(tensors):
-        if tensor.dtype.size != 4 or not tensor.dtype.is_floating:
-            tensor = tf.cast(tensor, tf.float64)
-        bits = tf.cast(tf.reshape(tf.bitcast(tensor, tf.int32), [-1]), tf.int64)
-        position = tf.range(1, tf.size(bits, tf.int64) + 1, dtype=tf.int64)
-        mixed = (bits + (position + index * 2**32) * _FIRST) * _SECOND
-        mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, 29)) * _FIRST
-        mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, 32))
-        total = total * _SECOND + tf.reduce_sum(mixed)
-    return total
+    if not tensors:
+        return tf.zeros([], tf.int64)
+    # As one vector: a few operations for each tensor would be most of an inverse's graph.
+    bits = tf.cast(tf.concat([_bits(tensor) for tensor in tensors], 0), tf.int64)
+    position = tf.range(1, tf.size(bits, tf.int64) + 1, dtype=tf.int64)
+    mixed = (bits + position * _FIRST) * _SECOND
+    mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, 29)) * _FIRST
+    mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, 32))
+    return tf.reduce_sum(mixed)
+
+
+def _bits(tensor: tf.Tensor) -> tf.Tensor:
+    """A vector of int32."""
+    if tensor.dtype.size != 4 or not tensor.dtype.is_floating:
+        tensor = tf.cast(tensor, tf.float64)
+    return tf.reshape(tf.bitcast(tensor, tf.int32), [-1])
 
 
 class Proof:
