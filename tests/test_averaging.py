@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import small_models as small
 
+from tf_iresnet.log_det import PowerSeries
+
 MOMENTUM = 0.3  # the warm-up's 2/11 and 3/12 are below it, 4/13 is above
+BLOCK = {"blocks": (1,), "hidden": 4, "coeff": 0.5, "log_det": PowerSeries(terms=1)}
 
 
 @pytest.fixture(scope="module")
 def trained():
     """A model after four steps, and its weights before the first and after each."""
-    model = small.flow(ema_momentum=MOMENTUM, coeff=0.5)
+    model = small.flow(ema_momentum=MOMENTUM, **BLOCK)
     x = small.pixels(16)
     small.train(model, x, 0)
     recorded = [small.values(model.trainable_variables)]
@@ -49,7 +52,7 @@ def test_shadows_follow_the_recursion(trained):
 
 def test_evaluation_is_that_of_a_model_with_the_averages(model):
     x = small.pixels(12, seed=2)
-    plain = small.flow(coeff=0.5)
+    plain = small.flow(**BLOCK)
     for variable, shadow in zip(plain.trainable_variables, shadows(model), strict=True):
         variable.assign(shadow)
     plain.converge_spectral_state()

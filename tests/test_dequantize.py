@@ -112,7 +112,7 @@ def integers(request):
 
 @pytest.fixture(scope="module")
 def flow():
-    model = small.flow(blocks=(1,), hidden=4, eval_log_det=Exact())
+    model = small.flow(blocks=(1,), hidden=4, kernel_sizes=(3, 1), eval_log_det=Exact())
     model.adapt(PIXELS)
     model.compile(keras.optimizers.SGD(0.0))
     return model
@@ -166,7 +166,8 @@ def test_integers_train_with_new_noise_at_every_step(integers):
 def test_uniform_noise_costs_its_bits():
     """Fair choices among 256 values: exactly 8 bits a dimension, and no model says less."""
     x = np.random.default_rng(0).integers(0, 256, (256, 4, 4, 1)).astype("uint8")
-    model = small.flow(levels=256, blocks=(1,), hidden=4)
+    options = {"kernel_sizes": (3, 1), "log_det": PowerSeries(1)}
+    model = small.flow(levels=256, blocks=(1,), hidden=4, **options)
     model.compile(keras.optimizers.Adam(1e-2))
     bits = model.fit(x, epochs=10, verbose=0).history["bits_per_dim"]
     assert 7.9 < bits[-1] < bits[0]

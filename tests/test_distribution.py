@@ -14,6 +14,7 @@ from tests.eager import eagerly
 from tests.replicated import trained
 from tf_iresnet import replicas
 from tf_iresnet.layers import ActNorm, InvertibleSequential, Whitening
+from tf_iresnet.log_det import PowerSeries
 from tf_iresnet.models.replicated import BatchNormalization
 from training.devices import Devices, make_devices
 
@@ -24,6 +25,10 @@ PRECISION = {"float32": (1e-5, 1e-5), "mixed_bfloat16": (2e-2, 0.25)}
 dtypes = pytest.mark.parametrize(
     "dtype", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.soak)]
 )
+
+# Quick to trace, where it is not the estimates that are compared.
+BLOCK = {"blocks": (1,), "hidden": 4, "kernel_sizes": (3, 1)}
+POINTS = {**BLOCK, "levels": None, "log_det": PowerSeries(terms=1)}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +135,7 @@ def test_a_step_sums_gradients_loss_and_findings_and_nothing_else(mirrored, monk
 
     monkeypatch.setattr(replicas, "summed", noted)
     with mirrored.strategy.scope():
-        model = small.flow((2,), levels=None, blocks=(1,), hidden=4, actnorm=False)
+        model = small.flow((2,), **POINTS, actnorm=False)
         model.compile(keras.optimizers.SGD(0.1))
     model.fit(small.points(8, 2), batch_size=4, steps_per_epoch=1, verbose=0)
     largest = max(sums, key=len)
@@ -200,7 +205,7 @@ def test_accumulated_gradients_of_two_devices_make_one_step(mirrored):
         (mirrored.strategy, 2, 4),
     ):
         with strategy.scope():
-            model = small.classifier((2, 2, 1), blocks=(1,), hidden=4, padding=0, actnorm=False)
+            model = small.classifier((2, 2, 1), **BLOCK, padding=0, actnorm=False)
             model.head.layers[0].trainable = False  # in inference mode: no statistics of batches
             model.compile(
                 keras.optimizers.Adam(0.1, global_clipnorm=0.01, gradient_accumulation_steps=parts),
@@ -220,7 +225,7 @@ def test_scaled_losses_of_two_devices_make_the_step_of_one(mirrored, scale):
     ends = []
     for strategy in (tf.distribute.get_strategy(), mirrored.strategy):
         with strategy.scope():
-            model = small.classifier((2, 2, 1), blocks=(1,), hidden=4, padding=0, actnorm=False)
+            model = small.classifier((2, 2, 1), **BLOCK, padding=0, actnorm=False)
             inner = keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.05)
             model.compile(
                 keras.optimizers.LossScaleOptimizer(inner, scale, dynamic_growth_steps=2),
@@ -308,7 +313,7 @@ def test_replicas_adapt_to_the_global_batch_alike(mirrored):
 
 def test_fit_adapts_to_a_distributed_data_set(mirrored):
     with mirrored.strategy.scope():
-        model = small.flow((3,), levels=None, blocks=(1,), hidden=4, coeff=0.8)
+        model = small.flow((3,), **POINTS, coeff=0.8)
         model.compile(keras.optimizers.SGD(0.0))
     data = tf.data.Dataset.from_tensor_slices(ROWS).batch(16)
     data = mirrored.strategy.experimental_distribute_dataset(data)

@@ -134,10 +134,11 @@ def test_fit_learns_digits():
     digits = load_digits()
     x, y = digits.images[:600, ..., None].astype("float32") / 16, digits.target[:600]
     keras.utils.set_random_seed(0)
-    model = IResNetClassifier((8, 8, 1), 10, blocks=(1, 1), hidden=16, ema_momentum=0.9)
+    options = {"blocks": (1, 1), "hidden": 16, "kernel_sizes": (3, 3), "ema_momentum": 0.9}
+    model = IResNetClassifier((8, 8, 1), 10, **options)
     compiled(model, 0.02)
     options = {"batch_size": 50, "verbose": 0}
-    history = model.fit(x[:500], y[:500], epochs=4, validation_data=(x[500:], y[500:]), **options)
+    history = model.fit(x[:500], y[:500], epochs=6, validation_data=(x[500:], y[500:]), **options)
     assert history.history["val_accuracy"][-1] > 0.6  # chance is 0.1
     logs = model.evaluate(x[500:], y[500:], return_dict=True, **options)
     np.testing.assert_allclose(logs["accuracy"], history.history["val_accuracy"][-1], atol=0.02)

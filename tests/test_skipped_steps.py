@@ -13,15 +13,16 @@ X = small.pixels(8)
 Y = np.arange(8) % 3
 # Quick to trace: it is not the estimates that are tested here.
 ESTIMATORS = {"log_det": PowerSeries(terms=1), "eval_log_det": Exact()}
+BLOCK = {"blocks": (1,), "hidden": 4, "kernel_sizes": (3, 1)}
 
 
 def make(kind, **optimizer):
     adam = keras.optimizers.Adam(0.05, weight_decay=0.01, **optimizer)
     if kind == "flow":
-        model = small.flow((4, 4, 1), blocks=(1,), hidden=4, ema_momentum=0.9, **ESTIMATORS)
+        model = small.flow((4, 4, 1), **BLOCK, ema_momentum=0.9, **ESTIMATORS)
         model.compile(adam, run_eagerly=True)
     else:
-        model = small.classifier(blocks=(1,), hidden=4, ema_momentum=0.9)
+        model = small.classifier(**BLOCK, ema_momentum=0.9)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(adam, loss=loss, metrics=["accuracy"], run_eagerly=True)
     model.adapt(X)
@@ -62,7 +63,7 @@ def test_a_bad_step_changes_nothing_but_counts(kind):
 
 def test_a_bad_part_of_an_accumulated_gradient_counts_as_zero():
     # Plain descent: the mean over two parts, of which one is bad, is half of the other.
-    options = {"levels": None, "blocks": (1,), "hidden": 4, **ESTIMATORS}
+    options = {"levels": None, **BLOCK, **ESTIMATORS}
     models = [small.flow((2,), **options) for _ in range(2)]
     moved = []
     for model, parts in zip(models, (2, None), strict=True):
@@ -90,7 +91,7 @@ BAD = np.where(np.arange(48)[:, None] >= 16, np.nan, ROWS).astype("float32")
 
 
 def points_flow(**compiled):
-    model = small.flow((2,), levels=None, blocks=(1,), hidden=4, **ESTIMATORS)
+    model = small.flow((2,), levels=None, **BLOCK, **ESTIMATORS)
     model.compile(keras.optimizers.SGD(0.01), **compiled)
     model.adapt(ROWS)
     return model
@@ -131,7 +132,15 @@ def loops(model, bad):
     yield lambda: [model.train_on_batch(bad) for _ in range(30)]
 
 
-@pytest.mark.parametrize("compiled", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        # Of a graph of one step, the next one's train_on_batch.
+        pytest.param({}, marks=pytest.mark.soak),
+        {"steps_per_execution": 2},
+        {"run_eagerly": True},
+    ],
+)
 def test_skipped_steps_in_a_row_end_any_loop_with_the_reason(compiled):
     model = points_flow(**compiled)
     model.max_skipped_steps = 6

@@ -14,7 +14,8 @@ W = np.random.default_rng(0).uniform(0.0, 3.0, 12).astype("float32")
 W[[2, 7]] = 0.0
 CONTEXT = np.eye(2, dtype="float32")[np.arange(12) % 2]
 LABELS = np.arange(12) % 3
-POINTS = {"levels": None, "blocks": (1,), "hidden": 4, "log_det": Exact(), "eval_log_det": Exact()}
+POINTS = {"levels": None, "blocks": (1,), "hidden": 4, "kernel_sizes": (1, 1)}
+POINTS |= {"log_det": Exact(), "eval_log_det": Exact()}
 
 
 def flow(**changes):
@@ -22,7 +23,8 @@ def flow(**changes):
 
 
 def classifier():
-    model = small.classifier((2, 1, 1), blocks=(1,), hidden=4, padding=0, actnorm=False)
+    options = {"blocks": (1,), "hidden": 4, "kernel_sizes": (3, 1), "padding": 0}
+    model = small.classifier((2, 1, 1), actnorm=False, **options)
     model.head.layers[0].trainable = False  # in inference mode: no statistics of batches
     return model
 
