@@ -87,6 +87,22 @@ def jacobians(function: Callable[[tf.Tensor], tf.Tensor], x) -> np.ndarray:
     return jacobian.reshape(len(x), np.prod(y.shape[1:]), np.prod(x.shape[1:]))
 
 
+def rows_at_once(function: Callable[[tf.Tensor], tf.Tensor], x) -> tf.Tensor:
+    """The same in one backward pass, each row of a Jacobian by a copy of its example.
+
+    For functions that treat every example by itself, whatever the batch; tapes may watch.
+    """
+    x = tf.convert_to_tensor(x)
+    batch, size = x.shape[0], math.prod(function(x[:1]).shape[1:])
+    copies = tf.repeat(x, size, axis=0)
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        y = function(copies)
+        chosen = tf.reshape(tf.tile(tf.eye(size, dtype=y.dtype), [batch, 1]), tf.shape(y))
+        total = tf.reduce_sum(chosen * y)
+    return tf.reshape(tape.gradient(total, copies), [batch, size, -1])
+
+
 class DenseBranch:
     """A contraction of d dimensions with two layers, and what is known about it."""
 

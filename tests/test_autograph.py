@@ -1,39 +1,41 @@
 """What a `tf.function` calls is traced as it is written, but for what users write themselves."""
 
-import sys
-
 import numpy as np
 import pytest
 import registry
 import small_models as small
 import tensorflow as tf
+from tensorflow.python.autograph.impl import api
 
 from tf_iresnet.layers import Squeeze
 from tf_iresnet.log_det import PowerSeries
 from tf_iresnet.statistics import log_det_statistics
 
 
-def translated(function, *arguments):
-    """Names of the translated functions that run while one is traced."""
-    found = set()
+@pytest.fixture
+def translated(monkeypatch):
+    """Names of the functions that are translated, or found translated, while one is traced."""
+    translate = api._convert_actual
 
-    def note(frame, event, _):
-        if event == "call" and "__autograph_generated_file" in frame.f_code.co_filename:
-            found.add(frame.f_code.co_name)
+    def names(function, *arguments):
+        found = set()
 
-    sys.setprofile(note)
-    try:
-        tf.function(function)(*arguments)
-    finally:
-        sys.setprofile(None)
-    return found
+        def note(entity, context):
+            found.add(entity.__qualname__)
+            return translate(entity, context)
+
+        monkeypatch.setattr(api, "_convert_actual", note)
+        tf.function(function).get_concrete_function(*arguments)
+        return found
+
+    return names
 
 
 @pytest.mark.parametrize("name", [pytest.param("conv 2-D", marks=pytest.mark.soak), "multi-scale"])
 @pytest.mark.parametrize(
     "method", ["forward", "inverse", "forward_and_log_det", "update_spectral_state"]
 )
-def test_layers(name, method):
+def test_layers(translated, name, method):
     layer = registry.make(name)
     x = tf.constant(registry.inputs(name))
     if method == "inverse":
@@ -43,7 +45,7 @@ def test_layers(name, method):
 
 
 @pytest.mark.parametrize("method", ["log_prob", "encode", "decode", "train_step", "test_step"])
-def test_models(method):
+def test_models(translated, method):
     model = small.flow((2,), levels=None, blocks=(1,), hidden=4)
     model.compile("sgd")
     x = tf.constant(small.points(4, 2))
@@ -51,7 +53,7 @@ def test_models(method):
     assert translated(getattr(model, method), x) == set()
 
 
-def test_statistics():
+def test_statistics(translated):
     layer, x = registry.make("dense"), tf.constant(registry.inputs("dense"))
     assert translated(log_det_statistics, layer, x, 0, PowerSeries(2), 2) == set()
 
@@ -65,7 +67,7 @@ class Signed(Squeeze):
         return -x
 
 
-def test_a_user_s_layer_is_translated():
+def test_a_user_s_layer_is_translated(translated):
     layer = Signed()
     assert any("forward" in name for name in translated(layer.forward, tf.constant([-1.0])))
     for value in (-2.0, 2.0):

@@ -42,7 +42,7 @@ def test_the_true_moments_are_those_of_the_density():
 def test_a_flow_leaves_what_is_sampled_as_it_is(monkeypatch):
     """HMC through a flow that was not fitted: a wrong log-determinant would move the moments."""
     monkeypatch.setattr(mc, "overdispersed", lambda count, seed: np.ones((count, 2), np.float32))
-    monkeypatch.setattr(mc, "CHAINS", 64)
+    monkeypatch.setattr(mc, "CHAINS", 256)  # cost little more than a few do
     bijector = mc.flow(seed=0, blocks=1)
     for variable in bijector.layer.trainable_variables:
         if variable.path.endswith("kernel"):  # far from linear
@@ -55,7 +55,7 @@ def test_a_flow_leaves_what_is_sampled_as_it_is(monkeypatch):
     def target(x):
         return -0.5 * tf.reduce_sum(tf.square((x - mean) / deviation), -1)
 
-    draws = mc.chains(target, tfb.Invert(bijector), seed=1, leapfrogs=3, draws=100, adaptation=60)
+    draws = mc.chains(target, tfb.Invert(bijector), seed=1, leapfrogs=3, draws=25, adaptation=40)
     functions = tf.concat([draws, tf.square(draws)], -1)
     sizes = tfp.mcmc.effective_sample_size(functions, cross_chain_dims=1).numpy()
     values = functions.numpy().reshape(-1, 4)

@@ -152,7 +152,11 @@ def test_gradient_of_the_raw_kernel_is_that_with_fixed_u_and_v(name):
 
 @mostly_soak
 @pytest.mark.parametrize("normalization", ["power_iteration", "bound"])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "training",
+    # Training is checked in graphs.
+    [False, pytest.param(True, marks=pytest.mark.soak)],
+)
 def test_a_kernel_set_by_hand_is_held_in_the_next_call(name, normalization, training):
     check_held(name, normalization, training, graph=False)
 
