@@ -172,7 +172,7 @@ class TrainedFlow:
     def __init__(self):
         self.model = exported_flow()
         # Of the test images, since there are few to read.
-        batches = eval_batches(load_dataset("mnist"), "test", 8, seed=0, task="density", limit=8)
+        batches = eval_batches(load_dataset("mnist"), "test", 16, seed=0, task="density", limit=16)
         self.x = next(iter(batches))
         self.z = self.model.encode(self.x)
 
@@ -182,7 +182,7 @@ class TrainedFlow:
                 layer.solver = solver
 
     def assert_inverted(self, x, converged):
-        assert np.asarray(converged).sum() == len(self.x) == 8
+        assert np.asarray(converged).sum() == len(self.x) == 16
         assert np.abs(np.asarray(x) - self.x).max() <= 1e-5 * self.model.levels
 
 

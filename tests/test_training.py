@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from tests.tiny_runs import TINY
 from tf_iresnet import certify
+from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
 from training import callbacks
 from training.catalog import load_experiment
 from training.checkpoints import Checkpoints
 from training.data import DataError, load_dataset
 from training.errors import RunError
-from training.evaluate import evaluate
+from training.evaluate import evaluate, inputs_with_index
 from training.exact_check import exact_check
 from training.finished import open_finished
 from training.model_card import model_card
@@ -355,6 +356,19 @@ def test_evaluation_s_numbers(finished):
     assert evaluate(open_finished(run), limit=9)["bits_per_dim"] == few["bits_per_dim"]
     # What was measured on the whole test set stays.
     assert json.loads((run / "metrics.json").read_text())["images"] == 300
+
+
+def test_the_estimator_s_noise_is_that_of_its_log_determinants(finished):
+    """By draws of its own: the variance of 64 images, from 16 draws, is good to a tenth or so."""
+    found = evaluate(finished, limit=64)["estimator"]
+    _, (x,) = next(inputs_with_index(finished, "test", 64, 64))
+    estimator = finished.model.eval_log_det
+    with pytest.warns(InfiniteVarianceWarning):  # the tiny run's roulette is a bold one
+        own = log_det_statistics(finished.model.flow, x, seed=5, log_det=estimator, draws=16)
+    deviation = math.sqrt(np.mean(own.variance)) / (64 * math.log(2))
+    assert found["standard_deviation"] == pytest.approx(deviation, rel=0.25)
+    assert found["finite_variance"] is own.proven_finite is False
+    assert (found["images"], found["draws"]) == (64, 8)
 
 
 def test_validation_in_training_is_that_of_averaged_weights(finished, run):
