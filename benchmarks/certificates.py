@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tf_iresnet.bounds.dense import dense_matrix
 from tf_iresnet.norms import conv_norm_bound, power_iteration
+from tf_iresnet.norms.dense import dense_matrix
 
 SIZES = (8, 8)
 

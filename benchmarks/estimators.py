@@ -23,9 +23,9 @@ import tensorflow as tf
 from benchmarks.exported import exported_flow
 from tf_iresnet import certify
 from tf_iresnet.certificate import Certificate
+from tf_iresnet.certificate.variance import InfiniteVarianceWarning, log_det_statistics
 from tf_iresnet.log_det import RussianRoulette
 from tf_iresnet.models import IResNetFlow
-from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
 
 ESTIMATORS = {
     "gaussian": RussianRoulette(probe_distribution="gaussian"),

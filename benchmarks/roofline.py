@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_iresnet.linear_maps import LinearMap
+from tf_iresnet.functions.linear_maps import LinearMap
 
 
 def bare_step(

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.bounds import gram
-from tf_iresnet.bounds.dense import dense_matrix
-from tf_iresnet.bounds.symbol import sized_grid, symbol_bound
-from tf_iresnet.linear_maps import map_for_kernel
-from tf_iresnet.norms import conv_norm_bound
+from tf_iresnet.functions.linear_maps import map_for_kernel
+from tf_iresnet.norms import conv_norm_bound, gram
+from tf_iresnet.norms.dense import dense_matrix
+from tf_iresnet.norms.symbol import sized_grid, symbol_bound
 
 NAMES = (
     "every size: torus",

@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy import signal
 
 from tf_iresnet import functions
-from tf_iresnet.linear_maps import ConvMap, DenseMap
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
 
 DATA = Path(__file__).parent / "data"
 SEED = tf.constant([1, 2, 0], tf.int32)

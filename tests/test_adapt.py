@@ -22,9 +22,9 @@ from tf_iresnet.layers import (
     Squeeze,
     Whitening,
 )
+from tf_iresnet.layers.gaussianization import MarginalGaussianization
 from tf_iresnet.layers.rows import enough
 from tf_iresnet.log_det import Exact, PowerSeries
-from tf_iresnet.models.gaussianization import MarginalGaussianization
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((64, 3)) * [0.02, 1.0, 300.0] + [5.0, -300.0, 4000.0]).astype("float32")

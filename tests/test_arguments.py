@@ -22,13 +22,13 @@ from tf_iresnet.layers import (
     SpectralLayer,
 )
 from tf_iresnet.layers.densenet import ConcatenatedLayer
+from tf_iresnet.layers.gaussianization import MarginalGaussianization
+from tf_iresnet.layers.preprocessing import ImagePreprocessing
 from tf_iresnet.log_det import Exact, LogDetEstimator, SeriesEstimator
 from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
-from tf_iresnet.models.averaging import WeightAverage
-from tf_iresnet.models.gaussianization import MarginalGaussianization
 from tf_iresnet.models.head import LatentHead
-from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
+from tf_iresnet.models.training.averaging import WeightAverage
 
 WRONG = ["a", [3], -1, float("nan"), None, object(), {"a": 1}]
 

@@ -7,9 +7,9 @@ import small_models as small
 import tensorflow as tf
 from tensorflow.python.autograph.impl import api
 
+from tf_iresnet.certificate.variance import log_det_statistics
 from tf_iresnet.layers import Squeeze
 from tf_iresnet.log_det import PowerSeries
-from tf_iresnet.statistics import log_det_statistics
 
 
 @pytest.fixture

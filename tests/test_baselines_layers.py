@@ -10,8 +10,8 @@ import tensorflow as tf
 from reference import jacobians
 from scipy import linalg
 
+from tf_iresnet.certificate.variance import log_det_statistics
 from tf_iresnet.log_det import Exact, PowerSeries
-from tf_iresnet.statistics import log_det_statistics
 from training.baselines.architectures import alternating
 from training.baselines.autoregressive import MaskedAutoregressive
 from training.baselines.continuous import ContinuousFlow

@@ -24,9 +24,9 @@ from benchmarks.measure import serve
 from benchmarks.ours import Worker
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
-from tf_iresnet.bounds.dense import dense_matrix
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import RussianRoulette
+from tf_iresnet.norms.dense import dense_matrix
 
 SHAPE, HIDDEN, BATCH, DRAWS = (4, 4, 2), 6, 3, [1, 3]
 needs_peer = pytest.mark.skipif(

@@ -8,12 +8,11 @@ import tensorflow as tf
 from kernels import operators, trained
 from reference import conv_matrix
 
-from tf_iresnet.bounds import banded, gram, powers
-from tf_iresnet.bounds.banded import banded_norm_bound
-from tf_iresnet.bounds.dense import dense_norm_bound, product_up, rounded_up
-from tf_iresnet.bounds.symbol import Grid, sized_grid, symbol_bound, torus_grid
-from tf_iresnet.linear_maps import map_for_kernel
-from tf_iresnet.norms import conv_norm_bound
+from tf_iresnet.functions.linear_maps import map_for_kernel
+from tf_iresnet.norms import banded, conv_norm_bound, gram, powers
+from tf_iresnet.norms.banded import banded_norm_bound
+from tf_iresnet.norms.dense import dense_norm_bound, product_up, rounded_up
+from tf_iresnet.norms.symbol import Grid, sized_grid, symbol_bound, torus_grid
 
 
 def norm(kernel, sizes, padding):

@@ -26,8 +26,8 @@ from tf_iresnet.layers import (
     SpectralDense,
     Squeeze,
 )
-from tf_iresnet.models.gaussianization import MarginalGaussianization
-from tf_iresnet.models.preprocessing import ImagePreprocessing
+from tf_iresnet.layers.gaussianization import MarginalGaussianization
+from tf_iresnet.layers.preprocessing import ImagePreprocessing
 
 
 def norm_of(layer):

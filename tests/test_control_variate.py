@@ -12,12 +12,13 @@ import tensorflow as tf
 from reference import SEED, conv_matrix, value_and_gradients
 from scipy import special
 
-from tf_iresnet import functions, sorting
+from tf_iresnet import functions
+from tf_iresnet.functions import sorting
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
+from tf_iresnet.functions.recomputation import Recomputed
 from tf_iresnet.layers import InvertibleResidual
-from tf_iresnet.linear_maps import ConvMap, DenseMap
 from tf_iresnet.log_det import PowerSeries, RussianRoulette
 from tf_iresnet.log_det.control_variate import control_variate, inner_trace, linearized
-from tf_iresnet.recomputation import Recomputed
 
 
 class Branch:

@@ -10,7 +10,7 @@ from scipy import stats
 from tf_iresnet import randomness
 from tf_iresnet.layers import ActNorm, Dequantize, InvertibleSequential
 from tf_iresnet.log_det import Exact, PowerSeries
-from tf_iresnet.models.pixels import are_scaled
+from tf_iresnet.models.training.pixels import are_scaled
 from training.data import load_dataset
 from training.devices import make_devices
 

@@ -15,7 +15,7 @@ from tests.replicated import trained
 from tf_iresnet import replicas
 from tf_iresnet.layers import ActNorm, InvertibleSequential, Whitening
 from tf_iresnet.log_det import PowerSeries
-from tf_iresnet.models.replicated import BatchNormalization
+from tf_iresnet.models.training.replicated import BatchNormalization
 from training.devices import Devices, make_devices
 
 # How far gradients may differ, as a share of the whole: in bfloat16 each device rounds its own sum

@@ -16,9 +16,9 @@ from tf_iresnet.layers import (
     InvertibleSequential,
     Whitening,
 )
+from tf_iresnet.layers.gaussianization import MarginalGaussianization
+from tf_iresnet.layers.preprocessing import ImagePreprocessing
 from tf_iresnet.layers.spectral import SpectralLayer
-from tf_iresnet.models.gaussianization import MarginalGaussianization
-from tf_iresnet.models.preprocessing import ImagePreprocessing
 
 WIDE = np.longdouble  # 64 bits on x86
 

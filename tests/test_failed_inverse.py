@@ -17,9 +17,9 @@ from tf_iresnet.layers import (
     Squeeze,
     Whitening,
 )
+from tf_iresnet.layers.gaussianization import MarginalGaussianization
+from tf_iresnet.layers.preprocessing import ImagePreprocessing
 from tf_iresnet.log_det import Exact, PowerSeries
-from tf_iresnet.models.gaussianization import MarginalGaussianization
-from tf_iresnet.models.preprocessing import ImagePreprocessing
 
 
 class Bounded(keras.Sequential):

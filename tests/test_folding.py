@@ -6,9 +6,9 @@ import tensorflow as tf
 from reference import SEED
 
 from tf_iresnet.functions import Affine, Chain, Function, LipSwish, Silu
-from tf_iresnet.linear_maps import ConvMap
+from tf_iresnet.functions.linear_maps import ConvMap
+from tf_iresnet.functions.sorting import MaxMin
 from tf_iresnet.log_det import PowerSeries
-from tf_iresnet.sorting import MaxMin
 
 
 def branch(beta, dtype="float64"):

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 from reference import difference, jacobians
 
-from tf_iresnet.concatenation import CLipSwish, Concatenation
 from tf_iresnet.functions import Affine, Chain, Elementwise, Elu, LipSwish, Taped
-from tf_iresnet.linear_maps import ConvMap, DenseMap
-from tf_iresnet.sorting import MaxMin
+from tf_iresnet.functions.concatenation import CLipSwish, Concatenation
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
+from tf_iresnet.functions.sorting import MaxMin
 
 _RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import integrate, stats
 
-from tf_iresnet.models.gaussianization import MarginalGaussianization
+from tf_iresnet.layers.gaussianization import MarginalGaussianization
 
 LEVELS, ALPHA = 6, 1e-3
 

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from tf_iresnet import initializers
-from tf_iresnet.bounds.dense import dense_matrix
 from tf_iresnet.initializers import DeltaOrthogonal
 from tf_iresnet.layers import (
     DenseNetBranch,
@@ -16,6 +15,7 @@ from tf_iresnet.layers import (
     SpectralDense,
 )
 from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
+from tf_iresnet.norms.dense import dense_matrix
 
 NAME = "delta_orthogonal"
 

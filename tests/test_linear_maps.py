@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from reference import conv_matrix
 
-from tf_iresnet.linear_maps import ConvMap, DenseMap, map_for_kernel
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, map_for_kernel
 
 # spatial shape, kernel shape, padding, strides, dilation, groups
 CASES = {

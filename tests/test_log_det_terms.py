@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.functions import Affine, Chain, Elementwise
-from tf_iresnet.linear_maps import DenseMap
+from tf_iresnet.functions.linear_maps import DenseMap
 from tf_iresnet.log_det import RussianRoulette
 
 

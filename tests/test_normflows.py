@@ -7,8 +7,9 @@ from reference import SEED, Normflows, assert_all_close, value_and_gradients
 
 from tf_iresnet import norms
 from tf_iresnet.fixed_point import Picard, invert
-from tf_iresnet.linear_maps import map_for_kernel
+from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
+from tf_iresnet.norms import estimates
 
 
 @pytest.fixture(scope="module", params=["dense", "conv"])
@@ -94,7 +95,7 @@ def test_gradients_of_raw_kernels_are_normflows(truth, singular, fixed, kind):
             linear_map = map_for_kernel(tuple(kernel.shape), spatial_shape)
             sigma, u, v = singular[index]
             np.testing.assert_allclose(sigma, truth["sigma_svd"][index], rtol=1e-9)
-            sigma = norms.sigma_of(linear_map, kernel, u, v)
+            sigma = estimates.sigma_of(linear_map, kernel, u, v)
             parameters[3 * index + 1] = kernel * tf.minimum(1.0, truth["coeff"] / sigma)
         estimator = NEUMANN.get(kind, Exact())
         _, value = estimator(truth.function, parameters, tf.constant(truth["x"]), SEED)

@@ -8,9 +8,9 @@ from registry import randomize
 from small_models import classifier, flow, pixels, values
 from tensorflow.python.eager import context as _context
 
+from tf_iresnet.functions.recomputation import after
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
-from tf_iresnet.recomputation import after
 
 HIDDEN = 37
 EVENT = (3, 4, 2)

@@ -11,11 +11,11 @@ from benchmarks.exported import exported_flow
 from tf_iresnet.export import export_saved_model, saved_model
 from tf_iresnet.fixed_point import Anderson, ConvergenceError, Picard
 from tf_iresnet.functions import Affine
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
+from tf_iresnet.functions.rounded_products import Unrounded, are_rounded, split
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.layers.upkeep import unchanging
-from tf_iresnet.linear_maps import ConvMap, DenseMap
-from tf_iresnet.rounded_products import Unrounded, are_rounded, split
 from training.data import eval_batches, load_dataset
 
 

@@ -7,9 +7,9 @@ import tensorflow as tf
 from reference import jacobians
 
 from tf_iresnet import certify, randomness
+from tf_iresnet.certificate.variance import InfiniteVarianceWarning, log_det_statistics
 from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
-from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
 
 
 def block(dtype="float64", **arguments):
@@ -46,7 +46,7 @@ def test_an_exact_estimator_has_none():
     np.testing.assert_allclose(statistics.mean, expected, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::tf_iresnet.statistics.InfiniteVarianceWarning")
+@pytest.mark.filterwarnings("ignore::tf_iresnet.certificate.variance.InfiniteVarianceWarning")
 def test_draws_are_those_of_the_seed():
     layer = block(dtype="float32")
     first, again, other = (log_det_statistics(layer, X, seed=s, draws=4) for s in (1, 1, 2))
@@ -80,7 +80,7 @@ def test_a_bound_that_allows_infinite_variance_is_named():
 def test_a_certificate_is_taken_for_granted(monkeypatch, recwarn):
     layer = block(coeff=0.9)
     certificate = certify(layer)
-    monkeypatch.setattr("tf_iresnet.statistics.certify", None)
+    monkeypatch.setattr("tf_iresnet.certificate.variance.certify", None)
     statistics = log_det_statistics(
         layer, X, seed=0, log_det=RussianRoulette(probability=0.1), draws=2, certificate=certificate
     )

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.tiny_runs import TINY
 from tf_iresnet import certify
-from tf_iresnet.statistics import InfiniteVarianceWarning, log_det_statistics
+from tf_iresnet.certificate.variance import InfiniteVarianceWarning, log_det_statistics
 from training import callbacks
 from training.catalog import load_experiment
 from training.checkpoints import Checkpoints

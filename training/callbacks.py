@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_iresnet import certify
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import InvertibleResidual
-from tf_iresnet.models.model import Model
+from tf_iresnet.models.training.model import Model
 from training.checkpoints import Checkpoints
 from training.config import Experiment
 from training.errors import RunError

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.models.model import Model
+from tf_iresnet.models.training.model import Model
 from training.agreement import differences, is_longer
 from training.config import Experiment, parse_recorded
 from training.console import warn

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from tf_iresnet import certify
 from tf_iresnet.certificate import Certificate
+from tf_iresnet.certificate.variance import doubt_of_variance
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.statistics import doubt_of_variance
 from training.console import warn
 from training.data import DataError, eval_batches, views
 from training.data.randomness import stream_key

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.models import SkippedStepsError
-from tf_iresnet.models.model import Model
+from tf_iresnet.models.training.model import Model
 from training.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
 from training.checkpoints import Checkpoints, check_settings
 from training.config import Experiment

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.certificate.report import Block, Certificate, Inverse
 from tf_iresnet.certificate.walk import known_leaves, known_sublayers, subject
 from tf_iresnet.keras_private import layers_inside
@@ -22,6 +21,7 @@ from tf_iresnet.layers.lipschitz import (
 from tf_iresnet.layers.residual import InvertibleResidual, offers_function
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.vouching import behaviour_of, check_not_replaced, own_bound
+from tf_iresnet.norms.dense import product_up
 
 
 def certify(model: Any) -> Certificate:

@@ -14,8 +14,8 @@ from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.vouching import behaviour_of, check_not_replaced
-from tf_iresnet.models.averaging import WeightAverage
 from tf_iresnet.models.invertible_model import InvertibleModel
+from tf_iresnet.models.training.averaging import WeightAverage
 
 _COMPOSITIONS = (Conditioned, InvertibleSequential, MultiScale, keras.Sequential)
 

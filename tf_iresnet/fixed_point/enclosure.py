@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.enclosures import EPSILON, norm
 from tf_iresnet.fixed_point.result import FixedPointResult
 from tf_iresnet.functions import Function, Parameters
+from tf_iresnet.functions.enclosures import EPSILON, norm
 
 _MARGIN = 1.0 + 2.0**-30  # of the norms and the few operations on them
 # Processors may take numbers below this, which float32 still resolves, for zero.
@@ -28,7 +28,7 @@ def block_error(
 
     x + g(x) - y = (x - x\*) + (g(x) - g(x\*)), so \|x - x\*\| <= \|x + g(x) - y\| / (1 - L). The
     residual is evaluated in float64, where its sum loses nothing for \|x\| far above \|y\| either,
-    and its own roundings are added (`tf_iresnet.enclosures`).
+    and its own roundings are added (`tf_iresnet.functions.enclosures`).
 
     Args:
       function: the branch g.

@@ -12,7 +12,7 @@ from tf_iresnet.fixed_point.failure import per_example, spoilt
 from tf_iresnet.fixed_point.result import ConvergenceError, FixedPointResult
 from tf_iresnet.fixed_point.solver import Solver, rms
 from tf_iresnet.functions import Function, Parameters
-from tf_iresnet.rounded_products import are_rounded, where_rounded
+from tf_iresnet.functions.rounded_products import are_rounded, where_rounded
 
 
 def invert(
@@ -34,7 +34,7 @@ def invert(
     and graphs give NaN, in y and in whatever is summed over the batch; mask it by ``converged``.
 
     On devices that round float32 products the inverse and the solve of its gradient use
-    products of full precision (`tf_iresnet.rounded_products`); J at x and dg do not.
+    products of full precision (`tf_iresnet.functions.rounded_products`); J at x and dg do not.
 
     Args:
       function: the branch g.

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet import concatenation, functions, sorting
+from tf_iresnet import functions
 from tf_iresnet.arguments import checked_choice
+from tf_iresnet.functions import concatenation, sorting
 from tf_iresnet.layers.lipschitz import bound_of
 
 
@@ -79,7 +80,7 @@ class CLipSwish(LipSwish):
 
     At every point at least one half passes a slope of 0.45 or more, so that, unlike LipSwish,
     it never loses the gradient. Its Lipschitz constant is 0.99997 whatever beta is (proven in
-    `tf_iresnet.concatenation.CLipSwish`).
+    `tf_iresnet.functions.concatenation.CLipSwish`).
 
     Args:
       **kwargs: of `keras.layers.Layer`.

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import replicas
-from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
+from tf_iresnet.norms.dense import rounded_up
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from tf_iresnet import functions
 from tf_iresnet.arguments import checked_flag, checked_integer, checked_integers
-from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.block_options import BranchOptions
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
@@ -20,6 +19,7 @@ from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer, chosen_normalization
 from tf_iresnet.layers.tracking import track
+from tf_iresnet.norms.dense import product_up
 from tf_iresnet.options import takes
 
 

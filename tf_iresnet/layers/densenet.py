@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from tf_iresnet import functions
 from tf_iresnet.arguments import checked_instance, checked_integer
-from tf_iresnet.bounds.dense import product_up, rounded_up
-from tf_iresnet.concatenation import Concatenation
+from tf_iresnet.functions.concatenation import Concatenation
 from tf_iresnet.layers.activations import Activation
 from tf_iresnet.layers.block_options import BranchOptions
 from tf_iresnet.layers.branch import Branch
@@ -20,6 +19,7 @@ from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
+from tf_iresnet.norms.dense import product_up, rounded_up
 from tf_iresnet.options import takes
 
 _PARTS = ("linear", "activation")

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.layers.activations import (
     CLipSwish,
     LipSwish,
@@ -25,6 +24,7 @@ from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, Spec
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.squeeze import Squeeze
 from tf_iresnet.layers.vouching import named
+from tf_iresnet.norms.dense import rounded_up
 
 
 def _part(layer: Any, bound: float) -> list[Part]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TypeVar
 import keras
 import numpy as np
 
-from tf_iresnet.bounds.dense import product_up, rounded_up
 from tf_iresnet.layers.vouching import (
     behaviour_of,
     check_not_replaced,
@@ -18,6 +17,7 @@ from tf_iresnet.layers.vouching import (
     named,
     own_bound,
 )
+from tf_iresnet.norms.dense import product_up, rounded_up
 
 
 class Part(NamedTuple):

@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.arguments import checked_flag, checked_instances
-from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialized, serialized
 from tf_iresnet.layers.tracking import track
+from tf_iresnet.norms.dense import product_up
 
 _ROUNDED_UP = 1.0 + 2.0**-50
 

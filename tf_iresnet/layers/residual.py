@@ -14,6 +14,7 @@ from tf_iresnet.arguments import checked_instance
 from tf_iresnet.fixed_point import Solver, invert
 from tf_iresnet.fixed_point.failure import spoilt
 from tf_iresnet.functions import Function, Taped, per_example
+from tf_iresnet.functions.recomputation import Recomputed, after
 from tf_iresnet.layers.block_options import BlockOptions, BranchOptions, ResidualOptions
 from tf_iresnet.layers.branch import SpectralBranch
 from tf_iresnet.layers.context import given
@@ -24,7 +25,6 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.vouching import comes_first
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.options import restored, takes
-from tf_iresnet.recomputation import Recomputed, after
 
 _SLACK = 1.0 + 1e-5
 _OF_BRANCH = ("hidden", "kernel_sizes", "input_activation", "context_size")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet import initializers, lanczos, norms, replicas
+from tf_iresnet import initializers, norms, replicas
 from tf_iresnet.arguments import (
     checked_by,
     checked_choice,
@@ -20,14 +20,14 @@ from tf_iresnet.arguments import (
     checked_real,
 )
 from tf_iresnet.autograph import AsWritten
-from tf_iresnet.bounds import gram
-from tf_iresnet.bounds.dense import product_up
 from tf_iresnet.functions import Affine
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.layers import upkeep
 from tf_iresnet.layers.activations import activation_bound
 from tf_iresnet.layers.context import checked_context, checked_context_size, given
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
+from tf_iresnet.norms import estimates, gram, lanczos
+from tf_iresnet.norms.dense import product_up
 from tf_iresnet.tensorflow_private import save_with
 
 NORMALIZATIONS = ("auto", "bound", "power_iteration")
@@ -86,7 +86,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A linear layer with soft spectral normalisation, W min(1, c / sigma).
 
     With ``normalization="bound"`` sigma is a proven upper bound of the operator's norm at its true
-    spatial size, roundings included (`tf_iresnet.bounds.gram`): the norm is at most c in every
+    spatial size, roundings included (`tf_iresnet.norms.gram`): the norm is at most c in every
     call. With ``normalization="power_iteration"`` sigma = \|W v\| estimates it, from below: u and v
     are non-trainable weights, constant for the gradient, and are searched for until they are
     singular vectors to 1 %. "auto" takes the bound where by count it costs at most 5 % of a
@@ -216,9 +216,9 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def _start(self, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Random u and v, from which the first call searches; Keras' random seed fixes them."""
         shape = (1, *self._norm_map.input_shape)
-        v = norms.unit(tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype))
+        v = estimates.unit(tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype))
         image = self._norm_map.apply(tf.reshape(kernel, self.norm_shape), v)
-        return norms.unit(image), v
+        return estimates.unit(image), v
 
     def _norm_view(self, kernel_shape: tuple[int, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """A cheaper operator of the same norm, and the kernel's shape for it."""
@@ -266,7 +266,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         if self._iterates and iterations:
             kernel = tf.reshape(tf.convert_to_tensor(self.kernel), self.norm_shape)
             u, v = (tf.convert_to_tensor(vector) for vector in self.spectral_state)
-            _, v = norms.iterate(self._norm_map, tf.stop_gradient(kernel), u, v, iterations)
+            _, v = estimates.iterate(self._norm_map, tf.stop_gradient(kernel), u, v, iterations)
             self.v.assign(v)
             self._search(upkeep.TOLERANCE, 1000, anew=False)
         with upkeep.up_to_date([self]):

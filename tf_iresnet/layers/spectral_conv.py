@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from tf_iresnet.arguments import checked_choice, checked_integer, checked_sizes
+from tf_iresnet.functions.linear_maps import ConvMap
 from tf_iresnet.layers.spectral import SpectralLayer
-from tf_iresnet.linear_maps import ConvMap
 
 
 class _SpectralConv(SpectralLayer):

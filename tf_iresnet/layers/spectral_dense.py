@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from tf_iresnet.arguments import checked_integer
+from tf_iresnet.functions.linear_maps import DenseMap
 from tf_iresnet.layers.spectral import SpectralLayer
-from tf_iresnet.linear_maps import DenseMap
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")

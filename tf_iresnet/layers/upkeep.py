@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet import lanczos, norms, replicas
-from tf_iresnet.bounds import gram
-from tf_iresnet.linear_maps import LinearMap
+from tf_iresnet import replicas
+from tf_iresnet.functions.linear_maps import LinearMap
+from tf_iresnet.norms import estimates, gram, lanczos
 
 if TYPE_CHECKING:
     from tf_iresnet.layers.spectral import SpectralLayer
@@ -324,7 +324,7 @@ def recall(layer: SpectralLayer, sigma: Any) -> None:
     linear_map, _ = layer.norm_problem()
     flat = tf.reshape(tf.convert_to_tensor(layer.kernel), layer.norm_shape)
     u, v = (tf.convert_to_tensor(vector) for vector in layer.spectral_state)
-    scaled, scale = norms.unit_scale(flat)
+    scaled, scale = estimates.unit_scale(flat)
     sigma = tf.reshape(tf.cast(sigma, flat.dtype), [])
     residuals = (
         linear_map.adjoint(scaled, u) - sigma / scale * v,

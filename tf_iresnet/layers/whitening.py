@@ -12,11 +12,11 @@ import tensorflow as tf
 
 from tf_iresnet import replicas
 from tf_iresnet.arguments import checked_real
-from tf_iresnet.bounds.dense import EPSILON, rounded_up
-from tf_iresnet.enclosures import norm
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.fixed_point.enclosure import residual_error
+from tf_iresnet.functions.enclosures import norm
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
+from tf_iresnet.norms.dense import EPSILON, rounded_up
 
 _PLENTY = 10  # values of each channel for each channel, from which on correlations are believed
 

@@ -25,8 +25,8 @@ from typing import Any
 import tensorflow as tf
 
 from tf_iresnet.functions import Affine, Chain, Function, Parameters, Pointwise
-from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
-from tf_iresnet.recomputation import Recomputed
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
+from tf_iresnet.functions.recomputation import Recomputed
 
 _Slices = tuple[slice, ...]
 

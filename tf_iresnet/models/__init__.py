@@ -4,6 +4,6 @@ from tf_iresnet.models.architecture import IResNet
 from tf_iresnet.models.classifier import IResNetClassifier
 from tf_iresnet.models.flow import IResNetFlow
 from tf_iresnet.models.hybrid import IResNetHybrid
-from tf_iresnet.models.skipping import SkippedStepsError
+from tf_iresnet.models.training.skipping import SkippedStepsError
 
 __all__ = ["IResNet", "IResNetClassifier", "IResNetFlow", "IResNetHybrid", "SkippedStepsError"]

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.models.events import Event
-from tf_iresnet.models.inputs import Batch
-from tf_iresnet.models.objective import Objective, UpdateMetrics
+from tf_iresnet.models.training.events import Event
+from tf_iresnet.models.training.inputs import Batch
+from tf_iresnet.models.training.objective import Objective, UpdateMetrics
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 

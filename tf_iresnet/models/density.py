@@ -27,18 +27,18 @@ from tf_iresnet.layers.context import (
     checked_context_vector,
     given,
 )
+from tf_iresnet.layers.gaussianization import MarginalGaussianization
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.multi_scale import MultiScale
+from tf_iresnet.layers.preprocessing import ImagePreprocessing
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.models.architecture import Architecture
-from tf_iresnet.models.events import Event, converted
-from tf_iresnet.models.gaussianization import MarginalGaussianization
 from tf_iresnet.models.invertible_model import InvertibleModel
 from tf_iresnet.models.likelihood import Likelihood
 from tf_iresnet.models.normalizing_flow import NormalizingFlow
-from tf_iresnet.models.preprocessing import ImagePreprocessing
 from tf_iresnet.models.prior import DiagonalNormal
+from tf_iresnet.models.training.events import Event, converted
 from tf_iresnet.options import restored
 
 

@@ -19,9 +19,9 @@ from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.models.architecture import Architecture
 from tf_iresnet.models.compiled_loss import CompiledLoss
-from tf_iresnet.models.events import Event, converted
 from tf_iresnet.models.invertible_model import InvertibleModel
-from tf_iresnet.models.replicated import BatchNormalization
+from tf_iresnet.models.training.events import Event, converted
+from tf_iresnet.models.training.replicated import BatchNormalization
 from tf_iresnet.options import restored
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_iresnet.arguments import checked_integer
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.models.replicated import BatchNormalization
+from tf_iresnet.models.training.replicated import BatchNormalization
 
 _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 

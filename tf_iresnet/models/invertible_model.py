@@ -11,8 +11,8 @@ from tf_iresnet.layers import rows
 from tf_iresnet.layers.adaptation import adapt, freeze_parts, layers_from_data
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.models.architecture import Architecture
-from tf_iresnet.models.model import Model
-from tf_iresnet.models.objective import Objective
+from tf_iresnet.models.training.model import Model
+from tf_iresnet.models.training.objective import Objective
 
 
 class InvertibleModel(Model):

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.models.head import LatentHead
-from tf_iresnet.models.inputs import Batch
 from tf_iresnet.models.likelihood import Likelihood
-from tf_iresnet.models.objective import UpdateMetrics
-from tf_iresnet.models.weights import weighted_sum
+from tf_iresnet.models.training.inputs import Batch
+from tf_iresnet.models.training.objective import UpdateMetrics
+from tf_iresnet.models.training.weights import weighted_sum
 
 
 class JointLikelihood(Likelihood):

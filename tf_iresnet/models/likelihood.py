@@ -10,11 +10,11 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.layers.context import checked_context
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.models.events import Event
-from tf_iresnet.models.inputs import Batch
 from tf_iresnet.models.normalizing_flow import NormalizingFlow
-from tf_iresnet.models.objective import Objective, UpdateMetrics
-from tf_iresnet.models.weights import weighted_sum
+from tf_iresnet.models.training.events import Event
+from tf_iresnet.models.training.inputs import Batch
+from tf_iresnet.models.training.objective import Objective, UpdateMetrics
+from tf_iresnet.models.training.weights import weighted_sum
 
 
 class Likelihood(Objective):

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.linear_maps import map_for_kernel
 
 
 class Affine(keras.layers.Layer):

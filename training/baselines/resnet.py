@@ -9,9 +9,9 @@ import tensorflow as tf
 from tf_iresnet.arguments import checked_integer, checked_integers
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.models.compiled_loss import CompiledLoss
-from tf_iresnet.models.events import Event
-from tf_iresnet.models.model import Model
-from tf_iresnet.models.replicated import BatchNormalization
+from tf_iresnet.models.training.events import Event
+from tf_iresnet.models.training.model import Model
+from tf_iresnet.models.training.replicated import BatchNormalization
 
 _CONVOLUTIONS = {"basic": (3, 3), "bottleneck": (1, 3, 1)}  # kernel sizes of a unit
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from tf_iresnet import replicas
-from tf_iresnet.models.objective import Objective, UpdateMetrics
-from tf_iresnet.models.replicated import all_finite, only_if, update_in_replicas
-from tf_iresnet.models.skipping import StepWatch, is_refused
-from tf_iresnet.models.weights import global_weight
+from tf_iresnet.models.training.objective import Objective, UpdateMetrics
+from tf_iresnet.models.training.replicated import all_finite, only_if, update_in_replicas
+from tf_iresnet.models.training.skipping import StepWatch, is_refused
+from tf_iresnet.models.training.weights import global_weight
 
 if TYPE_CHECKING:
-    from tf_iresnet.models.model import Model
+    from tf_iresnet.models.training.model import Model
 
 
 class Loop:

@@ -14,12 +14,12 @@ from tf_iresnet import keras_private, replicas
 from tf_iresnet.arguments import checked_real
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.models import replicated, written
-from tf_iresnet.models.averaging import WeightAverage
-from tf_iresnet.models.events import Event
-from tf_iresnet.models.intake import Intake
-from tf_iresnet.models.loop import Loop
-from tf_iresnet.models.objective import Objective
+from tf_iresnet.models.training import replicated, written
+from tf_iresnet.models.training.averaging import WeightAverage
+from tf_iresnet.models.training.events import Event
+from tf_iresnet.models.training.intake import Intake
+from tf_iresnet.models.training.loop import Loop
+from tf_iresnet.models.training.objective import Objective
 
 
 class Model(AsWritten, keras_private.BuiltModel):

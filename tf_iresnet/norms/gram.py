@@ -1,6 +1,6 @@
 r"""Proven bounds of many kernels of one shape at once, made of matrix products.
 
-At each frequency of a grid (`tf_iresnet.bounds.symbol`) the symbol A has the Gram matrix
+At each frequency of a grid (`tf_iresnet.norms.symbol`) the symbol A has the Gram matrix
 G = A A^*, and \|A\|^2 = \|G\|. With H_0 = G / \|G\|_F and H_{k+1} = H_k^2 / f_{k+1}, f_{k+1} the
 Frobenius norm of H_k^2,
 
@@ -33,10 +33,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.bounds.dense import dense_matrix
-from tf_iresnet.bounds.powers import ROUNDINGS, Power, nonzero, product, terms, unit_roundoff
-from tf_iresnet.bounds.symbol import sized_grid
-from tf_iresnet.linear_maps import ConvMap, DenseMap, LinearMap
+from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
+from tf_iresnet.norms.dense import dense_matrix
+from tf_iresnet.norms.powers import ROUNDINGS, Power, nonzero, product, terms, unit_roundoff
+from tf_iresnet.norms.symbol import sized_grid
 
 # Squarings, and the share of the frequencies that take part in them.
 _STAGES = ((3, 1.0), (3, 0.25))

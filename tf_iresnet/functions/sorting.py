@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_iresnet.functions import Primitive
+from tf_iresnet.functions.function import Primitive
 
 
 @tf.custom_gradient

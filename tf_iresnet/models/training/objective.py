@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.models.events import Event
-from tf_iresnet.models.inputs import Batch, Reader
-from tf_iresnet.models.replicated import all_finite
-from tf_iresnet.models.weights import are_weights, as_row, check_sample_weight
+from tf_iresnet.models.training.events import Event
+from tf_iresnet.models.training.inputs import Batch, Reader
+from tf_iresnet.models.training.replicated import all_finite
+from tf_iresnet.models.training.weights import are_weights, as_row, check_sample_weight
 
 UpdateMetrics = Callable[[keras.metrics.Metric], None]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_iresnet.linear_maps import map_for_kernel
+from tf_iresnet.functions.linear_maps import map_for_kernel
 
 EPSILON = float(np.finfo(np.float64).eps)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.models.inputs import check_shape, is_array, no_y
-from tf_iresnet.models.objective import Objective
-from tf_iresnet.models.weights import check_class_weight
+from tf_iresnet.models.training.inputs import check_shape, is_array, no_y
+from tf_iresnet.models.training.objective import Objective
+from tf_iresnet.models.training.weights import check_class_weight
 
 
 class Intake:

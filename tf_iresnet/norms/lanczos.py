@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.linear_maps import LinearMap
-from tf_iresnet.norms import PowerIterationResult, unit, unit_scale
+from tf_iresnet.functions.linear_maps import LinearMap
+from tf_iresnet.norms.estimates import PowerIterationResult, unit, unit_scale
 
 _NOISE = 0.05  # of a start that may be orthogonal to what is sought
 # A residual above which the start says nothing, and the dimensions of the search from chance then.
@@ -53,7 +53,7 @@ def leading_vectors(
       Estimates from below, never a bound. A kernel of zeros leaves v as it is, and u is zero.
 
     Example:
-    >>> from tf_iresnet.linear_maps import DenseMap
+    >>> from tf_iresnet.functions.linear_maps import DenseMap
     >>> kernel = tf.constant([[3.0, 0.0], [0.0, 1.0]])
     >>> start = tf.constant([[0.6, 0.8]])
     >>> result = leading_vectors(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_iresnet import enclosures
-from tf_iresnet.functions import Function, LipSwish, Primitive
+from tf_iresnet.functions import enclosures
+from tf_iresnet.functions.function import Function, Primitive
+from tf_iresnet.functions.pointwise import LipSwish
 
 #: What CLipSwish is divided by; its Lipschitz constant before that is below it, see `CLipSwish`.
 SCALE = 1.004

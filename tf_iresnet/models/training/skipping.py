@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_iresnet.models.pixels import AS_INTEGERS, MANY
+from tf_iresnet.models.training.pixels import AS_INTEGERS, MANY
 
 
 class SkippedStepsError(FloatingPointError):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_iresnet.bounds.dense import EPSILON, offset, output_size, rounded_up
+from tf_iresnet.norms.dense import EPSILON, offset, output_size, rounded_up
 
 SLACK = 0.005  # of the torus bound, over all axes
 _FINE = 32  # points that an axis of a given size should at least have

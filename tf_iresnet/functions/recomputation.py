@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from tf_iresnet.functions import Function
+from tf_iresnet.functions.function import Function
 
 
 def after(x: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:

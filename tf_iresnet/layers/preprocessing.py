@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.arguments import checked_alpha, checked_choice, checked_integer
-from tf_iresnet.bounds.dense import rounded_up
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.norms.dense import rounded_up
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.layers.rows import refuse_dictionary
-from tf_iresnet.models.inputs import check_shape
-from tf_iresnet.models.pixels import (
+from tf_iresnet.models.training.inputs import check_shape
+from tf_iresnet.models.training.pixels import (
     centred,
     check_pixels,
     nan_where_no_density,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.linear_maps import LinearMap
+from tf_iresnet.functions.linear_maps import LinearMap
 
 _SIZE = 64  # large enough to be worth a device's matrix units
 _SPATIAL, _CHANNELS = 8, 16

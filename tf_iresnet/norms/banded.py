@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from tf_iresnet.bounds.dense import EPSILON, dense_matrix, offset, output_size
+from tf_iresnet.norms.dense import EPSILON, dense_matrix, offset, output_size
 
 _MARGINS = (1e-9, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2)  # of lambda above the estimate
 _LEAST = 1e-280  # more than underflow can hide, for taps that no pixel uses

@@ -1,1 +1,0 @@
-"""Proven upper bounds of operator norms, from a kernel alone."""
