@@ -213,9 +213,13 @@ def test_a_trained_flow_is_inverted(flow, device, solver, graph):
 @pytest.mark.soak
 def test_an_exported_flow_is_inverted(flow, tmp_path, monkeypatch):
     """The SavedModel finds out by itself what device it is on."""
-    made = saved_model._flow_signatures
+    made = saved_model.contents
     monkeypatch.setattr(  # tracing the others takes a minute
-        saved_model, "_flow_signatures", lambda m: {n: made(m)[n] for n in ("encode", "decode")}
+        saved_model,
+        "contents",
+        lambda m: made(m)._replace(
+            signatures={n: made(m).signatures[n] for n in ("encode", "decode")}
+        ),
     )
     flow.solve_by(Picard())
     with TensorFloat32(always=True).installed():

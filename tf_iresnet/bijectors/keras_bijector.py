@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tf_iresnet.arguments import checked_flag, checked_instance, checked_integers
 from tf_iresnet.bijectors.preimage import Preimage
 from tf_iresnet.bijectors.tfp_private import Uncached, in_transition_kernel
+from tf_iresnet.certificate.walk import subject
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.adaptation import learning
 from tf_iresnet.layers.invertible import InvertibleLayer
@@ -256,3 +258,8 @@ def _exchange(shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape) -
     if axes < 0 or not shape[axes:].is_compatible_with(old):
         raise ValueError(f"expected an event shape that ends in {old}, got {shape}.")
     return shape[:axes].concatenate(new)
+
+
+@subject.register
+def _layer_of(bijector: KerasBijector) -> tuple[InvertibleLayer, list[keras.Variable]]:
+    return bijector.layer, []

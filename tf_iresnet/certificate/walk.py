@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,33 +14,27 @@ from tf_iresnet.layers.multi_scale import MultiScale
 from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.layers.vouching import behaviour_of, check_not_replaced
-from tf_iresnet.models.invertible_model import InvertibleModel
-from tf_iresnet.models.training.averaging import WeightAverage
 
 _COMPOSITIONS = (Conditioned, InvertibleSequential, MultiScale, keras.Sequential)
 
 
+@functools.singledispatch
 def subject(model: Any) -> tuple[Any, list[keras.Variable]]:
     """Returns the layer that a certificate of a model is about, and the model's other weights.
 
-    Those of its prior and head are among them, moving averages are not.
+    Those of its prior and head are among them, moving averages are not. Models and bijectors say
+    it of themselves, where they are defined.
 
     Raises:
       ValueError: if it is no model, bijector or layer.
     """
-    if isinstance(model, InvertibleModel):
-        apart: list[Any] = [model.flow]
-        apart += [layer for layer in model.layers if isinstance(layer, WeightAverage)]
-        known = {id(v) for layer in apart for v in layer.variables}
-        return model.flow, [v for v in model.variables if id(v) not in known]
-    # Whoever has a bijector has imported it; nobody else waits for TFP.
-    bijectors = sys.modules.get("tf_iresnet.bijectors.keras_bijector")
-    if bijectors is not None and isinstance(model, bijectors.KerasBijector):
-        return model.layer, []
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            f"model must be a model, bijector or layer of tf_iresnet, got {type(model).__name__}."
-        )
+    raise ValueError(
+        f"model must be a model, bijector or layer of tf_iresnet, got {type(model).__name__}."
+    )
+
+
+@subject.register
+def _layer(model: keras.layers.Layer) -> tuple[Any, list[keras.Variable]]:
     return model, []
 
 

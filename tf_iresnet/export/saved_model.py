@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tf_iresnet.certificate import certify
+from tf_iresnet.export.contents import contents
 from tf_iresnet.layers.upkeep import unchanging
-from tf_iresnet.models.density import DensityModel
-from tf_iresnet.models.features import FeatureClassifier
-from tf_iresnet.models.hybrid import IResNetHybrid
-from tf_iresnet.models.invertible_model import InvertibleModel
-
-Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
 
 
-def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> None:
+def export_saved_model(model: Any, path: str | os.PathLike[str]) -> None:
     r"""Writes a model as a SavedModel that needs neither this library nor Keras to run.
 
     A density model has the signatures (inputs -> outputs, batch sizes free)
@@ -70,18 +62,7 @@ def export_saved_model(model: InvertibleModel, path: str | os.PathLike[str]) -> 
     path = Path(path)
     if path.exists():
         raise ValueError(f"path {str(path)!r} exists already; give another version.")
-    parts: list[keras.layers.Layer]
-    if isinstance(model, IResNetHybrid):
-        signatures, parts = _hybrid_signatures(model), [model.flow, model.prior, model.head]
-    elif isinstance(model, DensityModel):
-        signatures, parts = _flow_signatures(model), [model.flow, model.prior]
-    elif isinstance(model, FeatureClassifier):
-        signatures, parts = _classifier_signatures(model), [model.flow, model.head]
-    else:
-        raise ValueError(
-            "model must be an IResNetFlow, IResNetClassifier or IResNetHybrid, got "
-            f"{type(model).__name__}."
-        )
+    signatures, parts = contents(model)
     certificate = _certificate(model)
     module = tf.Module()
     # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it
@@ -121,7 +102,7 @@ def _as_os_error(error: tf.errors.OpError, path: Path) -> OSError:
     return OSError(f"path {str(path)!r} cannot be written: {error.message}")
 
 
-def _certificate(model: InvertibleModel) -> str:
+def _certificate(model: Any) -> str:
     """The certificate as JSON, or why there is none."""
     try:
         return certify(model).to_json() + "\n"
@@ -129,85 +110,3 @@ def _certificate(model: InvertibleModel) -> str:
         reason = str(error)
         refusal = {"model": model.name, "invertible": False, "not_proven": [reason]}
         return json.dumps(refusal, indent=2) + "\n"
-
-
-def _events(model: InvertibleModel, name: str, shape: Any) -> tf.TensorSpec:
-    return tf.TensorSpec((None, *shape), model.variable_dtype, name=name)
-
-
-def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) -> dict[str, Any]:
-    result = model.decode(latents, True, *context)
-    bound = tf.where(result.converged, result.error_bound, tf.constant(math.inf, tf.float64))
-    return {"x": result.checked(), "converged": result.converged, "error_bound": bound}
-
-
-def _flow_signatures(model: DensityModel) -> dict[str, Signature]:
-    x, z = _events(model, "x", model.event_shape), _events(model, "z", (model.dims,))
-    seed = tf.TensorSpec((), tf.int32, name="seed")
-    number = tf.TensorSpec((), tf.int32, name="n")
-    temperature = tf.TensorSpec((), model.variable_dtype, name="temperature")
-
-    context = []
-    if model.context_size is not None:
-        context.append(_events(model, "context", (model.context_size,)))
-
-    def encode(x, *context):
-        return {"z": model.encode(x, *context)}
-
-    def decode(z, *context):
-        return _decoded(model, z, *context)
-
-    def log_prob(x, seed, *context):
-        value = model.log_prob(x, seed, None, *context)
-        return {"log_prob": value, "bits_per_dim": model.to_bits(value)}
-
-    def sample(n, seed, temperature, *context):
-        latents = model.sample_latents(n, seed, temperature, *context)
-        drawn = _decoded(model, latents, *context)
-        return {**drawn, "x": model.clipped(drawn["x"])}
-
-    return {
-        "encode": (encode, [x, *context]),
-        "decode": (decode, [z, *context]),
-        "log_prob": (log_prob, [x, seed, *context]),
-        "sample": (sample, [number, seed, temperature, *context]),
-    }
-
-
-def _labelled(logits: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"logits": logits, "label": tf.argmax(logits, axis=-1)}
-
-
-def _hybrid_signatures(model: IResNetHybrid) -> dict[str, Signature]:
-    density = _flow_signatures(model)
-    _, (x, seed) = density["log_prob"]
-
-    def predict(x, seed):
-        value, logits = model.log_prob_and_logits(x, seed)
-        return {"log_prob": value, "bits_per_dim": model.to_bits(value), **_labelled(logits)}
-
-    def classify(x):
-        return _labelled(model(x, training=False))
-
-    return {"predict": (predict, [x, seed]), "classify": (classify, [x]), **density}
-
-
-def _classifier_signatures(model: FeatureClassifier) -> dict[str, Signature]:
-    x = _events(model, "x", model.event_shape)
-    shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
-    features = _events(model, "features", shape)
-
-    def classify(x):
-        return _labelled(model(x, training=False))
-
-    def encode(x):
-        return {"features": model.encode(x)}
-
-    def decode(features):
-        return _decoded(model, features)
-
-    return {
-        "classify": (classify, [x]),
-        "encode": (encode, [x]),
-        "decode": (decode, [features]),
-    }

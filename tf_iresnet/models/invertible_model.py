@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from tf_iresnet.certificate.walk import subject
 from tf_iresnet.layers import rows
 from tf_iresnet.layers.adaptation import adapt, freeze_parts, layers_from_data
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.models.architecture import Architecture
+from tf_iresnet.models.training.averaging import WeightAverage
 from tf_iresnet.models.training.model import Model
 from tf_iresnet.models.training.objective import Objective
 
@@ -144,3 +147,11 @@ class InvertibleModel(Model):
             groups = self._collected(found)
             self._adapt([rows.finite_rows(group) for group in groups], again=False)
         return x
+
+
+@subject.register
+def _flow_of(model: InvertibleModel) -> tuple[InvertibleLayer, list[keras.Variable]]:
+    apart: list[keras.layers.Layer] = [model.flow]
+    apart += [layer for layer in model.layers if isinstance(layer, WeightAverage)]
+    known = {id(v) for layer in apart for v in layer.variables}
+    return model.flow, [v for v in model.variables if id(v) not in known]

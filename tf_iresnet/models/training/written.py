@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tf_iresnet.export import export_saved_model
 from tf_iresnet.keras_private import writes_legacy_file
 
 
@@ -45,8 +46,6 @@ def export(
     Raises:
       ValueError: if an argument is none of these, or ``path`` exists.
     """
-    from tf_iresnet.export import export_saved_model
-
     if format != "tf_saved_model":
         raise ValueError(f'format must be "tf_saved_model", got {format!r}.')
     for name, value in unused.items():
