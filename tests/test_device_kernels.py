@@ -4,6 +4,8 @@ TensorFlow's wheel lists the kernels that it has for GPUs on machines without on
 kernel runs on the host, and its operands travel there and back.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -29,16 +31,26 @@ def types(attribute):
     return [attribute.type] if attribute.WhichOneof("value") == "type" else attribute.list.type
 
 
+@functools.cache
+def kernels_for_gpus(op):
+    """What each of TensorFlow's kernels for GPUs asks of an operation's dtypes."""
+    registered = kernels.get_registered_kernels_for_op(op).kernel
+    return [
+        [
+            (constraint.name, list(constraint.allowed_values.list.type))
+            for constraint in k.constraint
+        ]
+        for k in registered
+        if k.device_type in ("GPU", "DEFAULT")
+    ]
+
+
 def has_kernel(node):
     """Whether TensorFlow has a kernel for GPUs that takes the node's dtypes."""
-    for kernel in kernels.get_registered_kernels_for_op(node.op).kernel:
-        if kernel.device_type in ("GPU", "DEFAULT") and all(
-            set(types(node.attr[constraint.name]))
-            <= set(constraint.allowed_values.list.type or types(node.attr[constraint.name]))
-            for constraint in kernel.constraint
-        ):
-            return True
-    return False
+    return any(
+        all(not allowed or set(types(node.attr[name])) <= set(allowed) for name, allowed in kernel)
+        for kernel in kernels_for_gpus(node.op)
+    )
 
 
 def missing(function, *specs):

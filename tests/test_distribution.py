@@ -69,7 +69,7 @@ def assert_close(ours, theirs, rtol, atol):
     "kind",
     [
         "flow",
-        "hybrid",
+        pytest.param("hybrid", marks=pytest.mark.soak),
         # Of one step of it, the gradients below, before they are clipped, in every run.
         pytest.param("classifier", marks=pytest.mark.soak),
         pytest.param("resnet", marks=pytest.mark.soak),

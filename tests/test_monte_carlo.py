@@ -39,6 +39,7 @@ def test_the_true_moments_are_those_of_the_density():
     np.testing.assert_allclose(means, mc.TRUTH, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.soak
 def test_a_flow_leaves_what_is_sampled_as_it_is(monkeypatch):
     """HMC through a flow that was not fitted: a wrong log-determinant would move the moments."""
     monkeypatch.setattr(mc, "overdispersed", lambda count, seed: np.ones((count, 2), np.float32))

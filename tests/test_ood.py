@@ -127,8 +127,8 @@ def test_points_have_no_outliers():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, eager_module):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    changes = [*TINY, "interval=30", "model.kernel_sizes=[1]", "model.log_det.exact_terms=1"]
-    train(load_experiment("digits_flow", changes, steps=30), folder, verbose=0)
+    changes = [*TINY, "interval=12", "model.kernel_sizes=[1]", "model.log_det.exact_terms=1"]
+    train(load_experiment("digits_flow", changes, steps=12), folder, verbose=0)
     return open_finished(folder)
 
 
@@ -137,7 +137,7 @@ def test_scores_of_a_run(finished):
     written = json.loads((finished.run.folder / "ood.json").read_text())
     assert written == results
     assert results["command"] == "python -m training ood runs/digits --limit 40"
-    assert (results["seed"], results["steps"]) == (0, 30)
+    assert (results["seed"], results["steps"]) == (0, 12)
     assert (finished.run.folder / "ood.png").read_bytes().startswith(b"\x89PNG")
     measured = measure(finished, "test", 40)
     assert results["test"]["bits_per_dim"] == pytest.approx(measured["bits_per_dim"], abs=1e-6)

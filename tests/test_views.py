@@ -16,8 +16,8 @@ from training.train import train
 
 
 def test_views_are_averaged_where_training_shifted_and_mirrored(tmp_path):
-    changes = [*CLASSIFIER, 'augment=["flip", "crop"]', "interval=40", "model.ema_momentum=0.9"]
-    train(load_experiment("mnist_classifier_c09", changes, steps=40), tmp_path / "run", verbose=0)
+    changes = [*CLASSIFIER, 'augment=["flip", "crop"]', "interval=15", "model.ema_momentum=0.9"]
+    train(load_experiment("mnist_classifier_c09", changes, steps=15), tmp_path / "run", verbose=0)
     finished = open_finished(tmp_path / "run")
     results = evaluate(finished, by_views=True)
     test = finished.dataset.arrays("test")
