@@ -25,7 +25,7 @@ from benchmarks.comparisons import (
 )
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.report import markdown
-from training.machine import processor
+from training.runs.machine import processor
 
 HERE = Path(__file__).parent
 QUICK = Setting(

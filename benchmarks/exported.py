@@ -9,9 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from tf_iresnet.models import IResNetFlow
-from training.config import parse_recorded
 from training.data import DataSpec, SplitRange
-from training.models import build_model
+from training.experiments.config import parse_recorded
+from training.loop.models import build_model
 
 _ROOT = Path(__file__).parent.parent
 _WEIGHT = "weights/{}/.ATTRIBUTES/VARIABLE_VALUE"

@@ -28,7 +28,7 @@ from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential, upkeep
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.log_det import PowerSeries
-from training.machine import processor
+from training.runs.machine import processor
 
 # Input of the block, and its hidden channels.
 SHAPES = {

@@ -37,7 +37,7 @@ def worker(kind: str, cores: list[int], steps: int, batch: int, quick: bool) -> 
     from tf_iresnet import replicas
     from tf_iresnet.models import IResNetFlow
     from training.data import Arrays, Dataset, DataSpec, Share, SplitRange, train_batches
-    from training.devices import make_devices
+    from training.workers.devices import make_devices
 
     tf.config.threading.set_intra_op_parallelism_threads(len(cores))
     devices = make_devices(kind)

@@ -49,7 +49,7 @@ def random_kernels(count: int) -> Iterator[tuple[np.ndarray, tuple[int, int], fl
 
 def trained_kernels(folder: str) -> Iterator[tuple[np.ndarray, tuple[int, ...], float]]:
     """Yields the 3x3 kernels of a run's flow, with the verified norm as the truth."""
-    from training.finished import open_finished
+    from training.measures.finished import open_finished
 
     for layer in open_finished(folder).model.flow.spectral_layers():
         if layer.kernel.shape[0] > 1:

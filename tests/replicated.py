@@ -21,9 +21,9 @@ from training.baselines.autoregressive import MaskedAutoregressive
 from training.baselines.continuous import ContinuousFlow
 from training.baselines.resnet import ResNet
 from training.data import Share, load_dataset, train_batches
-from training.devices import Devices, make_devices
-from training.signals import Request
-from training.votes import Vote
+from training.workers.devices import Devices, make_devices
+from training.workers.signals import Request
+from training.workers.votes import Vote
 
 SIZES = [3, 8, 8, 7, 1, 8, 5, 2, 8, 8, 8, 1, 8, 6, 8, 8, 3, 8, 8, 4]  # of twenty batches
 # Quick to trace, on every device; the terms of the series stay drawn.

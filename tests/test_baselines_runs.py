@@ -12,14 +12,14 @@ from click.testing import CliRunner
 import training
 from tests.tiny_runs import as_options
 from training.baselines import ARCHITECTURES
-from training.catalog import experiment_names, load_experiment
 from training.cli import main
-from training.config import FlowModel, parse_experiment
 from training.data import load_dataset
 from training.errors import RunError
-from training.models import build_model, parameter_count
-from training.muon import Muon
-from training.settings import AnyFlow
+from training.experiments.catalog import experiment_names, load_experiment
+from training.experiments.config import FlowModel, parse_experiment
+from training.experiments.settings import AnyFlow
+from training.loop.models import build_model, parameter_count
+from training.loop.muon import Muon
 
 # Of the graphs of these models are `test_baselines` and, of these verbs, `test_command_line`.
 pytestmark = pytest.mark.usefixtures("eager_module")

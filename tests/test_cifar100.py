@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from training.catalog import load_experiment
 from training.data import load_dataset
-from training.evaluate import evaluate
-from training.finished import open_finished
-from training.train import train
+from training.experiments.catalog import load_experiment
+from training.loop.train import train
+from training.measures.evaluate import evaluate
+from training.measures.finished import open_finished
 
 SIZES = {"train": 300, "test": 40}
 

@@ -256,7 +256,7 @@ def test_what_is_not_proven_is_status_1(run, monkeypatch):
         blocks = [dataclasses.replace(block, bound=1.25) for block in certificate.blocks]
         return dataclasses.replace(certificate, blocks=tuple(blocks))
 
-    monkeypatch.setattr("training.certify.certify", doubtful)
+    monkeypatch.setattr("training.measures.certify.certify", doubtful)
     result = invoke("certify", run)
     assert result.exit_code == 1
     assert result.stderr == (
@@ -298,7 +298,7 @@ def test_the_unexpected_is_one_line_too_unless_debugging(monkeypatch):
     def broken():
         raise KeyError("x")
 
-    monkeypatch.setattr("training.cli.experiment_names", broken)
+    monkeypatch.setattr("training.cli.verbs.experiment_names", broken)
     assert refused("list") == "error: KeyError: 'x'; add --debug to see where"
     result = invoke("list", "--debug")
     assert result.exit_code == 1

@@ -20,7 +20,7 @@ from tf_iresnet.layers import (
 )
 from tf_iresnet.layers.densenet import ConcatenatedLayer
 from tf_iresnet.log_det import Exact
-from training.callbacks import estimated_lipschitz
+from training.loop.callbacks import estimated_lipschitz
 
 
 def clipswish(x, beta):

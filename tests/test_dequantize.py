@@ -12,7 +12,7 @@ from tf_iresnet.layers import ActNorm, Dequantize, InvertibleSequential
 from tf_iresnet.log_det import Exact, PowerSeries
 from tf_iresnet.models.training.pixels import are_scaled
 from training.data import load_dataset
-from training.devices import make_devices
+from training.workers.devices import make_devices
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 8, (24, 4, 4, 1)).astype("uint8")

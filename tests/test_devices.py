@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from test_command_line import invoke, refused
 
-from training.devices import Devices, make_devices
 from training.errors import RunError
-from training.watchdog import Watchdog
+from training.workers.devices import Devices, make_devices
+from training.workers.watchdog import Watchdog
 
 
 def test_one_device_unless_asked_for_more():
@@ -69,8 +69,8 @@ def test_wrong_options_are_refused_in_one_line(tmp_path):
 
 def test_more_devices_than_examples_are_refused(tmp_path):
     from tests.tiny_runs import TINY
-    from training.catalog import load_experiment
-    from training.train import train
+    from training.experiments.catalog import load_experiment
+    from training.loop.train import train
 
     devices = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
     experiment = load_experiment("digits_flow", [*TINY, "batch_size=1"], steps=2)
@@ -85,10 +85,10 @@ def test_the_watchdog_waits_for_steps_and_not_for_their_tracing(monkeypatch, cap
     def end(status):
         raise Ended(status)
 
-    monkeypatch.setattr("training.watchdog.os._exit", end)
+    monkeypatch.setattr("training.workers.watchdog.os._exit", end)
     watchdog = Watchdog(0.05, worker=3)
     clock = iter([0.0, 0.01, 0.02, 1.0])
-    monkeypatch.setattr("training.watchdog.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("training.workers.watchdog.time.monotonic", lambda: next(clock))
     watchdog.on_test_begin()
     looks = iter([False, True])
     monkeypatch.setattr(watchdog._ended, "wait", lambda _: next(looks))

@@ -16,7 +16,7 @@ from tf_iresnet import replicas
 from tf_iresnet.layers import ActNorm, InvertibleSequential, Whitening
 from tf_iresnet.log_det import PowerSeries
 from tf_iresnet.models.training.replicated import BatchNormalization
-from training.devices import Devices, make_devices
+from training.workers.devices import Devices, make_devices
 
 # How far gradients may differ, as a share of the whole: in bfloat16 each device rounds its own sum
 # to eight bits. The bias before batch normalisation is apart: its gradient is zero, but only over

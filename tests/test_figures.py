@@ -11,14 +11,14 @@ from tests.synthetic_results import write_run
 from tests.test_command_line import invoke, refused
 from tests.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks
-from training.catalog import load_experiment
-from training.evaluate import batches_with_index
-from training.figures import KINDS, reconstructions, series_terms, trajectories
-from training.figures.images import rows_figure
-from training.figures.write import write_figure
-from training.finished import open_finished
-from training.reconstruct import round_trips
-from training.train import train
+from training.experiments.catalog import load_experiment
+from training.loop.train import train
+from training.measures.evaluate import batches_with_index
+from training.measures.finished import open_finished
+from training.measures.reconstruct import round_trips
+from training.reports.figures import KINDS, reconstructions, series_terms, trajectories
+from training.reports.figures.images import rows_figure
+from training.reports.figures.write import write_figure
 
 CLASSIFIER = (
     "dataset=digits",
@@ -191,7 +191,7 @@ def test_the_rows_of_reconstructions_say_what_comes_back():
 
 @pytest.mark.slow
 def test_errors_fall_with_the_solver_s_steps(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.figures.solver_steps._STEPS", (1, 4, 40))
+    monkeypatch.setattr("training.reports.figures.solver_steps._STEPS", (1, 4, 40))
     numbers = draw("solver_steps", tmp_path, runs / "mnist_classifier_c09", limit=5)
     (run,) = numbers["runs"]
     first, second, last = run["errors"]

@@ -14,14 +14,15 @@ from test_command_line import refused
 from tests.tiny_runs import TINY, as_options
 from tf_iresnet.export import export_saved_model
 from tf_iresnet.models import IResNetFlow
-from training import files, saved_model
-from training.catalog import load_experiment
 from training.data import load_dataset
 from training.errors import RunError
-from training.files import as_json, as_text, trouble, write_files
-from training.finished import Finished
-from training.models import build_model
-from training.run import Run
+from training.experiments.catalog import load_experiment
+from training.loop.models import build_model
+from training.measures.finished import Finished
+from training.reports import saved_model
+from training.runs import files
+from training.runs.files import as_json, as_text, trouble, write_files
+from training.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
 FULL = "the disk is full (No space left on device); free some of it, then give the same command"
@@ -121,7 +122,7 @@ def test_whatever_a_verb_writes_on_a_full_disk_is_one_line(monkeypatch):
         def broken(error=error):
             raise error
 
-        monkeypatch.setattr("training.cli.experiment_names", broken)
+        monkeypatch.setattr("training.cli.verbs.experiment_names", broken)
         assert refused("list").startswith(f"error: {words}")
 
 

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tf_iresnet.export import export_saved_model
 from training.baselines import GlowClassifier
-from training.catalog import load_experiment
 from training.data import DataSpec, SplitRange
-from training.finished import Finished
-from training.models import build_model, parameter_count
+from training.experiments.catalog import load_experiment
+from training.loop.models import build_model, parameter_count
+from training.measures.finished import Finished
 
 EVENT = (4, 4, 3)
 X, LABELS = small.pixels(12, EVENT), np.arange(12) % 3

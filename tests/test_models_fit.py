@@ -10,7 +10,7 @@ from reference import conv_matrix
 from tf_iresnet.layers import ActNorm
 from tf_iresnet.log_det import PowerSeries
 from tf_iresnet.models import IResNetFlow
-from training.devices import make_devices
+from training.workers.devices import make_devices
 
 X = small.pixels(96)
 

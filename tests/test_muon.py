@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 
 from tests.test_training import tiny, weights
-from training import muon
-from training.config import parse_experiment
 from training.data import load_dataset
-from training.models import build_model
-from training.muon import Muon, orthogonal_factor
-from training.train import train
+from training.experiments.config import parse_experiment
+from training.loop import muon
+from training.loop.models import build_model
+from training.loop.muon import Muon, orthogonal_factor
+from training.loop.train import train
 
 
 def singular_values(matrix):

@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 
 from tests.tiny_runs import TINY
-from training.auroc import auroc
-from training.catalog import load_experiment
 from training.data import load_dataset
 from training.errors import RunError
-from training.evaluate import measure
-from training.finished import Finished, open_finished
-from training.ood import score_outliers
-from training.outliers import outliers
-from training.run import Run
-from training.train import train
+from training.experiments.catalog import load_experiment
+from training.loop.train import train
+from training.measures.auroc import auroc
+from training.measures.evaluate import measure
+from training.measures.finished import Finished, open_finished
+from training.measures.ood import score_outliers
+from training.measures.outliers import outliers
+from training.runs.run import Run
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -161,8 +161,8 @@ def test_scores_of_a_run(finished):
 def test_typicality_is_the_distance_from_the_mean(finished, monkeypatch):
     """Images far too likely are as suspicious as those far too unlikely."""
     test = np.linspace(1.0, 3.0, 41)
-    monkeypatch.setattr("training.ood._of_split", lambda *a: test)
-    monkeypatch.setattr("training.ood._of_images", lambda *a: np.linspace(0.0, 0.9, 10))
+    monkeypatch.setattr("training.measures.ood._of_split", lambda *a: test)
+    monkeypatch.setattr("training.measures.ood._of_images", lambda *a: np.linspace(0.0, 0.9, 10))
     area = score_outliers(finished, limit=41)["outliers"]["noise"]["auroc"]
     assert area["likelihood"]["value"] == 0.0
     assert area["typicality"]["value"] == 1.0

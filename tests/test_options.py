@@ -12,7 +12,7 @@ from tf_iresnet.layers import DenseNetBranch, InvertibleResidual, SpectralBranch
 from tf_iresnet.layers.block_options import BlockOptions, BranchOptions, ResidualOptions
 from tf_iresnet.models import IResNetClassifier, IResNetFlow, IResNetHybrid
 from tf_iresnet.models.architecture import IResNet
-from training.config import Blocks, ClassifierModel, FlowModel
+from training.experiments.config import Blocks, ClassifierModel, FlowModel
 
 SMALL = {"blocks": (1,), "hidden": 4}
 MODELS = {

@@ -5,7 +5,7 @@ import pytest
 
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.log_det import RussianRoulette
-from training.properties import PROPERTIES, _counted, measure_properties, one_layer_each
+from training.measures.properties import PROPERTIES, _counted, measure_properties, one_layer_each
 
 # In the order of PROPERTIES; None where the paper says n/a. "Residual Flow" is its successor.
 PAPER = {

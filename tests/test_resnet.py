@@ -10,16 +10,16 @@ from reference import conv_matrix
 
 from tests.tiny_runs import TINY
 from training.baselines.resnet import ResidualUnit, ResNet
-from training.catalog import load_experiment
-from training.certify import certify_run
-from training.config import ClassifierModel, ResNetModel, parse_experiment
 from training.errors import RunError
-from training.evaluate import evaluate
-from training.finished import open_finished
-from training.models import parameter_count
-from training.reconstruct import write_reconstructions
-from training.saved_model import write_saved_model
-from training.train import train
+from training.experiments.catalog import load_experiment
+from training.experiments.config import ClassifierModel, ResNetModel, parse_experiment
+from training.loop.models import parameter_count
+from training.loop.train import train
+from training.measures.certify import certify_run
+from training.measures.evaluate import evaluate
+from training.measures.finished import open_finished
+from training.measures.reconstruct import write_reconstructions
+from training.reports.saved_model import write_saved_model
 
 EPSILON = 1e-3
 

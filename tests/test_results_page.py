@@ -7,7 +7,7 @@ import pytest
 
 from tests.synthetic_results import FOUND, write_run, write_seeds
 from tests.test_command_line import invoke, refused
-from training.page import make_page
+from training.reports.page import make_page
 
 ROOT = Path(__file__).parents[1]
 OOD = {

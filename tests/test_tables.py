@@ -11,8 +11,8 @@ from scipy import stats
 from tests.synthetic_results import FOUND, LOST, write_run, write_seeds
 from tests.test_command_line import invoke, refused
 from training.errors import RunError
-from training.tables import hybrids, intervals, make_table, sizes, trials
-from training.tables.records import Records
+from training.reports.tables import hybrids, intervals, make_table, sizes, trials
+from training.reports.tables.records import Records
 
 VANILLA = {0: 0.50, 1: 0.40, 2: 0.45}
 C09 = {0: 0.55, 1: 0.52, 2: 0.44}
@@ -313,7 +313,7 @@ def test_table_1_is_measured(tmp_path, monkeypatch):
             "non-volume-preserving": {"value": None, "evidence": {}},
         },
     }
-    monkeypatch.setattr("training.properties.measure_properties", lambda seed: found)
+    monkeypatch.setattr("training.measures.properties.measure_properties", lambda seed: found)
     result = invoke("table", "1", "--results", tmp_path)
     assert result.exit_code == 0, result.output
     rows = cells(result.stdout)

@@ -11,20 +11,20 @@ import tensorflow as tf
 from tests.tiny_runs import TINY
 from tf_iresnet import certify
 from tf_iresnet.certificate.variance import InfiniteVarianceWarning, log_det_statistics
-from training import callbacks
-from training.catalog import load_experiment
-from training.checkpoints import Checkpoints
 from training.data import DataError, load_dataset
 from training.errors import RunError
-from training.evaluate import evaluate, inputs_with_index
-from training.exact_check import exact_check
-from training.finished import open_finished
-from training.model_card import model_card
-from training.models import build_model
-from training.reconstruct import write_reconstructions
-from training.run import Run
-from training.sample import draw_samples, write_samples
-from training.train import repeating_command, train
+from training.experiments.catalog import load_experiment
+from training.loop import callbacks
+from training.loop.models import build_model
+from training.loop.train import repeating_command, train
+from training.measures.evaluate import evaluate, inputs_with_index
+from training.measures.exact_check import exact_check
+from training.measures.finished import open_finished
+from training.measures.reconstruct import write_reconstructions
+from training.measures.sample import draw_samples, write_samples
+from training.reports.model_card import model_card
+from training.runs.checkpoints import Checkpoints
+from training.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("eager_module")
 

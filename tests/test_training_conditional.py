@@ -8,19 +8,19 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny_runs import TINY
-from training.catalog import load_experiment
-from training.certify import certify_run
 from training.data import load_dataset
 from training.errors import RunError
-from training.evaluate import evaluate
-from training.exact_check import exact_check
-from training.finished import Finished, open_finished
-from training.models import build_model
-from training.reconstruct import write_reconstructions
-from training.run import Run
-from training.sample import draw_samples, write_samples
-from training.saved_model import write_saved_model
-from training.train import train
+from training.experiments.catalog import load_experiment
+from training.loop.models import build_model
+from training.loop.train import train
+from training.measures.certify import certify_run
+from training.measures.evaluate import evaluate
+from training.measures.exact_check import exact_check
+from training.measures.finished import Finished, open_finished
+from training.measures.reconstruct import write_reconstructions
+from training.measures.sample import draw_samples, write_samples
+from training.reports.saved_model import write_saved_model
+from training.runs.run import Run
 
 
 def trained(folder, *changes, name="digits_flow"):
@@ -109,7 +109,7 @@ def test_the_other_verbs(conditional, tmp_path, monkeypatch):
         exported.append(model)
         Path(path).mkdir()
 
-    monkeypatch.setattr("training.saved_model.export_saved_model", export)
+    monkeypatch.setattr("training.reports.saved_model.export_saved_model", export)
     write_saved_model(conditional, tmp_path / "1")
     assert exported == [conditional.model]
     card = (tmp_path / "1" / "README.md").read_text()

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from training.catalog import experiment_names, load_experiment
-from training.config import Cosine, Piecewise, Roulette, parse_experiment
 from training.data import AUGMENTATIONS, KNOWN_DATASETS
 from training.errors import RunError
+from training.experiments.catalog import experiment_names, load_experiment
+from training.experiments.config import Cosine, Piecewise, Roulette, parse_experiment
 
 EXPERIMENTS = [
     "cifar10_classifier_c09",
@@ -72,7 +72,7 @@ def test_a_conditional_experiment_differs_from_its_twin_by_the_context():
 
 
 def test_another_kind_of_table_replaces_that_of_the_base(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.catalog._FOLDER", tmp_path)
+    monkeypatch.setattr("training.experiments.catalog._FOLDER", tmp_path)
     (tmp_path / "digits_flow.toml").write_text(
         "description='a'\ndataset='digits'\ntask='flow'\nsteps=5\nbatch_size=4\n"
         "[schedule]\nname='cosine'\nwarmup_steps=3\n[optimizer]\nname='sgd'\nnesterov=true\n"
@@ -181,7 +181,7 @@ def test_drops_that_never_come_are_told(capsys):
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path, monkeypatch, text, words):
-    monkeypatch.setattr("training.catalog._FOLDER", tmp_path)
+    monkeypatch.setattr("training.experiments.catalog._FOLDER", tmp_path)
     (tmp_path / "digits_flow.toml").write_text(text)
     (tmp_path / "digits_flow_b.toml").write_text(
         "description='a'\ndataset='digits'\ntask='flow'\nsteps=5\nbatch_size=4\n"

@@ -7,11 +7,12 @@ import pytest
 from test_command_line import refused
 
 from tests.tiny_runs import TINY, as_options
-from training import finished, train
-from training.catalog import load_experiment
-from training.contents import FINISHED, HISTORY, METRICS, read_content
 from training.errors import RunError
-from training.run import Run
+from training.experiments.catalog import load_experiment
+from training.loop import train
+from training.measures import finished
+from training.runs.contents import FINISHED, HISTORY, METRICS, read_content
+from training.runs.run import Run
 
 RESULTS = Path(__file__).parents[1] / "training" / "results"
 BROKEN = {

@@ -13,15 +13,15 @@ from click.testing import CliRunner
 from test_training import history, tiny, weights
 
 from tests.tiny_runs import TINY, as_options
-from training import callbacks
-from training.checkpoints import Checkpoints
 from training.cli import main
 from training.data import load_dataset
 from training.errors import RunError
-from training.finished import open_finished
-from training.models import build_model
-from training.signals import termination
-from training.train import train
+from training.loop import callbacks
+from training.loop.models import build_model
+from training.loop.train import train
+from training.measures.finished import open_finished
+from training.runs.checkpoints import Checkpoints
+from training.workers.signals import termination
 
 pytestmark = pytest.mark.usefixtures("eager_module")
 STEPS = {"steps": 7, "interval": "interval=3"}

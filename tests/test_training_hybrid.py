@@ -7,17 +7,17 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny_runs import TINY
-from training.catalog import load_experiment
-from training.config import parse_experiment
 from training.data import eval_arrays, load_dataset
 from training.errors import RunError
-from training.evaluate import evaluate
-from training.finished import open_finished
-from training.models import build_model
-from training.ood import score_outliers
-from training.reconstruct import write_reconstructions
-from training.saved_model import write_saved_model
-from training.train import train
+from training.experiments.catalog import load_experiment
+from training.experiments.config import parse_experiment
+from training.loop.models import build_model
+from training.loop.train import train
+from training.measures.evaluate import evaluate
+from training.measures.finished import open_finished
+from training.measures.ood import score_outliers
+from training.measures.reconstruct import write_reconstructions
+from training.reports.saved_model import write_saved_model
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_other_verbs(finished, tmp_path, monkeypatch):
         exported.append(model)
         Path(path).mkdir()
 
-    monkeypatch.setattr("training.saved_model.export_saved_model", export)
+    monkeypatch.setattr("training.reports.saved_model.export_saved_model", export)
     write_saved_model(finished, tmp_path / "1")
     assert exported == [finished.model]
     card = (tmp_path / "1" / "README.md").read_text()

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny_runs import TINY
-from training.catalog import load_experiment
 from training.data import load_dataset
-from training.models import SmoothedCrossEntropy, build_model
+from training.experiments.catalog import load_experiment
+from training.loop.models import SmoothedCrossEntropy, build_model
 
 
 def test_weight_decay_is_for_kernels():

@@ -8,10 +8,12 @@ import pytest
 from test_command_line import refused
 
 from tf_iresnet.layers.activations import make_activation
-from training import catalog
-from training.baseline_settings import Hutchinson, MAFModel
-from training.catalog import load_experiment
-from training.config import (
+from training.data import AUGMENTATIONS
+from training.errors import RunError
+from training.experiments import catalog
+from training.experiments.baseline_settings import Hutchinson, MAFModel
+from training.experiments.catalog import load_experiment
+from training.experiments.config import (
     ClassifierExperiment,
     ClassifierModel,
     FlowExperiment,
@@ -20,9 +22,7 @@ from training.config import (
     Series,
     parse_experiment,
 )
-from training.data import AUGMENTATIONS
-from training.errors import RunError
-from training.settings import Activation, Augmentation, Settings
+from training.experiments.settings import Activation, Augmentation, Settings
 
 NEEDED = {"description": "a", "dataset": "digits", "steps": 50, "batch_size": 4}
 # What the words of the checker have in common.

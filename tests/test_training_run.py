@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from training import files
-from training.catalog import load_experiment
 from training.errors import RunError
-from training.files import read_json, write_json
-from training.machine import cores, cpu_seconds, processor, versions
-from training.run import Run
+from training.experiments.catalog import load_experiment
+from training.runs import files
+from training.runs.files import read_json, write_json
+from training.runs.machine import cores, cpu_seconds, processor, versions
+from training.runs.run import Run
 
 EXTENSIBLE = ["schedule.name=constant"]
 
@@ -122,7 +122,7 @@ def test_no_run_s_folder(tmp_path):
 def test_two_trainings_in_one_folder_are_refused(begun):
     with begun.locked():
         code = (
-            "import sys; from training.run import Run\n"
+            "import sys; from training.runs.run import Run\n"
             "with Run(sys.argv[1]).locked(): print('both')"
         )
         other = subprocess.run(

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from tests.test_training import CLASSIFIER, tiny
-from training.catalog import load_experiment
 from training.data import load_dataset
 from training.errors import RunError
-from training.evaluate import evaluate
-from training.files import read_json
-from training.finished import Finished, open_finished
-from training.models import build_model
-from training.run import Run
-from training.train import train
+from training.experiments.catalog import load_experiment
+from training.loop.models import build_model
+from training.loop.train import train
+from training.measures.evaluate import evaluate
+from training.measures.finished import Finished, open_finished
+from training.runs.files import read_json
+from training.runs.run import Run
 
 
 def test_views_are_averaged_where_training_shifted_and_mirrored(tmp_path):

@@ -5,9 +5,9 @@ import threading
 import pytest
 import tensorflow as tf
 
-from training.devices import Devices
-from training.signals import Request
-from training.votes import Vote
+from training.workers.devices import Devices
+from training.workers.signals import Request
+from training.workers.votes import Vote
 
 
 class Together:

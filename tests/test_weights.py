@@ -7,7 +7,7 @@ import small_models as small
 import tensorflow as tf
 
 from tf_iresnet.log_det import Exact
-from training.devices import make_devices
+from training.workers.devices import make_devices
 
 X = small.points(12, 2)
 W = np.random.default_rng(0).uniform(0.0, 3.0, 12).astype("float32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -62,19 +62,19 @@ class Function(abc.ABC):
     def pullback(self, parameters: Parameters, point: Any, cotangent: tf.Tensor) -> tf.Tensor:
         """Returns J^T cotangent at the linearised point."""
 
-    def of_examples(self, point: Any, rows: tf.Tensor) -> Any:
+    def of_examples(self, point: Any, pick: Callable[[tf.Tensor], tf.Tensor]) -> Any:
         """Returns the linearised point of some examples alone.
 
         Args:
           point: what `linearize` returned second.
-          rows: their places in the batch, integers, [n].
+          pick: takes these examples from a batch of tensors.
 
         Returns:
           The point for `pullback`; None where it holds something else than a batch of tensors.
         """
         if not all(tf.is_tensor(leaf) for leaf in tf.nest.flatten(point)):
             return None
-        return tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), point)
+        return tf.nest.map_structure(pick, point)
 
     @abc.abstractmethod
     def respond(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +11,11 @@ import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.arguments import checked_choice, checked_flag, checked_integer
+from tf_iresnet.functions import Function, Parameters
 from tf_iresnet.log_det.control_variate import control_variate, linearized
 from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
 from tf_iresnet.tensorflow_private import by_xla
 
-# Terms after which examples that have ended are left out: to leave them out costs about a product.
-_STAGE = 6
 _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
 
 
@@ -81,14 +79,7 @@ class SeriesEstimator(LogDetEstimator):
             known = None
             if self.control_variate and self.certain_terms >= 2:
                 known = linearized(function, parameters, point, wide)
-            pull = functools.partial(function.pullback, parameters, point)
-
-            def pull_of(rows):
-                some = function.of_examples(point, rows)
-                return functools.partial(function.pullback, parameters, some)
-
-            # Of XLA's shapes none depends on values.
-            apart = not by_xla() and function.of_examples(point, tf.range(0)) is not None
+            batch = _Batch(function, parameters, point, terms)
             values, sums, traces = [], [], []
             for probe in probes:
                 narrow = tf.cast(probe, x.dtype)
@@ -97,16 +88,7 @@ class SeriesEstimator(LogDetEstimator):
                 if known is not None:
                     pulled = known.pull_inner(narrow)
                     powers.append(known.pull(pulled))
-                response = tf.cast(response, wide)
-                value, total = _series(
-                    pull,
-                    powers,
-                    response,
-                    terms,
-                    weight,
-                    self.certain_terms,
-                    pull_of if apart else None,
-                )
+                value, total = _series(batch, powers, tf.cast(response, wide), weight)
                 if known is not None:
                     value -= control_variate(known, probe, tf.cast(pulled, wide))
                 values.append(value)
@@ -128,41 +110,85 @@ class SeriesEstimator(LogDetEstimator):
         return evaluate(x, *parameters)
 
 
+class _Batch:
+    """Products with J^T at a point, and how many terms of a series each example takes.
+
+    Where the numbers differ and the examples can be told apart, they stand in the order of their
+    numbers: those that have not ended are the first rows.
+    """
+
+    def __init__(
+        self, function: Function, parameters: Parameters, point: Any, terms: tf.Tensor | int
+    ) -> None:
+        self.function, self.parameters = function, parameters
+        self.terms = tf.convert_to_tensor(terms)
+        self.most = tf.reduce_max(self.terms)
+        self.order: tf.Tensor | None = None
+        # Of XLA's shapes none depends on values.
+        if self.terms.shape.rank and not by_xla():
+            order = tf.argsort(self.terms, direction="DESCENDING")
+            sorted_point = function.of_examples(point, lambda leaf: tf.gather(leaf, order))
+            if sorted_point is not None:
+                self.order, point = order, sorted_point
+                self.terms = tf.gather(self.terms, order)
+        self.point = point
+
+    def sorted(self, values: tf.Tensor) -> tf.Tensor:
+        """Brings the rows of a batch into this order."""
+        return values if self.order is None else tf.gather(values, self.order)
+
+    def restored(self, values: tf.Tensor) -> tf.Tensor:
+        """Undoes `sorted`."""
+        if self.order is None:
+            return values
+        return tf.gather(values, tf.math.invert_permutation(self.order))
+
+    def going(self, k: tf.Tensor) -> tf.Tensor | None:
+        """Returns how many rows have a term k; None if each has to be asked."""
+        if self.order is None:
+            return None
+        return tf.reduce_sum(tf.cast(self.terms >= k, tf.int32))
+
+    def pull(self, cotangent: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
+        """Returns J^T cotangent of the first rows."""
+        point = self.point
+        if rows is not None:
+            point = self.function.of_examples(point, lambda leaf: leaf[:rows])
+        return self.function.pullback(self.parameters, point, cotangent)
+
+
 def _series(
-    pull: Callable[[tf.Tensor], tf.Tensor],
+    batch: _Batch,
     powers: Sequence[tf.Tensor],
     response: tf.Tensor,
-    terms: tf.Tensor | int,
     weight: Callable[[tf.Tensor], tf.Tensor],
-    certain: int,
-    pull_of: Callable[[tf.Tensor], Callable[[tf.Tensor], tf.Tensor]] | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the terms for one probe.
 
     Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T. Where n
-    differs between examples, those that have ended are left out every `_STAGE` terms, after those
-    that every example has.
+    differs between examples, those that have ended are left out.
 
     Args:
-      pull: c -> J^T c.
+      batch: the products with J^T, and n: at least ``len(powers)``; 0 as well for v alone.
       powers: v and, if they are known already, J^T v, (J^T)^2 v, ...
       response: J v, in the dtype of the sums.
-      terms: n, at least ``len(powers)``; 0 as well for v alone. A number, or [batch].
       weight: k -> w_k.
-      certain: how many terms every example has.
-      pull_of: places of examples -> their c -> J^T c; None where they cannot be told apart.
 
     Returns:
       sum_{k=1..n} (-1)^{k+1} w_k v^T J^k v / k, [batch], and the cotangent of its gradient,
       sum_{k=0..n-1} (-1)^k w_{k+1} (J^T)^k v.
     """
     wide = response.dtype
-    terms = tf.convert_to_tensor(terms)
-    most = tf.reduce_max(terms)
+    response = batch.sorted(response)
+    terms = batch.terms
 
-    def add(k, power, value, total, terms, response):
+    def add(k, rows, power, value, total):
         """Adds term k, of which power is (J^T)^{k-1} v, where an example has so many."""
         factor = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k)
+        if rows is not None:
+            scaled = factor * tf.cast(power, wide)
+            term = _flat_dot(scaled, response[:rows]) / tf.cast(k, wide)
+            return value + _padded(term, value), total + _padded(scaled, total)
         factor = tf.where(k <= terms, factor, tf.zeros_like(factor))
         if terms.shape.rank:  # what has ended counts no more, whatever has become of it
             power = tf.where(_per_example(k <= terms, power), power, tf.zeros_like(power))
@@ -170,48 +196,31 @@ def _series(
         scaled = factor * tf.cast(power, wide)
         return value + _flat_dot(scaled, response) / tf.cast(k, wide), total + scaled
 
-    def run(pull, last, state, terms, response):
-        """Adds the terms up to the last one."""
+    def step(k, power, value, total):
+        rows = batch.going(k)
+        power = batch.pull(power if rows is None else power[:rows], rows)
+        return k + 1, power, *add(k, rows, power, value, total)
 
-        def step(k, power, value, total):
-            power = pull(power)
-            return k + 1, power, *add(k, power, value, total, terms, response)
+    value, total = tf.zeros(tf.shape(response)[:1], wide), tf.zeros_like(response)
+    for k, power in enumerate(map(batch.sorted, powers), 1):
+        first = tf.constant(k)
+        rows = batch.going(first)
+        value, total = add(first, rows, power if rows is None else power[:rows], value, total)
+    state = (first + 1, power, value, total)
+    shapes = [tensor.shape for tensor in state]
+    if batch.order is not None:
+        shapes[1] = tf.TensorShape([None, *power.shape[1:]])
+    *_, value, total = tf.while_loop(
+        lambda k, *_: k <= batch.most, step, state, shape_invariants=shapes, parallel_iterations=1
+    )
+    return batch.restored(value), batch.restored(total)
 
-        return tf.while_loop(lambda k, *_: k <= last, step, state, parallel_iterations=1)
 
-    def nothing(response):
-        return tf.zeros(tf.shape(response)[:1], wide), tf.zeros_like(response)
-
-    value, total = nothing(response)
-    for k, power in enumerate(powers, 1):
-        value, total = add(tf.constant(k), power, value, total, terms, response)
-    state = (tf.constant(len(powers) + 1), powers[-1], value, total)
-    if not terms.shape.rank or pull_of is None:
-        return run(pull, most, state, terms, response)[2:]
-
-    def stage(k, rows, power, value, total):
-        """Adds some terms of the examples that have not ended."""
-        going = tf.where(tf.gather(terms, rows) >= k)[:, 0]
-        rows, power = tf.gather(rows, going), tf.gather(power, going)
-        own, own_response = tf.gather(terms, rows), tf.gather(response, rows)
-        last = tf.minimum(tf.maximum(k + _STAGE - 1, certain), most)
-        start = (k, power, *nothing(own_response))
-        k, power, more, more_total = run(pull_of(rows), last, start, own, own_response)
-        places = rows[:, None]
-        value = tf.tensor_scatter_nd_add(value, places, more)
-        return k, rows, power, value, tf.tensor_scatter_nd_add(total, places, more_total)
-
-    k, power, value, total = state
-    rows = tf.range(tf.shape(response)[0])
-    some = [tf.TensorShape([None, *tensor.shape[1:]]) for tensor in (rows, power)]
-    fixed = [tensor.shape for tensor in (k, value, total)]
-    return tf.while_loop(
-        lambda k, *_: k <= most,
-        stage,
-        (k, rows, power, value, total),
-        shape_invariants=(fixed[0], *some, *fixed[1:]),
-        parallel_iterations=1,
-    )[3:]
+def _padded(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Appends rows of zeros, to as many as another tensor has."""
+    missing = tf.shape(like)[0] - tf.shape(rows)[0]
+    paddings = tf.concat([[[0, missing]], tf.zeros([rows.shape.rank - 1, 2], tf.int32)], 0)
+    return tf.ensure_shape(tf.pad(rows, paddings), like.shape)
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")

@@ -1,0 +1,126 @@
+"""The experiments by name, each a TOML file, and changes to them from the command line."""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.console import warn
+from training.errors import RunError
+from training.experiments.config import Experiment, parse_experiment
+from training.experiments.lengths import make_way, out_of_reach
+from training.experiments.settings import AnyFlow
+
+_TABLES = ("schedule", "log_det", "eval_log_det", "model")  # of several kinds
+_FOLDER = Path(__file__).parent
+
+
+def experiment_names() -> list[str]:
+    """Lists the experiments.
+
+    Returns:
+        Their names in order.
+    """
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load_experiment(
+    name: str, overrides: Sequence[str] = (), *, steps: int | None = None, seed: int | None = None
+) -> Experiment:
+    """Reads an experiment and applies changes to it.
+
+    A warm-up that leaves nothing of fewer steps gives way, unless it is changed by name; a
+    warning says so.
+
+    Args:
+        name: one of `experiment_names`.
+        overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes
+            around words may be left out.
+        steps: replaces the number of steps.
+        seed: replaces the seed.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        RunError: the experiment is unknown, or a setting cannot be used.
+    """
+    names = experiment_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(names)}"
+        raise RunError(f"experiment {name!r} is unknown; {hint}")
+    try:
+        written = parse_experiment({**_read(name), "name": name})
+    except RunError as error:
+        raise RunError(f"experiment {name!r}: {error}") from error
+    settings = written.model_dump(mode="json")
+    for override in overrides:
+        _apply(settings, override)
+    for key, value in (("steps", steps), ("seed", seed)):
+        if value is not None:
+            settings[key] = value
+    chosen = [override.partition("=")[0].replace(" ", "") for override in overrides]
+    remarks = make_way(settings, written, chosen)
+    experiment = parse_experiment(settings)
+    for remark in [*remarks, *out_of_reach(experiment)]:
+        warn(remark)
+    return experiment
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Reads an experiment's file over the one that it extends."""
+    path = _FOLDER / f"{name}.toml"
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path.name} cannot be read: {error}") from error
+    base = written.pop("extends", None)
+    return written if base is None else _merged(_read(base), written)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Puts changes over a base; of a table of another kind only what all kinds share stays."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = base.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            value = _merged(_shared(old, value), value)
+        merged[key] = value
+    return merged
+
+
+def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Takes from a table what still holds with the kind that the changes name."""
+    if "name" in new and new["name"] != old.get("name"):
+        return {}
+    if "architecture" in new and new["architecture"] != old.get("architecture", "iresnet"):
+        return {key: value for key, value in old.items() if key in AnyFlow.model_fields}
+    return old
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    *parents, last = (part.strip() for part in place.split("."))
+    if not equals or not last or not all(parents):
+        raise RunError(f"--set {override!r} is no change; write it as model.hidden=32")
+    if last in ("name", "task") and not parents:
+        raise RunError(f"--set {override!r} would make it another experiment; name that instead")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+        if not isinstance(settings, dict):
+            raise RunError(f"--set {override!r} goes into {parent!r}, which is a single value")
+    value = _value(text)
+    if parents and parents[-1] in _TABLES:
+        kept = _shared(settings, {last: value})  # another kind has other settings
+        for key in settings.keys() - kept.keys():
+            del settings[key]
+    settings[last] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()

@@ -1,0 +1,53 @@
+"""Lengths in steps that give way, or come to nothing, where a run is made shorter."""
+
+from collections.abc import Collection
+from typing import Any
+
+from training.experiments.config import Cosine, Experiment, Piecewise
+
+
+def make_way(settings: dict[str, Any], written: Experiment, chosen: Collection[str]) -> list[str]:
+    """Shortens a warm-up that leaves nothing of the steps, to the share that it had of them.
+
+    Args:
+        settings: the changed settings, in which the warm-up is replaced.
+        written: the experiment as it is written down.
+        chosen: the settings that were changed by name; these stay.
+
+    Returns:
+        What to tell the user.
+    """
+    steps, schedule = settings["steps"], settings["schedule"]
+    if not isinstance(written.schedule, Cosine) or not isinstance(steps, int):
+        return []
+    before = written.schedule.warmup_steps
+    stays = "schedule.warmup_steps" in chosen or schedule.get("warmup_steps") != before
+    if stays or not 0 < steps <= before:
+        return []
+    schedule["warmup_steps"] = before * steps // written.steps
+    return [
+        f"schedule.warmup_steps is {schedule['warmup_steps']}, since {before} would leave nothing "
+        f"of steps={steps}"
+    ]
+
+
+def out_of_reach(experiment: Experiment) -> list[str]:
+    """Finds what is set for steps that never come.
+
+    Args:
+        experiment: the experiment.
+
+    Returns:
+        What to tell the user.
+    """
+    if not isinstance(experiment.schedule, Piecewise):
+        return []
+    boundaries, steps = experiment.schedule.boundaries, experiment.steps
+    late = [step for step in boundaries if step >= steps]
+    if not late:
+        return []
+    drops = len(boundaries) - len(late)
+    return [
+        f"schedule.boundaries={list(boundaries)} reach beyond steps={steps}: the learning rate "
+        f"drops {drops} of {len(boundaries)} times"
+    ]

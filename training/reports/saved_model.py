@@ -1,0 +1,62 @@
+"""A run's model as a SavedModel with its model card."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from tf_iresnet.certificate import Certificate
+from tf_iresnet.export import export_saved_model
+from training.errors import RunError
+from training.measures.certify import certified, check_rescale, refuse_baseline, rescaled
+from training.measures.finished import Finished
+from training.reports.model_card import model_card
+from training.runs.files import as_text, trouble, write_files
+
+
+def write_saved_model(
+    finished: Finished, out: str | os.PathLike[str], *, below: float | None = None
+) -> Certificate | None:
+    """Certifies and exports the averaged weights, with a model card as README.md.
+
+    Args:
+        finished: the run.
+        out: the folder of one version, which TensorFlow Serving wants to be a number.
+        below: blocks whose bound is not below this are scaled until it is; None for none.
+
+    Returns:
+        What is proven of the exported model; `certificate.json` in its folder says the same.
+        Nothing for a baseline.
+
+    Raises:
+        RunError: the folder exists or cannot be written to, its name is no number, or a part of
+            the model has no known bound.
+    """
+    finished.check_invertible()
+    check_rescale(below)
+    if below is not None:
+        refuse_baseline(finished)
+    path = Path(out)
+    if not path.name.isdecimal():
+        raise RunError(f"{str(out)!r} names no version; end it with a number, as in {path / '1'}")
+    if path.exists():
+        raise RunError(f"{str(out)!r} exists; give the next number as a new version")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{str(out)!r} cannot be written: {trouble(error)}") from error
+    finished.model.converge_spectral_state()
+    if below is not None:
+        rescaled(finished.model, below)  # refuses before anything is written
+    certificate = None if finished.is_baseline else certified(finished.model)
+    card = model_card(finished, certificate, rescaled=below is not None)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            whole = Path(scratch, path.name)
+            export_saved_model(finished.model, whole)
+            write_files({whole / "README.md": as_text(card)})
+            os.replace(whole, path)
+    except (tf.errors.OpError, OSError, RunError) as error:
+        raise RunError(f"{str(out)!r} cannot be written: {trouble(error)}") from error
+    return certificate
