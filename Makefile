@@ -64,6 +64,7 @@ lint: $(VENV)/test.stamp  ## check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 soak: $(VENV)/test.stamp  ## run the tests that take too long for every run, and the others backwards
 	TEST_GRAPPLER=1 $(BIN)/python -m pytest -q -m soak

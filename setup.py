@@ -33,6 +33,7 @@ TEST = [
     "hypothesis>=6.100",
     "ruff>=0.9",
     "mypy>=1.14",
+    "import-linter>=2.3",
     "absl-py>=2.1",
 ]
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.models import IResNetFlow
-from training.measures.evaluate import batches_with_index
 from training.measures.finished import open_finished
+from training.measures.inputs import batches_with_index
 
 
 def trained_blocks(folder: str, images: int) -> list[tuple[InvertibleResidual, tf.Tensor]]:

@@ -13,8 +13,8 @@ from tests.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks
 from training.experiments.catalog import load_experiment
 from training.loop.train import train
-from training.measures.evaluate import batches_with_index
 from training.measures.finished import open_finished
+from training.measures.inputs import batches_with_index
 from training.measures.reconstruct import round_trips
 from training.reports.figures import KINDS, reconstructions, series_terms, trajectories
 from training.reports.figures.images import rows_figure

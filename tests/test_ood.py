@@ -8,14 +8,14 @@ from scipy import stats
 
 from tests.tiny_runs import TINY
 from training.data import load_dataset
+from training.data.outliers import outliers
 from training.errors import RunError
 from training.experiments.catalog import load_experiment
 from training.loop.train import train
 from training.measures.auroc import auroc
-from training.measures.evaluate import measure
 from training.measures.finished import Finished, open_finished
+from training.measures.measuring import measure
 from training.measures.ood import score_outliers
-from training.measures.outliers import outliers
 from training.runs.run import Run
 
 

@@ -17,9 +17,10 @@ from training.experiments.catalog import load_experiment
 from training.loop import callbacks
 from training.loop.models import build_model
 from training.loop.train import repeating_command, train
-from training.measures.evaluate import evaluate, inputs_with_index
+from training.measures.evaluate import evaluate
 from training.measures.exact_check import exact_check
 from training.measures.finished import open_finished
+from training.measures.inputs import inputs_with_index
 from training.measures.reconstruct import write_reconstructions
 from training.measures.sample import draw_samples, write_samples
 from training.reports.model_card import model_card

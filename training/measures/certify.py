@@ -5,8 +5,8 @@ from typing import Any
 from tf_iresnet import certify, rescale
 from tf_iresnet.certificate import Certificate, Rescaling
 from training.errors import RunError
-from training.measures.evaluate import measure
 from training.measures.finished import Finished
+from training.measures.measuring import measure
 from training.runs.files import write_json
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from tf_iresnet.log_det import Exact
 from training.console import say
 from training.errors import RunError
-from training.measures.evaluate import bits_function, inputs_with_index, probe_seed
 from training.measures.finished import Finished
+from training.measures.inputs import inputs_with_index, probe_seed
+from training.measures.measuring import bits_function
 
 _BYTES = 64 * 2**20  # about what the dense Jacobians of a batch may take
 

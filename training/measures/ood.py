@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from training.data.outliers import outliers
 from training.data.preprocess import dequantise
 from training.data.randomness import stream_key
 from training.errors import RunError
 from training.measures import pictures
 from training.measures.auroc import auroc
-from training.measures.evaluate import bits_function, inputs_with_index, probe_seed
 from training.measures.finished import Finished
-from training.measures.outliers import outliers
+from training.measures.inputs import inputs_with_index, probe_seed
+from training.measures.measuring import bits_function
 from training.runs.files import as_json, write_files
 from training.runs.machine import cpu_seconds, versions
 

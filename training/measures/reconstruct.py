@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from training.errors import RunError
 from training.measures import pictures
-from training.measures.evaluate import input_specs, inputs_with_index
 from training.measures.finished import Finished
+from training.measures.inputs import input_specs, inputs_with_index
 from training.runs.files import new_file
 
 _SHOWN = 16

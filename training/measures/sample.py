@@ -9,8 +9,9 @@ import tensorflow as tf
 from tf_iresnet.log_det import Exact
 from training.errors import RunError
 from training.measures import pictures
-from training.measures.evaluate import bits_function, probe_seed
 from training.measures.finished import Finished
+from training.measures.inputs import probe_seed
+from training.measures.measuring import bits_function
 from training.runs.files import new_file, write_files
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.errors import RunError
-from training.measures.evaluate import batches_with_index
+from training.measures.inputs import batches_with_index
 from training.reports.figures.images import rows_figure, shares
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import COLUMN

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tf_iresnet.certificate import residual_blocks
 from tf_iresnet.log_det import Exact, LogDetEstimator, PowerSeries, RussianRoulette
 from training.errors import RunError
-from training.measures.evaluate import batches_with_index, probe_seed
 from training.measures.finished import Finished
+from training.measures.inputs import batches_with_index, probe_seed
 from training.reports.figures.jacobians import DenseTraces
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import BLUE, PAGE, RED, letter, new_figure

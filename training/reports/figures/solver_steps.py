@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from tf_iresnet.certificate import residual_blocks
 from tf_iresnet.fixed_point import Picard
-from training.measures.evaluate import batches_with_index
 from training.measures.finished import Finished
+from training.measures.inputs import batches_with_index
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import COLUMN, CYCLE, MARKERS, new_figure
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from training.errors import RunError
 from training.measures import pictures
-from training.measures.evaluate import measure
+from training.measures.measuring import measure
 from training.measures.sample import density_of_plane, draw_samples
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import PAGE, letter, new_figure
