@@ -271,7 +271,7 @@ def test_a_part_without_a_bound_is_status_1(run, tmp_path, monkeypatch):
         raise ValueError("block cannot be certified: Lambda has no known Lipschitz constant.")
 
     for name in ("certify", "evaluate"):
-        monkeypatch.setattr(f"training.{name}.certify", unknown)
+        monkeypatch.setattr(f"training.measures.{name}.certify", unknown)
     assert "block cannot be certified" in refused("certify", run)
     assert "block cannot be certified" in refused("export", run, "--out", run / "2")
     assert not (run / "2").exists()
