@@ -22,9 +22,7 @@ def test_every_path_on_a_page_exists(page):
 def test_every_room_stands_on_the_page():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rooms = {
-        path.parent.name
-        for package in PACKAGES
-        for path in (ROOT / package).glob("*/__init__.py")
+        path.parent.name for package in PACKAGES for path in (ROOT / package).glob("*/__init__.py")
     }
     assert rooms
     assert not [room for room in sorted(rooms) if f"`{room}/`" not in text]

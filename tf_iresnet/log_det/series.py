@@ -211,7 +211,11 @@ def _series(
     if batch.order is not None:
         shapes[1] = tf.TensorShape([None, *power.shape[1:]])
     *_, value, total = tf.while_loop(
-        lambda k, *_: k <= batch.most, step, state, shape_invariants=tuple(shapes), parallel_iterations=1
+        lambda k, *_: k <= batch.most,
+        step,
+        state,
+        shape_invariants=tuple(shapes),
+        parallel_iterations=1,
     )
     return batch.restored(value), batch.restored(total)
 
