@@ -153,7 +153,7 @@ class _Batch:
         """Returns J^T cotangent of the first rows."""
         point = self.point
         if rows is not None:
-            point = self.function.of_examples(point, lambda leaf: leaf[:rows])
+            point = self.function.of_examples(point, lambda leaf: _first(leaf, rows))
         return self.function.pullback(self.parameters, point, cotangent)
 
 
@@ -198,15 +198,14 @@ def _series(
 
     def step(k, power, value, total):
         rows = batch.going(k)
-        power = batch.pull(power if rows is None else power[:rows], rows)
+        power = batch.pull(_first(power, rows), rows)
         return k + 1, power, *add(k, rows, power, value, total)
 
     value, total = tf.zeros(tf.shape(response)[:1], wide), tf.zeros_like(response)
     for k, power in enumerate(map(batch.sorted, powers), 1):
-        first = tf.constant(k)
-        rows = batch.going(first)
-        value, total = add(first, rows, power if rows is None else power[:rows], value, total)
-    state = (first + 1, power, value, total)
+        rows = batch.going(tf.constant(k))
+        value, total = add(tf.constant(k), rows, _first(power, rows), value, total)
+    state = (tf.constant(len(powers) + 1), power, value, total)
     shapes = [tensor.shape for tensor in state]
     if batch.order is not None:
         shapes[1] = tf.TensorShape([None, *power.shape[1:]])
@@ -218,6 +217,10 @@ def _series(
         parallel_iterations=1,
     )
     return batch.restored(value), batch.restored(total)
+
+
+def _first(values: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
+    return values if rows is None else values[:rows]
 
 
 def _padded(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
