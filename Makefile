@@ -19,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint soak bench clean
+.PHONY: help venv demo test quick lint soak bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
@@ -57,8 +57,11 @@ demo: venv  ## train digits_flow; print bits/dim; write samples, reconstructions
 	  $(DEMO)/metrics.json
 	@echo "pictures and SavedModel: $(DEMO)/samples.png $(DEMO)/reconstructions.png $(DEMO)/saved_model/digits_flow/1"
 
-test: $(VENV)/test.stamp  ## run the test suite
+test: $(VENV)/test.stamp  ## run the test suite; it ends with the rooms that failed
 	$(PYTEST) --dist worksteal --durations 25
+
+quick: $(VENV)/test.stamp  ## run a choice of the tests, within 90 seconds
+	$(PYTEST) --dist worksteal -m quick
 
 lint: $(VENV)/test.stamp  ## check style, formatting and types
 	$(BIN)/ruff check

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from tests.eager import eagerly
+from tests.library.eager import eagerly
+from tests.library.registry import representatives
 from tf_iresnet import log_det
 from tf_iresnet.log_det import series
 
@@ -28,6 +29,23 @@ if not os.environ.get("TEST_GRAPPLER"):
 # Graphs are many objects that live long: to search them so often for garbage is of no use.
 gc.freeze()
 gc.set_threshold(20_000)
+
+
+def pytest_generate_tests(metafunc):
+    """Gives a test that is marked ``layers`` the name of each layer that its module is about.
+
+    The module's ``LAYERS`` holds the layers by name, and one of each kind; the others are for the
+    soak where kinds are asked for. ``but`` leaves some kinds to the soak as well.
+    """
+    mark = metafunc.definition.get_closest_marker("layers")
+    if mark is None:
+        return
+    cases, kinds = metafunc.module.LAYERS
+    names = [n for n in cases if cases[n].estimated or not mark.kwargs.get("estimated")]
+    if mark.kwargs.get("of") == "kinds":
+        chosen = [name for name in kinds if name not in mark.kwargs.get("but", ())]
+        names = representatives(names, chosen)
+    metafunc.parametrize("name", names)
 
 
 @pytest.fixture

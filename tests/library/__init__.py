@@ -1,0 +1,1 @@
+"""Tests of tf_iresnet; nothing of training is imported here."""

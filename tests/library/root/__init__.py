@@ -1,0 +1,1 @@
+"""Tests of the face of tf_iresnet and of what stands at its root."""
