@@ -17,7 +17,7 @@ def is_real(value: Any) -> bool:
     return real and not isinstance(value, (bool, np.bool_)) and not math.isnan(value)
 
 
-def checked_integer(name: str, value: Any, least: int | None = None, instead: str = "") -> int:
+def check_integer(name: str, value: Any, least: int | None = None, instead: str = "") -> int:
     """Returns an argument as an integer.
 
     Args:
@@ -30,7 +30,7 @@ def checked_integer(name: str, value: Any, least: int | None = None, instead: st
       ValueError: if it is none, or too small.
 
     Example:
-    >>> checked_integer("hidden", np.int64(3), 1)
+    >>> check_integer("hidden", np.int64(3), 1)
     3
     """
     whole = is_real(value) and math.isfinite(value) and value == value // 1
@@ -40,7 +40,7 @@ def checked_integer(name: str, value: Any, least: int | None = None, instead: st
     return int(value)
 
 
-def checked_real(name: str, value: Any, due: str, within: Callable[[Any], bool]) -> float:
+def check_real(name: str, value: Any, due: str, within: Callable[[Any], bool]) -> float:
     """Returns an argument as a float.
 
     Args:
@@ -53,7 +53,7 @@ def checked_real(name: str, value: Any, due: str, within: Callable[[Any], bool])
       ValueError: if it is no finite number, or not allowed.
 
     Example:
-    >>> checked_real("ridge", np.float32(0.5), "must be above 0", lambda value: value > 0)
+    >>> check_real("ridge", np.float32(0.5), "must be above 0", lambda value: value > 0)
     0.5
     """
     if not is_real(value) or not math.isfinite(value) or not within(float(value)):
@@ -61,23 +61,23 @@ def checked_real(name: str, value: Any, due: str, within: Callable[[Any], bool])
     return float(value)
 
 
-def checked_alpha(value: Any) -> float:
+def check_alpha(value: Any) -> float:
     """Returns the share of a range that a preprocessing keeps from its ends.
 
     Raises:
       ValueError: if it does not lie in (0, 0.5).
     """
-    return checked_real("alpha", value, "must lie in (0, 0.5)", lambda alpha: 0.0 < alpha < 0.5)
+    return check_real("alpha", value, "must lie in (0, 0.5)", lambda alpha: 0.0 < alpha < 0.5)
 
 
-def checked_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: Any) -> bool:
     """Returns an argument that is True or False.
 
     Raises:
       ValueError: if it is neither.
 
     Example:
-    >>> checked_flag("actnorm", np.True_)
+    >>> check_flag("actnorm", np.True_)
     True
     """
     if not isinstance(value, (bool, np.bool_)):
@@ -85,14 +85,14 @@ def checked_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def checked_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
+def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
     """Returns an argument that is one of some names, or None where that is among them.
 
     Raises:
       ValueError: if it is not.
 
     Example:
-    >>> checked_choice("padding", "same", ("same", "valid"))
+    >>> check_choice("padding", "same", ("same", "valid"))
     'same'
     """
     if not (value is None or isinstance(value, str)) or value not in choices:
@@ -100,7 +100,7 @@ def checked_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
     return value
 
 
-def checked_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
+def check_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
     """Returns an argument that holds a positive integer for each of some things.
 
     Raises:
@@ -109,7 +109,7 @@ def checked_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
     try:
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise ValueError
-        numbers_ = tuple(checked_integer(name, value, 1) for value in values)
+        numbers_ = tuple(check_integer(name, value, 1) for value in values)
         if not numbers_:
             raise ValueError
     except (ValueError, TypeError):
@@ -119,19 +119,19 @@ def checked_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
     return numbers_
 
 
-def checked_sizes(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
+def check_sizes(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
     """Returns an argument that is one positive integer for all of some axes, or one for each.
 
     Raises:
       ValueError: if it is neither.
 
     Example:
-    >>> checked_sizes("kernel_size", 3, 2)
+    >>> check_sizes("kernel_size", 3, 2)
     (3, 3)
     """
     values = (sizes,) * rank if is_real(sizes) else sizes
     try:
-        checked = checked_integers(name, values, "axis")
+        checked = check_integers(name, values, "axis")
     except ValueError:
         checked = ()
     if len(checked) != rank:
@@ -141,15 +141,15 @@ def checked_sizes(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
     return checked
 
 
-def checked_widths(hidden: Any, scales: int) -> int | tuple[int, ...]:
+def check_widths(hidden: Any, scales: int) -> int | tuple[int, ...]:
     """Returns the hidden channels, one number or one for each scale.
 
     Raises:
       ValueError: if they are neither.
     """
     if is_real(hidden) or not isinstance(hidden, Iterable):
-        return checked_integer("hidden", hidden, 1)
-    widths = checked_integers("hidden", hidden, "scale")
+        return check_integer("hidden", hidden, 1)
+    widths = check_integers("hidden", hidden, "scale")
     if len(widths) != scales:
         raise ValueError(
             f"hidden must be one integer or one for each of the {scales} scales of blocks, got "
@@ -163,7 +163,7 @@ def widths_of_scales(hidden: int | tuple[int, ...], scales: int) -> tuple[int, .
     return (hidden,) * scales if isinstance(hidden, int) else hidden
 
 
-def checked_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
+def check_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
     """Returns an argument that is an object of a kind.
 
     Raises:
@@ -177,7 +177,7 @@ def checked_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
     return value
 
 
-def checked_instances(name: str, values: Any, kind: type, what: str) -> list[Any]:
+def check_instances(name: str, values: Any, kind: type, what: str) -> list[Any]:
     """Returns an argument that holds objects of a kind, at least one, as a list.
 
     Args:
@@ -202,7 +202,7 @@ def checked_instances(name: str, values: Any, kind: type, what: str) -> list[Any
     return values
 
 
-def checked_by(name: str, value: Any, get: Callable[[Any], Any], due: str) -> Any:
+def check_by(name: str, value: Any, get: Callable[[Any], Any], due: str) -> Any:
     """Returns what Keras makes of an argument, such as an activation of its name.
 
     Args:
@@ -217,7 +217,7 @@ def checked_by(name: str, value: Any, get: Callable[[Any], Any], due: str) -> An
     Example:
     >>> import keras
     >>> due = "an activation of Keras, by name or as a function"
-    >>> checked_by("activation", "relu", keras.activations.get, due).__name__
+    >>> check_by("activation", "relu", keras.activations.get, due).__name__
     'relu'
     """
     if value is None:

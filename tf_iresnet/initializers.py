@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_by, checked_integer, checked_real
+from tf_iresnet.arguments import check_by, check_integer, check_real
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -40,9 +40,9 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
     """
 
     def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
-        gain = checked_real("gain", gain, "must be above 0", lambda value: value > 0)
+        gain = check_real("gain", gain, "must be above 0", lambda value: value > 0)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
-            seed = checked_integer("seed", seed, None, ", a `keras.random.SeedGenerator` or None")
+            seed = check_integer("seed", seed, None, ", a `keras.random.SeedGenerator` or None")
         super().__init__(gain, seed)
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
@@ -85,7 +85,7 @@ def get(identifier: Any) -> Any:
     return keras.initializers.get(identifier)
 
 
-def checked(name: str, identifier: Any) -> Any:
+def check_initializer(name: str, identifier: Any) -> Any:
     """Returns what `get` makes of an argument.
 
     Args:
@@ -96,13 +96,13 @@ def checked(name: str, identifier: Any) -> Any:
       ValueError: if it is none, or None.
     """
     due = 'an initializer: "delta_orthogonal", or one of Keras such as "glorot_uniform"'
-    made = checked_by(name, identifier, get, due)
+    made = check_by(name, identifier, get, due)
     if made is None:
         raise ValueError(f"{name} must be {due}, got None.")
     return made
 
 
-def checked_name(name: Any) -> str:
+def check_name(name: Any) -> str:
     """Returns the name of an initializer, which gives every layer another kernel.
 
     None is made: that would use up random numbers.

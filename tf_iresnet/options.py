@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import keras
 
-from tf_iresnet.arguments import checked_instance
+from tf_iresnet.arguments import check_instance
 
 T = TypeVar("T", bound="Options")
 
@@ -37,11 +37,11 @@ class Options:
 
     Example:
     >>> import dataclasses
-    >>> from tf_iresnet.arguments import checked_integer
+    >>> from tf_iresnet.arguments import check_integer
     >>> from tf_iresnet.options import Options, option
     >>> @dataclasses.dataclass(frozen=True)
     ... class Size(Options):
-    ...     width: int = option(8, checked_integer)
+    ...     width: int = option(8, check_integer)
     >>> Size(width=3.0)
     Size(width=3)
     """
@@ -78,10 +78,10 @@ class Options:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes the options from what `get_config` returned."""
-        return cls(**restored(config))
+        return cls(**restore(config))
 
 
-def restored(config: dict[str, Any]) -> dict[str, Any]:
+def restore(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a configuration with the objects in it that were serialised."""
     return {
         name: keras.saving.deserialize_keras_object(value)
@@ -112,11 +112,11 @@ def takes(
 
     Example:
     >>> import dataclasses
-    >>> from tf_iresnet.arguments import checked_integer
+    >>> from tf_iresnet.arguments import check_integer
     >>> from tf_iresnet.options import Options, option, takes
     >>> @dataclasses.dataclass(frozen=True)
     ... class Size(Options):
-    ...     width: int = option(8, checked_integer)
+    ...     width: int = option(8, check_integer)
     >>> class Layer:
     ...     @takes(Size, width=16)
     ...     def __init__(self, name, *, options):
@@ -133,7 +133,7 @@ def takes(
             if value is None:
                 value = kind(**{**defaults, **given})
             else:
-                checked_instance(argument, value, kind, f"{kind.__name__}()")
+                check_instance(argument, value, kind, f"{kind.__name__}()")
                 value = dataclasses.replace(value, **given)
             init(self, *args, **{argument: value}, **kwargs)
 

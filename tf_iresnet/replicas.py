@@ -34,7 +34,7 @@ def replica_context() -> Any:
     return context
 
 
-def summed(values: Any) -> Any:
+def all_reduce_sum(values: Any) -> Any:
     """Adds up tensors over all replicas.
 
     Args:
@@ -44,7 +44,7 @@ def summed(values: Any) -> Any:
       The sums, the same on every replica; differentiable.
 
     Example:
-    >>> float(summed(tf.constant(2.0)))
+    >>> float(all_reduce_sum(tf.constant(2.0)))
     2.0
     """
     context = replica_context()
@@ -76,7 +76,7 @@ def count_and_first(batch: tf.Tensor) -> tf.Tensor:
         return tf.stack([batch, 0])
     replicas = tf.range(context.num_replicas_in_sync)
     here = tf.cast(context.replica_id_in_sync_group, tf.int32)
-    counts = summed(tf.where(replicas == here, batch, 0))
+    counts = all_reduce_sum(tf.where(replicas == here, batch, 0))
     return tf.stack([tf.reduce_sum(counts), tf.reduce_sum(tf.where(replicas < here, counts, 0))])
 
 
@@ -97,7 +97,7 @@ def channel_moments(*parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     count, mean = _count_and_mean(parts)
     # Two passes: the difference of large squares would cancel.
     squares = sum(tf.reduce_sum(tf.square(x - mean), list(range(x.shape.rank - 1))) for x in parts)
-    return mean, summed(squares) / count
+    return mean, all_reduce_sum(squares) / count
 
 
 def channel_covariance(*parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -118,12 +118,12 @@ def channel_covariance(*parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tens
     count, mean = _count_and_mean(parts)
     centred = [tf.reshape(x - mean, [-1, x.shape[-1]]) for x in parts]
     squares = sum(tf.matmul(x, x, transpose_a=True) for x in centred)
-    return count, mean, summed(squares) / count
+    return count, mean, all_reduce_sum(squares) / count
 
 
 def _count_and_mean(parts: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """How many values each channel has on all replicas, and their mean."""
     count = sum(tf.cast(tf.size(x) // x.shape[-1], x.dtype) for x in parts)
     total = sum(tf.reduce_sum(x, list(range(x.shape.rank - 1))) for x in parts)
-    count, total = summed([count, total])
+    count, total = all_reduce_sum([count, total])
     return count, total / count

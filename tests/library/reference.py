@@ -119,7 +119,7 @@ class DenseBranch:
         self.function = functions.Chain(
             [
                 functions.Affine(DenseMap(size, hidden), True),
-                functions.LipSwish(),
+                functions.ScaledSwish(),
                 functions.Affine(DenseMap(hidden, size), False),
             ]
         )
@@ -149,7 +149,7 @@ class Normflows:
             shape = self.arrays[f"kernel_{i}"].shape
             conv = len(shape) == 4
             layer = ConvMap(self["x"].shape[1:-1], shape) if conv else DenseMap(*shape)
-            parts += [functions.LipSwish(), functions.Affine(layer, True)]
+            parts += [functions.ScaledSwish(), functions.Affine(layer, True)]
             self.names += [f"beta_{i}", f"kernel_{i}", f"bias_{i}"]
         self.function = functions.Chain(parts)
 

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_flag, checked_instance, checked_integers
+from tf_iresnet.arguments import check_flag, check_instance, check_integers
 from tf_iresnet.bijectors.preimage import Preimage
 from tf_iresnet.bijectors.tfp_private import Uncached, in_transition_kernel
-from tf_iresnet.certificate.walk import subject
+from tf_iresnet.certificate.walk import find_subject
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.adaptation import learning
 from tf_iresnet.layers.invertible import InvertibleLayer
@@ -81,14 +81,14 @@ class KerasBijector(Uncached):
         name: str | None = None,
     ) -> None:
         parameters = dict(locals())
-        checked_instance("layer", layer, InvertibleLayer, "InvertibleResidual()")
+        check_instance("layer", layer, InvertibleLayer, "InvertibleResidual()")
         if log_det is not None:
-            checked_instance("log_det", log_det, LogDetEstimator, "Exact()")
-        checked_flag("validate_args", validate_args)
+            check_instance("log_det", log_det, LogDetEstimator, "Exact()")
+        check_flag("validate_args", validate_args)
         if name is not None and not isinstance(name, str):
             raise ValueError(f"name must be a string, or None for the layer's, got {name!r}.")
         if event_shape is not None:
-            event_shape = checked_integers("event_shape", event_shape, "axis of one example")
+            event_shape = check_integers("event_shape", event_shape, "axis of one example")
             parameters["event_shape"] = event_shape  # equal shapes make equal bijectors
         for part in layers_inside(layer):
             if isinstance(part, InjectivePadding):
@@ -260,6 +260,6 @@ def _exchange(shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape) -
     return shape[:axes].concatenate(new)
 
 
-@subject.register
+@find_subject.register
 def _layer_of(bijector: KerasBijector) -> tuple[InvertibleLayer, list[keras.Variable]]:
     return bijector.layer, []

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tf_iresnet.certificate.report import Block, Certificate, Inverse
-from tf_iresnet.certificate.walk import known_leaves, known_sublayers, subject
+from tf_iresnet.certificate.walk import find_subject, known_leaves, known_sublayers
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import (
@@ -21,7 +21,7 @@ from tf_iresnet.layers.lipschitz import (
 from tf_iresnet.layers.residual import InvertibleResidual, offers_function
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.vouching import behaviour_of, check_not_replaced, own_bound
-from tf_iresnet.norms.dense import product_up
+from tf_iresnet.norms.dense import multiply_up
 
 
 def certify(model: Any) -> Certificate:
@@ -61,7 +61,7 @@ def certify(model: Any) -> Certificate:
 
     Source: Invertible Residual Networks, theorem 1 and lemma 2.
     """
-    layer, others = subject(model)
+    layer, others = find_subject(model)
     blocks: list[Block] = []
     inverses: list[Inverse] = []
     values: dict[int, float] = {}
@@ -115,7 +115,7 @@ def block_of(leaf: Any, path: str) -> Block:
             for dtype in low
         ]
         parts = _parts(leaf, path)
-        bound = product_up(part.bound for part in parts)
+        bound = multiply_up(part.bound for part in parts)
     else:
         parts, bound = [], math.inf
     inner = [leaf, *layers_inside(branch)]
@@ -162,7 +162,7 @@ def _composed(layer: Any, values: dict[int, float]) -> float:
     constants = [_composed(part, values) for part in inner]
     if isinstance(layer, InvertibleLayer):
         return inverse_bound_of(layer, constants)
-    return product_up(constants)
+    return multiply_up(constants)
 
 
 # --- arithmetic ---

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tf_iresnet.certificate.proof import block_of, certify
 from tf_iresnet.certificate.report import Block, Certificate
-from tf_iresnet.certificate.walk import known_leaves, subject
+from tf_iresnet.certificate.walk import find_subject, known_leaves
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.residual import InvertibleResidual
 from tf_iresnet.layers.spectral import SpectralLayer
@@ -86,7 +86,7 @@ def rescale(model: Any, below: float) -> Rescaling:
         raise ValueError(f"below must lie in (0, 1], got {below!r}.")
     certificate = certify(model)
     above = {block.name for block in certificate.blocks if not block.bound < below}
-    leaves = [(path, leaf) for path, leaf in known_leaves(subject(model)[0]) if path in above]
+    leaves = [(path, leaf) for path, leaf in known_leaves(find_subject(model)[0]) if path in above]
     for path, leaf in leaves:
         _check_scalable(leaf, block_of(leaf, path))
     if not leaves:

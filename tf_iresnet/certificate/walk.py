@@ -19,7 +19,7 @@ _COMPOSITIONS = (Conditioned, InvertibleSequential, MultiScale, keras.Sequential
 
 
 @functools.singledispatch
-def subject(model: Any) -> tuple[Any, list[keras.Variable]]:
+def find_subject(model: Any) -> tuple[Any, list[keras.Variable]]:
     """Returns the layer that a certificate of a model is about, and the model's other weights.
 
     Those of its prior and head are among them, moving averages are not. Models and bijectors say
@@ -33,7 +33,7 @@ def subject(model: Any) -> tuple[Any, list[keras.Variable]]:
     )
 
 
-@subject.register
+@find_subject.register
 def _layer(model: keras.layers.Layer) -> tuple[Any, list[keras.Variable]]:
     return model, []
 

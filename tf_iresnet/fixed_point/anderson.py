@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer
-from tf_iresnet.fixed_point.failure import per_example
+from tf_iresnet.arguments import check_integer
+from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point.solver import Solver
 
 # Of the least squares problems, in units in the last place: what rounding does to a column's
@@ -62,7 +62,7 @@ class Anderson(Solver):
         memory: int = 5,
     ) -> None:
         super().__init__(max_steps, atol, rtol)
-        self.memory = checked_integer("memory", memory, 1)
+        self.memory = check_integer("memory", memory, 1)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "memory": self.memory}
@@ -94,14 +94,14 @@ class Anderson(Solver):
         step = x - error
         # The newest difference in place of the oldest, scaled lest squares underflow.
         pushed = kept & (old.filled >= 0)
-        factor = per_example(tf.where(pushed, 1 / old.residual, tf.zeros_like(residual)), x)
+        factor = expand_like(tf.where(pushed, 1 / old.residual, tf.zeros_like(residual)), x)
         newest = tf.math.multiply_no_nan(error - old.error, factor)
         newest_step = tf.math.multiply_no_nan(step - old.step, factor)
         errors, steps = (newest, *old.errors[:-1]), (newest_step, *old.steps[:-1])
         row = _products(errors, newest)
         lower = tf.concat([row[:, 1:, None], old.gram[:, :-1, :-1]], 2)
         gram = tf.concat([row[:, None], lower], 1)
-        mask = per_example(kept, x)
+        mask = expand_like(kept, x)
         error = tf.where(mask, error, old.error)
         step = tf.where(mask, step, old.step)
         filled = tf.where(kept, tf.minimum(old.filled + 1, gram.shape[-1]), 0)
@@ -110,7 +110,7 @@ class Anderson(Solver):
         plain = (pause > 0) | (filled == 0)
         used = (tf.range(gram.shape[-1]) < filled[:, None]) & ~plain[:, None]
         weights = _least_squares(gram, _products(errors, error), used)
-        columns = [per_example(column, x) for column in tf.unstack(weights, axis=1)]
+        columns = [expand_like(column, x) for column in tf.unstack(weights, axis=1)]
         mixed = [column * step for column, step in zip(columns, steps, strict=True)]
         state = _History(
             plain=plain,
@@ -144,7 +144,7 @@ class _History(NamedTuple):
 
 def _products(history: tuple[tf.Tensor, ...], x: tf.Tensor) -> tf.Tensor:
     """Mean products with x, [batch, memory]; no matrix product, which GPUs may round to TF32."""
-    axes = list(range(1, x.shape.rank))
+    axes = event_axes(x)
     # No tf.stack: TensorFlow's graph optimizer loses the new axis of a slice of two stacked ones.
     return tf.concat([tf.reduce_mean(column * x, axes)[:, None] for column in history], axis=1)
 

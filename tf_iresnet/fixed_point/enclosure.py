@@ -41,7 +41,7 @@ def block_error(
       A float64 tensor [batch], infinite or NaN where nothing is proven.
     """
     x, y, *parameters = _wide(x, y, *parameters)
-    g, error = function.enclosed(parameters, x, tf.zeros(tf.shape(x)[:1], tf.float64))
+    g, error = function.enclose(parameters, x, tf.zeros(tf.shape(x)[:1], tf.float64))
     return residual_error(x + g, y, error + 2 * EPSILON * (norm(x) + norm(g)), amplification)
 
 

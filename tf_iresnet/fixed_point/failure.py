@@ -6,13 +6,10 @@ import math
 
 import tensorflow as tf
 
-
-def per_example(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Returns values [batch] with as many axes of size 1 as ``like`` has after the batch."""
-    return tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))
+from tf_iresnet.batches import expand_like
 
 
-def spoilt(x: tf.Tensor, sound: tf.Tensor) -> tf.Tensor:
+def nan_where_failed(x: tf.Tensor, sound: tf.Tensor) -> tf.Tensor:
     """Returns x where it is sound, and NaN elsewhere, with gradients that are NaN there too.
 
     The gradient of `tf.where` is 0 at what it leaves out: a training step would take a failed
@@ -26,7 +23,7 @@ def spoilt(x: tf.Tensor, sound: tf.Tensor) -> tf.Tensor:
     >>> x = tf.constant([1.0, 2.0])
     >>> with tf.GradientTape() as tape:
     ...     tape.watch(x)
-    ...     y = spoilt(x, tf.constant([True, False]))
+    ...     y = nan_where_failed(x, tf.constant([True, False]))
     >>> tape.gradient(y, x).numpy().tolist()
     [1.0, nan]
     """
@@ -34,7 +31,7 @@ def spoilt(x: tf.Tensor, sound: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def mark(x):
         def where_sound(values):
-            mask = per_example(sound, values)
+            mask = expand_like(sound, values)
             return tf.where(mask, values, tf.constant(math.nan, values.dtype))
 
         return where_sound(x), where_sound

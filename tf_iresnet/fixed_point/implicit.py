@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point.enclosure import block_error
-from tf_iresnet.fixed_point.failure import per_example, spoilt
+from tf_iresnet.fixed_point.failure import nan_where_failed
 from tf_iresnet.fixed_point.result import ConvergenceError, FixedPointResult
 from tf_iresnet.fixed_point.solver import Solver, rms
 from tf_iresnet.functions import Function, Parameters
@@ -57,7 +58,7 @@ def invert(
 
     @tf.custom_gradient
     def solve(y, *parameters):
-        folded, its_parameters = function.folded(parameters)  # once, outside of the loop
+        folded, its_parameters = function.fold(parameters)  # once, outside of the loop
         unrounded = folded.unrounded()
 
         def g(x):
@@ -69,22 +70,22 @@ def invert(
 
         def gradient(upstream, *unused):
             upstream = _asked_for(upstream, result.converged)
-            _, point = function.linearize(parameters, result.x)
-            scale = per_example(rms(upstream), y)
+            _, residuals = function.linearize(parameters, result.x)
+            scale = expand_like(rms(upstream), y)
             scale = tf.where(scale > 0, scale, tf.ones_like(scale))
 
             def pull(cotangent):
                 return where_rounded(
                     rounded,
-                    lambda yes: (precise if yes else function).pullback(
-                        parameters, point, cotangent
+                    lambda yes: (precise if yes else function).vjp(
+                        parameters, residuals, cotangent
                     ),
                 )
 
             pulled = scale * solver.solve(pull, upstream / scale).checked(
                 lambda: "This is the linear solve of the inverse's gradient. "
             )
-            _, by_parameters = function.gradient(parameters, point, -pulled)
+            _, by_parameters = function.gradient(parameters, residuals, -pulled)
             return (pulled, *by_parameters)
 
         return tuple(result[:4]), gradient
@@ -101,7 +102,7 @@ def invert(
 
 def _asked_for(upstream: tf.Tensor, converged: tf.Tensor) -> tf.Tensor:
     """Refuses the gradient of what did not converge: an error in eager code, NaN in graphs."""
-    asked = tf.reduce_any(upstream != 0, axis=list(range(1, upstream.shape.rank)))
+    asked = tf.reduce_any(upstream != 0, axis=event_axes(upstream))
     sound = converged | ~asked
     if tf.executing_eagerly() and not bool(tf.reduce_all(sound)):
         failed = int(tf.reduce_sum(tf.cast(~sound, tf.int32)))
@@ -110,4 +111,4 @@ def _asked_for(upstream: tf.Tensor, converged: tf.Tensor) -> tf.Tensor:
             f"{sound.shape[0]} examples: their inverse did not converge. Leave them out of what "
             "is differentiated, by the result's converged: tf.where(converged, loss, 0)."
         )
-    return spoilt(upstream, sound)
+    return nan_where_failed(upstream, sound)

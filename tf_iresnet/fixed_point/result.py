@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.fixed_point.failure import spoilt
+from tf_iresnet.fixed_point.failure import nan_where_failed
 
 # Residuals of fewer units in the last place may be all that rounding allows.
 _ROUNDING = 64
@@ -136,7 +136,7 @@ class FixedPointResult(NamedTuple):
                 "Pass return_result=True for the iterates, or raise the solver's max_steps.",
                 self.bounded(),
             )
-        return spoilt(self.x, self.converged)
+        return nan_where_failed(self.x, self.converged)
 
     def _precision_hint(self) -> str:
         """Says whether rounding alone explains what failed."""

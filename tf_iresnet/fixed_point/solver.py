@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer, checked_real
-from tf_iresnet.fixed_point.failure import per_example
+from tf_iresnet.arguments import check_integer, check_real
+from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point.result import FixedPointResult
 
 # What belongs to one method, from step to step.
@@ -28,7 +28,7 @@ _PATIENCE_AT_ROUNDING = 50
 
 def rms(x: tf.Tensor) -> tf.Tensor:
     """Returns the root of the mean square of each example, [batch]."""
-    axes = list(range(1, x.shape.rank))
+    axes = event_axes(x)
     # Scaled by the largest entry: squares of huge ones would overflow, and an infinite tolerance
     # accept anything.
     scale = tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)
@@ -47,9 +47,9 @@ class Solver(abc.ABC):
         self, max_steps: int = 1000, atol: float | None = None, rtol: float | None = None
     ) -> None:
         due = "must be a finite number of at least 0, or None for that of the dtype"
-        self.max_steps = checked_integer("max_steps", max_steps, 1)
+        self.max_steps = check_integer("max_steps", max_steps, 1)
         self.atol, self.rtol = (
-            value if value is None else checked_real(name, value, due, lambda v: v >= 0)
+            value if value is None else check_real(name, value, due, lambda v: v >= 0)
             for name, value in (("atol", atol), ("rtol", rtol))
         )
 
@@ -120,7 +120,7 @@ class Solver(abc.ABC):
         Raises:
           ValueError: if the start does not have the shape of y.
         """
-        x = y if start is None else _checked_start(start, y)
+        x = y if start is None else _check_start(start, y)
         tolerance = self.tolerance(y)
         rounding = _ROUNDING * rms(y)
         to_rounding = self.atol is None and self.rtol is None
@@ -146,11 +146,11 @@ class Solver(abc.ABC):
             wanted &= tf.math.is_finite(new) | ~kept
             following, state = self._next(x, error, new, kept, state)
             kept &= active
-            found = tf.where(per_example(kept, y), x, found)
+            found = tf.where(expand_like(kept, y), x, found)
             residual = tf.where(kept, new, residual)
             steps += tf.cast(active, tf.int32)
             active &= wanted
-            x = tf.ensure_shape(tf.where(per_example(active, y), following, x), y.shape)
+            x = tf.ensure_shape(tf.where(expand_like(active, y), following, x), y.shape)
             return x, found, residual, steps, least, idle, active, state
 
         loop = (
@@ -169,7 +169,7 @@ class Solver(abc.ABC):
         return FixedPointResult(found, steps, residual, residual <= tolerance)
 
 
-def _checked_start(start: Any, y: tf.Tensor) -> tf.Tensor:
+def _check_start(start: Any, y: tf.Tensor) -> tf.Tensor:
     start = tf.cast(tf.convert_to_tensor(start), y.dtype)
     if not start.shape.is_compatible_with(y.shape):
         raise ValueError(

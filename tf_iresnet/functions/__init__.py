@@ -2,14 +2,22 @@ r"""Differentiable functions of (parameters, x) with derivatives written out.
 
 A residual branch is evaluated many times at one point: its value, then J v and J^T v for the
 terms of a power series, then one gradient of <upstream, g(x)> + sum <c, J t>. A `Function`
-offers just these, so that everything that belongs to the point (the activations' slopes) or to
-a tangent is computed once. Functions are pure: parameters are arguments, nothing is stored.
+offers just these: `linearize`, `jvp`, `vjp` and `gradient`. What belongs to the point, its
+residuals, and what belongs to a tangent is computed once. Functions are pure: parameters are
+arguments, nothing is stored.
 """
 
 from tf_iresnet.functions.affine import Affine
 from tf_iresnet.functions.chain import Chain
-from tf_iresnet.functions.function import Function, Pairs, Parameters, Primitive, per_example
-from tf_iresnet.functions.pointwise import Elementwise, Elu, LipSwish, Pointwise, Silu, softplus
+from tf_iresnet.functions.function import Function, Parameters, Products, Residuals
+from tf_iresnet.functions.pointwise import (
+    Elementwise,
+    Elu,
+    Pointwise,
+    ScaledSwish,
+    Silu,
+    softplus,
+)
 from tf_iresnet.functions.taped import Taped
 
 __all__ = [
@@ -18,13 +26,12 @@ __all__ = [
     "Elementwise",
     "Elu",
     "Function",
-    "LipSwish",
-    "Pairs",
     "Parameters",
     "Pointwise",
-    "Primitive",
+    "Products",
+    "Residuals",
+    "ScaledSwish",
     "Silu",
     "Taped",
-    "per_example",
     "softplus",
 ]

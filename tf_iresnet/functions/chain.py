@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_iresnet.functions.affine import Affine
 from tf_iresnet.functions.function import Function, Parameters
-from tf_iresnet.functions.pointwise import LipSwish, Silu, softplus
+from tf_iresnet.functions.pointwise import ScaledSwish, Silu, softplus
 
 
 class Chain(Function):
@@ -18,13 +18,13 @@ class Chain(Function):
         self.parts = list(parts)
         self.num_parameters = sum(part.num_parameters for part in self.parts)
 
-    def folded(self, parameters):
+    def fold(self, parameters):
         parts = list(self.parts)
         groups = [list(group) for group in self.split(parameters)]
         for index in range(1, len(parts) - 1):
             before, part, after = parts[index - 1 : index + 2]
             if not (
-                isinstance(part, LipSwish)
+                isinstance(part, ScaledSwish)
                 and isinstance(before, Affine)
                 and isinstance(after, Affine)
                 and groups[index][0].dtype.size >= 4  # narrower kernels would be rounded twice
@@ -41,9 +41,9 @@ class Chain(Function):
     def unrounded(self):
         return Chain([part.unrounded() for part in self.parts])
 
-    def enclosed(self, parameters, x, error):
+    def enclose(self, parameters, x, error):
         for part, own in zip(self.parts, self.split(parameters), strict=True):
-            x, error = part.enclosed(own, x, error)
+            x, error = part.enclose(own, x, error)
         return x, error
 
     def split(self, parameters: Parameters) -> list[Parameters]:
@@ -55,34 +55,37 @@ class Chain(Function):
         return groups
 
     def linearize(self, parameters, x):
-        points = []
+        residuals = []
         for part, own in zip(self.parts, self.split(parameters), strict=True):
-            x, point = part.linearize(own, x)
-            points.append(point)
-        return x, points
+            x, of_part = part.linearize(own, x)
+            residuals.append(of_part)
+        return x, residuals
 
-    def respond(self, parameters, point, tangent):
-        traces = []
-        for part, own, at in zip(self.parts, self.split(parameters), point, strict=True):
-            tangent, trace = part.respond(own, at, tangent)
-            traces.append(trace)
-        return tangent, traces
+    def jvp(self, parameters, residuals, tangent):
+        tangents = []
+        for part, own, at in zip(self.parts, self.split(parameters), residuals, strict=True):
+            tangent, of_part = part.jvp(own, at, tangent)
+            tangents.append(of_part)
+        return tangent, tangents
 
-    def pullback(self, parameters, point, cotangent):
-        layers = list(zip(self.parts, self.split(parameters), point, strict=True))
+    def vjp(self, parameters, residuals, cotangent):
+        layers = list(zip(self.parts, self.split(parameters), residuals, strict=True))
         for part, own, at in reversed(layers):
-            cotangent = part.pullback(own, at, cotangent)
+            cotangent = part.vjp(own, at, cotangent)
         return cotangent
 
-    def gradient(self, parameters, point, upstream, pairs=()):
-        layers = list(zip(self.parts, self.split(parameters), point, strict=True))
-        cotangents = [cotangent for _, cotangent in pairs]
+    def gradient(self, parameters, residuals, upstream, products=()):
+        layers = list(zip(self.parts, self.split(parameters), residuals, strict=True))
+        cotangents = [cotangent for _, cotangent in products]
         gradients: list[list[tf.Tensor]] = []
         for index in reversed(range(len(layers))):
             part, own, at = layers[index]
-            local = [(trace[index], c) for (trace, _), c in zip(pairs, cotangents, strict=True)]
+            local = [
+                (tangents[index], cotangent)
+                for (tangents, _), cotangent in zip(products, cotangents, strict=True)
+            ]
             upstream, own_gradients = part.gradient(own, at, upstream, local)
             gradients.append(own_gradients)
             if index:
-                cotangents = [part.pullback(own, at, c) for c in cotangents]
+                cotangents = [part.vjp(own, at, cotangent) for cotangent in cotangents]
         return upstream, [g for own_gradients in reversed(gradients) for g in own_gradients]

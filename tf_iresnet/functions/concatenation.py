@@ -5,18 +5,18 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_iresnet.functions import enclosures
-from tf_iresnet.functions.function import Function, Primitive
-from tf_iresnet.functions.pointwise import LipSwish
+from tf_iresnet.functions.function import Function
+from tf_iresnet.functions.pointwise import ScaledSwish
 
-#: What CLipSwish is divided by; its Lipschitz constant before that is below it, see `CLipSwish`.
+#: What `ConcatenatedSwish` is divided by; its Lipschitz constant before that is below it.
 SCALE = 1.004
 
 
-class CLipSwish(Primitive):
+class ConcatenatedSwish(Function):
     r"""[s(x), s(-x)] / 1.004 with s(x) = x sigmoid(b x) / 1.1 and b = softplus(beta).
 
     The parameter is (beta,). Since sigmoid(-z) = 1 - sigmoid(z), s(-x) = s(x) - x / 1.1: one
-    LipSwish gives both halves.
+    `ScaledSwish` gives both halves.
 
     Its Lipschitz constant is below 1. With p = 1.1 s'(x) the halves have the slopes p / 1.1 and
     (p - 1) / 1.1, and each entry of x moves two of the output and no others, so the constant is
@@ -28,32 +28,32 @@ class CLipSwish(Primitive):
     """
 
     num_parameters = 1
-    _halves = LipSwish()
+    _halves = ScaledSwish()
 
     def linearize(self, parameters, x):
-        y, point = self._halves.linearize(parameters, x)
-        return tf.concat([y, y - x / 1.1], axis=-1) / SCALE, point
+        y, residuals = self._halves.linearize(parameters, x)
+        return tf.concat([y, y - x / 1.1], axis=-1) / SCALE, residuals
 
-    def enclosed(self, parameters, x, error):
+    def enclose(self, parameters, x, error):
         y = self(parameters, x)
-        return y, enclosures.of_elementary(x, y, error)
+        return y, enclosures.bound_elementary(x, y, error)
 
-    def pushforward(self, parameters, point, tangent):
-        first = self._halves.pushforward(parameters, point, tangent)
-        return tf.concat([first, first - tangent / 1.1], axis=-1) / SCALE
+    def jvp(self, parameters, residuals, tangent):
+        first, _ = self._halves.jvp(parameters, residuals, tangent)
+        return tf.concat([first, first - tangent / 1.1], axis=-1) / SCALE, tangent
 
-    def pullback(self, parameters, point, cotangent):
-        total, second = self._folded(cotangent)
-        return self._halves.pullback(parameters, point, total) - second / 1.1
+    def vjp(self, parameters, residuals, cotangent):
+        total, second = self._reaching(cotangent)
+        return self._halves.vjp(parameters, residuals, total) - second / 1.1
 
-    def gradient(self, parameters, point, upstream, pairs=()):
-        total, second = self._folded(upstream)
-        local = [(tangent, self._folded(cotangent)[0]) for tangent, cotangent in pairs]
-        by_x, by_parameters = self._halves.gradient(parameters, point, total, local)
+    def gradient(self, parameters, residuals, upstream, products=()):
+        total, second = self._reaching(upstream)
+        local = [(tangent, self._reaching(cotangent)[0]) for tangent, cotangent in products]
+        by_x, by_parameters = self._halves.gradient(parameters, residuals, total, local)
         return by_x - second / 1.1, by_parameters
 
     @staticmethod
-    def _folded(cotangent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _reaching(cotangent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What reaches s, and what reaches -x / 1.1."""
         first, second = tf.split(cotangent / SCALE, 2, axis=-1)
         return first + second, second
@@ -73,45 +73,45 @@ class Concatenation(Function):
         function = self.function.unrounded()
         return self if function is self.function else Concatenation(function)
 
-    def enclosed(self, parameters, x, error):
+    def enclose(self, parameters, x, error):
         weights, *own = parameters
-        h, own_error = self.function.enclosed(own, x, error)
+        h, own_error = self.function.enclose(own, x, error)
         y = tf.concat([weights[0] * x, weights[1] * h], axis=-1)
-        return y, enclosures.of_elementary(
+        return y, enclosures.bound_elementary(
             y, y, tf.abs(weights[0]) * error + tf.abs(weights[1]) * own_error
         )
 
     def linearize(self, parameters, x):
         weights, *own = parameters
-        h, point = self.function.linearize(own, x)
-        return tf.concat([weights[0] * x, weights[1] * h], axis=-1), (x, h, point)
+        h, residuals = self.function.linearize(own, x)
+        return tf.concat([weights[0] * x, weights[1] * h], axis=-1), (x, h, residuals)
 
-    def respond(self, parameters, point, tangent):
+    def jvp(self, parameters, residuals, tangent):
         weights, *own = parameters
-        response, trace = self.function.respond(own, point[2], tangent)
-        both = tf.concat([weights[0] * tangent, weights[1] * response], axis=-1)
-        return both, (tangent, response, trace)
+        new, tangents = self.function.jvp(own, residuals[2], tangent)
+        both = tf.concat([weights[0] * tangent, weights[1] * new], axis=-1)
+        return both, (tangent, new, tangents)
 
-    def pullback(self, parameters, point, cotangent):
+    def vjp(self, parameters, residuals, cotangent):
         weights, *own = parameters
-        kept, new = self._split(point, cotangent)
-        return weights[0] * kept + self.function.pullback(own, point[2], weights[1] * new)
+        kept, new = self._split(residuals, cotangent)
+        return weights[0] * kept + self.function.vjp(own, residuals[2], weights[1] * new)
 
-    def gradient(self, parameters, point, upstream, pairs=()):
+    def gradient(self, parameters, residuals, upstream, products=()):
         weights, *own = parameters
-        x, h, inner = point
-        kept, new = self._split(point, upstream)
+        x, h, inner = residuals
+        kept, new = self._split(residuals, upstream)
         by_weights = [tf.reduce_sum(kept * x), tf.reduce_sum(new * h)]
         local = []
-        for (tangent, response, trace), cotangent in pairs:
-            kept_pair, new_pair = self._split(point, cotangent)
-            by_weights[0] += tf.reduce_sum(kept_pair * tangent)
-            by_weights[1] += tf.reduce_sum(new_pair * response)
-            local.append((trace, weights[1] * new_pair))
+        for (tangent, of_h, tangents), cotangent in products:
+            by_tangent, by_h = self._split(residuals, cotangent)
+            by_weights[0] += tf.reduce_sum(by_tangent * tangent)
+            by_weights[1] += tf.reduce_sum(by_h * of_h)
+            local.append((tangents, weights[1] * by_h))
         by_x, by_own = self.function.gradient(own, inner, weights[1] * new, local)
         return weights[0] * kept + by_x, [tf.stack(by_weights), *by_own]
 
     @staticmethod
-    def _split(point: tuple, cotangent: tf.Tensor) -> list[tf.Tensor]:
+    def _split(residuals: tuple, cotangent: tf.Tensor) -> list[tf.Tensor]:
         """The parts of a cotangent that belong to x and to h(x)."""
-        return tf.split(cotangent, [point[0].shape[-1], point[1].shape[-1]], axis=-1)
+        return tf.split(cotangent, [residuals[0].shape[-1], residuals[1].shape[-1]], axis=-1)

@@ -12,6 +12,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.batches import event_axes
+
 EPSILON = float(np.finfo(np.float64).eps)
 #: Units in the last place that an elementary function of TensorFlow may be off by, with a margin.
 ELEMENTARY = 64.0
@@ -22,19 +24,19 @@ _MARGIN = 4.0
 def norm(x: tf.Tensor) -> tf.Tensor:
     """Returns the Euclidean norm of each example, [batch], as float64."""
     x = tf.cast(x, tf.float64)
-    axes = list(range(1, x.shape.rank))
+    axes = event_axes(x)
     # Squares of entries near the ends of float64's range would not be in it.
     scale = tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)
     scale = tf.where(scale > 0, scale, tf.ones_like(scale))
     return tf.squeeze(scale, axes) * tf.sqrt(tf.reduce_sum(tf.square(x / scale), axis=axes))
 
 
-def of_elementary(x: tf.Tensor, y: tf.Tensor, error: tf.Tensor) -> tf.Tensor:
+def bound_elementary(x: tf.Tensor, y: tf.Tensor, error: tf.Tensor) -> tf.Tensor:
     """Bounds the error of y = phi(x) for a 1-Lipschitz elementary phi, entry by entry."""
     return error + ELEMENTARY * EPSILON * (norm(x) + norm(y))
 
 
-def of_affine(
+def bound_affine(
     kernel: tf.Tensor, bias: tf.Tensor | None, x: tf.Tensor, y: tf.Tensor, error: tf.Tensor
 ) -> tf.Tensor:
     r"""Bounds the error of y = W x + b for a dense map or a convolution.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-Parameters = Sequence[tf.Tensor]
-Pairs = Sequence[tuple[Any, tf.Tensor]]
+Parameters: TypeAlias = Sequence[tf.Tensor]
+#: What a function keeps of a point or of a tangent: nested sequences of tensors, or a tape.
+Residuals: TypeAlias = Any
+#: Kept tangents, each with a cotangent.
+Products: TypeAlias = Sequence[tuple[Residuals, tf.Tensor]]
 
 
 class Function(abc.ABC):
@@ -23,7 +26,7 @@ class Function(abc.ABC):
         """Returns g(x)."""
         return self.linearize(parameters, x)[0]
 
-    def folded(self, parameters: Parameters) -> tuple[Function, Parameters]:
+    def fold(self, parameters: Parameters) -> tuple[Function, Parameters]:
         """Returns an equal function and its parameters that are cheaper to differentiate often.
 
         The new parameters are differentiable functions of the old.
@@ -33,12 +36,12 @@ class Function(abc.ABC):
     def unrounded(self) -> Function:
         """Returns an equal function whose float32 products no device rounds.
 
-        It takes the same parameters, and its `pullback` the same points. A function that does not
+        It takes the same parameters, and its `vjp` the same residuals. A function that does not
         know its products returns itself.
         """
         return self
 
-    def enclosed(
+    def enclose(
         self, parameters: Parameters, x: tf.Tensor, error: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns g(x) and a bound of its error, see `tf_iresnet.functions.enclosures`.
@@ -55,71 +58,52 @@ class Function(abc.ABC):
         return x, tf.fill(tf.shape(error), tf.constant(math.inf, error.dtype))
 
     @abc.abstractmethod
-    def linearize(self, parameters: Parameters, x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        """Returns g(x) and what the derivatives at x need."""
+    def linearize(self, parameters: Parameters, x: tf.Tensor) -> tuple[tf.Tensor, Residuals]:
+        """Returns g(x) and the residuals: what derivatives at x need."""
 
     @abc.abstractmethod
-    def pullback(self, parameters: Parameters, point: Any, cotangent: tf.Tensor) -> tf.Tensor:
-        """Returns J^T cotangent at the linearised point."""
-
-    def of_examples(self, point: Any, pick: Callable[[tf.Tensor], tf.Tensor]) -> Any:
-        """Returns the linearised point of some examples alone.
-
-        Args:
-          point: what `linearize` returned second.
-          pick: takes these examples from a batch of tensors.
-
-        Returns:
-          The point for `pullback`; None where it holds something else than a batch of tensors.
-        """
-        if not all(tf.is_tensor(leaf) for leaf in tf.nest.flatten(point)):
-            return None
-        return tf.nest.map_structure(pick, point)
+    def vjp(self, parameters: Parameters, residuals: Residuals, cotangent: tf.Tensor) -> tf.Tensor:
+        """Returns J^T cotangent."""
 
     @abc.abstractmethod
-    def respond(
-        self, parameters: Parameters, point: Any, tangent: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
-        """Returns J tangent at the linearised point, and the trace that `gradient` needs of it."""
+    def jvp(
+        self, parameters: Parameters, residuals: Residuals, tangent: tf.Tensor
+    ) -> tuple[tf.Tensor, Residuals]:
+        """Returns J tangent, and the tangents inside that `gradient` needs."""
 
     @abc.abstractmethod
     def gradient(
-        self, parameters: Parameters, point: Any, upstream: tf.Tensor, pairs: Pairs = ()
+        self,
+        parameters: Parameters,
+        residuals: Residuals,
+        upstream: tf.Tensor,
+        products: Products = (),
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Differentiates <upstream, g(x)> + sum over pairs of <cotangent, J tangent>.
+        """Differentiates <upstream, g(x)> + sum over products of <cotangent, J tangent>.
 
         Args:
           parameters: the parameters of `linearize`.
-          point: what `linearize` returned second.
+          residuals: what `linearize` returned second.
           upstream: constant, of the shape of g(x).
-          pairs: constants: the trace of a tangent, and a cotangent of the shape of g(x).
+          products: constants: what `jvp` returned second, and a cotangent of the shape of g(x).
 
         Returns:
           The gradients with respect to x and to each parameter (summed over the batch, but for
           parameters that have a batch of their own, see `Affine`).
         """
 
+    def take_examples(
+        self, residuals: Residuals, take: Callable[[tf.Tensor], tf.Tensor]
+    ) -> Residuals | None:
+        """Returns the residuals of some examples alone.
 
-class Primitive(Function):
-    """A function that a `Chain` can compose; the trace of a tangent is the tangent itself."""
+        Args:
+          residuals: what `linearize` returned second.
+          take: takes these examples from a tensor [batch, ...].
 
-    @abc.abstractmethod
-    def pushforward(self, parameters: Parameters, point: Any, tangent: tf.Tensor) -> tf.Tensor:
-        """Returns J tangent at the linearised point."""
-
-    def respond(self, parameters, point, tangent):
-        return self.pushforward(parameters, point, tangent), tangent
-
-
-def per_example(values: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Returns values [batch, ...] for every example of x, which may hold the batch many times."""
-    copies = tf.shape(x)[0] // tf.maximum(tf.shape(values)[0], 1)
-    tiled = tf.tile(values, [copies] + [1] * (values.shape.rank - 1))
-    return tf.ensure_shape(tiled, [x.shape[0], *values.shape[1:]])
-
-
-def sum_of_copies(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """The transpose of `per_example`: adds up what belongs to the same example."""
-    copies = tf.shape(values)[0] // tf.maximum(tf.shape(like)[0], 1)
-    stacked = tf.reshape(values, tf.concat([[copies], tf.shape(like)], axis=0))
-    return tf.ensure_shape(tf.reduce_sum(stacked, axis=0), like.shape)
+        Returns:
+          Residuals for `vjp`; None where they hold something else than tensors.
+        """
+        if not all(tf.is_tensor(leaf) for leaf in tf.nest.flatten(residuals)):
+            return None
+        return tf.nest.map_structure(take, residuals)

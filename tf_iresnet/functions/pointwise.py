@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from tf_iresnet.functions import enclosures
-from tf_iresnet.functions.function import Primitive
+from tf_iresnet.functions.function import Function, Residuals
 
 
-class Pointwise(Primitive):
+class Pointwise(Function):
     """A 1-Lipschitz function applied to every entry: its Jacobian is a diagonal of slopes."""
 
-    def enclosed(self, parameters, x, error):
+    def enclose(self, parameters, x, error):
         y = self(parameters, x)
-        return y, enclosures.of_elementary(x, y, error)
+        return y, enclosures.bound_elementary(x, y, error)
 
     @abc.abstractmethod
-    def slope(self, point: Any) -> tf.Tensor:
-        """Returns the derivative at every entry of the linearised point."""
+    def slope(self, residuals: Residuals) -> tf.Tensor:
+        """Returns the derivative at every entry."""
 
-    def pushforward(self, parameters, point, tangent):
-        return self.slope(point) * tangent
+    def jvp(self, parameters, residuals, tangent):
+        return self.slope(residuals) * tangent, tangent
 
-    pullback = pushforward
+    def vjp(self, parameters, residuals, cotangent):
+        return self.slope(residuals) * cotangent
 
 
 @tf.custom_gradient
@@ -59,21 +59,21 @@ class Elementwise(Pointwise):
         y, slope = self._derivative(x)
         return y, (x, slope)
 
-    def slope(self, point):
-        return point[1]
+    def slope(self, residuals):
+        return residuals[1]
 
-    def _curvature(self, point):
-        x = point[0]
+    def _curvature(self, residuals):
+        x = residuals[0]
         with tf.GradientTape() as tape:
             tape.watch(x)
             slope = self._derivative(x)[1]
         return tape.gradient(slope, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    def gradient(self, parameters, point, upstream, pairs=()):
-        gradient = point[1] * upstream
-        if pairs:
-            products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
-            gradient += self._curvature(point) * products
+    def gradient(self, parameters, residuals, upstream, products=()):
+        gradient = residuals[1] * upstream
+        if products:
+            total = tf.add_n([tangent * cotangent for tangent, cotangent in products])
+            gradient += self._curvature(residuals) * total
         return gradient, []
 
 
@@ -83,22 +83,22 @@ class Elu(Elementwise):
     def __init__(self) -> None:
         super().__init__(tf.nn.elu)
 
-    def enclosed(self, parameters, x, error):
+    def enclose(self, parameters, x, error):
         # tf.nn.elu subtracts 1 from exp(x), whose rounding does not shrink with x.
         y = tf.where(x < 0, tf.math.expm1(tf.minimum(x, 0)), x)
-        return y, enclosures.of_elementary(x, y, error)
+        return y, enclosures.bound_elementary(x, y, error)
 
     def linearize(self, parameters, x):
         y = tf.nn.elu(x)
         # exp(x) is y + 1 below zero: no second exponential.
         return y, (y, tf.minimum(y, 0) + 1)
 
-    def _curvature(self, point):
-        y, slope = point
+    def _curvature(self, residuals):
+        y, slope = residuals
         return tf.where(y < 0, slope, tf.zeros_like(slope))
 
 
-class LipSwish(Pointwise):
+class ScaledSwish(Pointwise):
     """x sigmoid(b x) / 1.1 with b = softplus(beta): parameter (beta,), a scalar."""
 
     num_parameters = 1
@@ -110,29 +110,29 @@ class LipSwish(Pointwise):
         slope = gate * (1 + scaled * (1 - gate))
         return y / 1.1, (x, scaled, gate, slope / 1.1)
 
-    def slope(self, point):
-        return point[3]
+    def slope(self, residuals):
+        return residuals[3]
 
-    def gradient(self, parameters, point, upstream, pairs=()):
-        x, scaled, gate, slope = point
+    def gradient(self, parameters, residuals, upstream, products=()):
+        x, scaled, gate, slope = residuals
         bell = gate * (1 - gate) / 1.1
         gradient = slope * upstream
         # d phi / d b = x^2 bell, d phi' / d x = b c and d phi' / d b = x c with c as below.
         by_b = tf.reduce_sum(upstream * x * (x * bell))  # x^2 alone may overflow
-        if pairs:
-            products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
-            weighted = bell * (2 + scaled * (1 - 2 * gate)) * products
+        if products:
+            total = tf.add_n([tangent * cotangent for tangent, cotangent in products])
+            weighted = bell * (2 + scaled * (1 - 2 * gate)) * total
             gradient += softplus(parameters[0]) * weighted
             by_b += tf.reduce_sum(x * weighted)
         return gradient, [by_b * tf.sigmoid(parameters[0])]
 
 
 class Silu(Pointwise):
-    """x sigmoid(x): LipSwish without its scales, which `Chain.folded` moves into the kernels."""
+    """x sigmoid(x): `ScaledSwish` without its scales, which `Chain.fold` moves into the kernels."""
 
-    def enclosed(self, parameters, x, error):
+    def enclose(self, parameters, x, error):
         y = self(parameters, x)
-        return y, enclosures.of_elementary(x, y, 1.1 * error)  # its slopes reach 1.0998
+        return y, enclosures.bound_elementary(x, y, 1.1 * error)  # its slopes reach 1.0998
 
     def linearize(self, parameters, x):
         gate = tf.sigmoid(x)
@@ -140,15 +140,15 @@ class Silu(Pointwise):
         # The slope is gate + x gate (1 - gate).
         return y, (gate, gate + tf.raw_ops.SigmoidGrad(y=gate, dy=x), y)
 
-    def slope(self, point):
-        return point[1]
+    def slope(self, residuals):
+        return residuals[1]
 
-    def gradient(self, parameters, point, upstream, pairs=()):
-        gate, slope, y = point
+    def gradient(self, parameters, residuals, upstream, products=()):
+        gate, slope, y = residuals
         gradient = slope * upstream
-        if pairs:
+        if products:
             # The second derivative is (1 - gate) (2 slope - y), in few passes and without x:
             # y is kept anyway, as the next layer's input.
-            products = tf.add_n([tangent * cotangent for tangent, cotangent in pairs])
-            gradient += (products - gate * products) * (slope - y + slope)
+            total = tf.add_n([tangent * cotangent for tangent, cotangent in products])
+            gradient += (total - gate * total) * (slope - y + slope)
         return gradient, []

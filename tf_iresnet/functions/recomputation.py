@@ -55,36 +55,36 @@ class Recomputed(Function):
 
         return evaluate(x, *parameters)
 
-    def folded(self, parameters):
-        function, parameters = self.function.folded(parameters)
+    def fold(self, parameters):
+        function, parameters = self.function.fold(parameters)
         return Recomputed(function), parameters
 
     def unrounded(self):
         function = self.function.unrounded()
         return self if function is self.function else Recomputed(function)
 
-    def enclosed(self, parameters, x, error):
-        return self.function.enclosed(parameters, x, error)
+    def enclose(self, parameters, x, error):
+        return self.function.enclose(parameters, x, error)
 
     def linearize(self, parameters, x):
-        y, point = self.function.linearize(parameters, x)
-        return y, (x, point)
+        y, residuals = self.function.linearize(parameters, x)
+        return y, (x, residuals)
 
-    def pullback(self, parameters, point, cotangent):
-        return self.function.pullback(parameters, point[1], cotangent)
+    def vjp(self, parameters, residuals, cotangent):
+        return self.function.vjp(parameters, residuals[1], cotangent)
 
-    def respond(self, parameters, point, tangent):
-        response, _ = self.function.respond(parameters, point[1], tangent)
-        return response, tangent
+    def jvp(self, parameters, residuals, tangent):
+        product, _ = self.function.jvp(parameters, residuals[1], tangent)
+        return product, tangent
 
-    def gradient(self, parameters, point, upstream, pairs=()):
+    def gradient(self, parameters, residuals, upstream, products=()):
         # Waits for the backward pass, and is no common subexpression of the forward one.
-        x = after(point[0], upstream)
+        x = after(residuals[0], upstream)
         _, again = self.function.linearize(parameters, x)
-        traces = [
-            (self.function.respond(parameters, again, tangent)[1], cotangent)
-            for tangent, cotangent in pairs
+        anew = [
+            (self.function.jvp(parameters, again, tangent)[1], cotangent)
+            for tangent, cotangent in products
         ]
-        by_x, by_parameters = self.function.gradient(parameters, again, upstream, traces)
+        by_x, by_parameters = self.function.gradient(parameters, again, upstream, anew)
         # The block before waits until the intermediate results of this one are no longer needed.
         return after(by_x, *by_parameters), by_parameters

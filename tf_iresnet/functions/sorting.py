@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_iresnet.functions.function import Primitive
+from tf_iresnet.functions.function import Function
 
 
 @tf.custom_gradient
@@ -23,7 +23,11 @@ def _neighbours(x):
     return tf.ensure_shape(tf.reshape(pairs, tf.shape(x)), x.shape), _neighbours
 
 
-class MaxMin(Primitive):
+def _exchange(swap, x):
+    return tf.where(swap, _neighbours(x), x)
+
+
+class PairSort(Function):
     """Sorts neighbouring pairs of channels: an orthogonal permutation at every point."""
 
     def linearize(self, parameters, x):
@@ -33,13 +37,14 @@ class MaxMin(Primitive):
         # A pair that holds a NaN has no larger one: both are NaN.
         return tf.where(swap | tf.math.is_nan(other), other, x), swap
 
-    def enclosed(self, parameters, x, error):
+    def enclose(self, parameters, x, error):
         return self(parameters, x), error  # sorting pairs is 1-Lipschitz and rounds nothing
 
-    def pushforward(self, parameters, point, tangent):
-        return tf.where(point, _neighbours(tangent), tangent)
+    def jvp(self, parameters, residuals, tangent):
+        return _exchange(residuals, tangent), tangent
 
-    pullback = pushforward  # an exchange is its own inverse and transpose
+    def vjp(self, parameters, residuals, cotangent):
+        return _exchange(residuals, cotangent)  # its own transpose
 
-    def gradient(self, parameters, point, upstream, pairs=()):
-        return self.pullback(parameters, point, upstream), []
+    def gradient(self, parameters, residuals, upstream, products=()):
+        return self.vjp(parameters, residuals, upstream), []

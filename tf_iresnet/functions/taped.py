@@ -27,12 +27,12 @@ class Taped(Function):
             y = self.function(parameters, x)
         return y, (tape, x, y)
 
-    def pullback(self, parameters, point, cotangent):
-        tape, x, y = point
+    def vjp(self, parameters, residuals, cotangent):
+        tape, x, y = residuals
         return tape.gradient(y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    def respond(self, parameters, point, tangent):
-        tape, x, y = point
+    def jvp(self, parameters, residuals, tangent):
+        tape, x, y = residuals
         # J^T c is linear in c, and its gradient against the tangent is J tangent.
         with tf.GradientTape() as outer:
             cotangent = tf.zeros_like(y)
@@ -40,13 +40,13 @@ class Taped(Function):
             pulled = tape.gradient(
                 y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
-        response = outer.gradient(
+        product = outer.gradient(
             pulled, cotangent, tangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return response, tangent
+        return product, tangent
 
-    def gradient(self, parameters, point, upstream, pairs=()):
-        x = point[1]
+    def gradient(self, parameters, residuals, upstream, products=()):
+        x = residuals[1]
         parameters = list(parameters)
         with tf.GradientTape() as outer:
             outer.watch([x, *parameters])
@@ -54,7 +54,7 @@ class Taped(Function):
                 inner.watch(x)
                 y = self.function(parameters, x)
             total = tf.reduce_sum(upstream * y)
-            for tangent, cotangent in pairs:
+            for tangent, cotangent in products:
                 pulled = inner.gradient(
                     y, x, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
                 )

@@ -10,20 +10,20 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
-from tf_iresnet.arguments import checked_choice
+from tf_iresnet.arguments import check_choice
 from tf_iresnet.functions import concatenation, sorting
 from tf_iresnet.layers.lipschitz import bound_of
 
 
 class Activation(keras.layers.Layer, abc.ABC):
-    """A layer around a `functions.Primitive` of Lipschitz constant 1."""
+    """A layer around a `functions.Function` of Lipschitz constant 1."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True  # positions are left where they are
 
     @abc.abstractmethod
-    def function(self) -> functions.Primitive:
+    def function(self) -> functions.Function:
         """Returns the activation as a function of `function_parameters`."""
 
     def function_parameters(self) -> list[tf.Tensor]:
@@ -67,8 +67,8 @@ class LipSwish(Activation):
         )
         self.built = True
 
-    def function(self) -> functions.Primitive:
-        return functions.LipSwish()
+    def function(self) -> functions.Function:
+        return functions.ScaledSwish()
 
     def function_parameters(self) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(self.beta)]
@@ -80,7 +80,7 @@ class CLipSwish(LipSwish):
 
     At every point at least one half passes a slope of 0.45 or more, so that, unlike LipSwish,
     it never loses the gradient. Its Lipschitz constant is 0.99997 whatever beta is (proven in
-    `tf_iresnet.functions.concatenation.CLipSwish`).
+    `tf_iresnet.functions.concatenation.ConcatenatedSwish`).
 
     Args:
       **kwargs: of `keras.layers.Layer`.
@@ -93,8 +93,8 @@ class CLipSwish(LipSwish):
     LipSwish), section 3.3.
     """
 
-    def function(self) -> functions.Primitive:
-        return concatenation.CLipSwish()
+    def function(self) -> functions.Function:
+        return concatenation.ConcatenatedSwish()
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (*input_shape[:-1], 2 * input_shape[-1])
@@ -129,11 +129,11 @@ class MaxMin(Activation):
             )
         self.built = True
 
-    def function(self) -> functions.Primitive:
-        return sorting.MaxMin()
+    def function(self) -> functions.Function:
+        return sorting.PairSort()
 
 
-_SMOOTH: dict[str, Callable[[], functions.Primitive]] = {
+_SMOOTH: dict[str, Callable[[], functions.Function]] = {
     "elu": functions.Elu,
     "softplus": lambda: functions.Elementwise(functions.softplus),
     "tanh": lambda: functions.Elementwise(tf.math.tanh),
@@ -160,9 +160,9 @@ class SmoothActivation(Activation):
 
     def __init__(self, function_name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.function_name = checked_choice("function_name", function_name, sorted(_SMOOTH))
+        self.function_name = check_choice("function_name", function_name, sorted(_SMOOTH))
 
-    def function(self) -> functions.Primitive:
+    def function(self) -> functions.Function:
         return _SMOOTH[self.function_name]()
 
     def get_config(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def make_activation(activation: str, **kwargs: Any) -> Activation:
     Raises:
       ValueError: if the name is unknown.
     """
-    checked_choice("activation", activation, ACTIVATIONS)
+    check_choice("activation", activation, ACTIVATIONS)
     if activation in _LAYERS:
         return _LAYERS[activation](**kwargs)
     return SmoothActivation(activation, **kwargs)

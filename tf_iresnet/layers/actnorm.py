@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
-from tf_iresnet.norms.dense import rounded_up
+from tf_iresnet.norms.dense import round_up
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -82,4 +82,4 @@ class ActNorm(DataInitialized):
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         scale = np.asarray(self.log_scale, np.float64)
         with np.errstate(over="ignore"):  # an infinite bound says that none is known
-            return rounded_up(float(np.exp(-scale.min())), 8)
+            return round_up(float(np.exp(-scale.min())), 8)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_iresnet.arguments import (
-    checked_choice,
-    checked_flag,
-    checked_instance,
-    checked_integer,
+    check_choice,
+    check_flag,
+    check_instance,
+    check_integer,
 )
 from tf_iresnet.fixed_point import Picard, Solver
-from tf_iresnet.initializers import checked_name
+from tf_iresnet.initializers import check_name
 from tf_iresnet.layers.activations import ACTIVATIONS, Activation, make_activation
-from tf_iresnet.layers.spectral import NORMALIZATIONS, SpectralLayer, checked_coeff
+from tf_iresnet.layers.spectral import NORMALIZATIONS, SpectralLayer, check_coeff
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.log_det import LogDetEstimator, RussianRoulette
@@ -25,11 +25,11 @@ _CONVOLUTIONS = {3: SpectralConv1D, 4: SpectralConv2D, 5: SpectralConv3D}
 
 def _estimator(name: str, value: Any) -> LogDetEstimator:
     value = RussianRoulette() if value is None else value
-    return checked_instance(name, value, LogDetEstimator, "Exact()")
+    return check_instance(name, value, LogDetEstimator, "Exact()")
 
 
 def _solver(name: str, value: Any) -> Solver:
-    return checked_instance(name, Picard() if value is None else value, Solver, "Picard()")
+    return check_instance(name, Picard() if value is None else value, Solver, "Picard()")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +59,12 @@ class BranchOptions(Options):
     0.5
     """
 
-    coeff: float | None = option(0.9, lambda _, value: checked_coeff(value))
-    activation: str = option("lipswish", lambda n, value: checked_choice(n, value, ACTIVATIONS))
-    power_iterations: int = option(4, lambda n, value: checked_integer(n, value, 1))
-    normalization: str = option("auto", lambda n, value: checked_choice(n, value, NORMALIZATIONS))
-    kernel_initializer: str = option("glorot_uniform", lambda _, value: checked_name(value))
-    use_bias: bool = option(True, checked_flag)
+    coeff: float | None = option(0.9, lambda _, value: check_coeff(value))
+    activation: str = option("lipswish", lambda n, value: check_choice(n, value, ACTIVATIONS))
+    power_iterations: int = option(4, lambda n, value: check_integer(n, value, 1))
+    normalization: str = option("auto", lambda n, value: check_choice(n, value, NORMALIZATIONS))
+    kernel_initializer: str = option("glorot_uniform", lambda _, value: check_name(value))
+    use_bias: bool = option(True, check_flag)
 
     def linear(self, rank: int, units: int, taps: int, **kwargs: Any) -> SpectralLayer:
         """Returns a dense layer for inputs of rank 2, a convolution for more axes.
@@ -117,7 +117,7 @@ class ResidualOptions(Options):
 
     log_det: LogDetEstimator | None = option(None, _estimator)
     solver: Solver | None = option(None, _solver)
-    recompute: bool = option(False, checked_flag)
+    recompute: bool = option(False, check_flag)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,15 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
-from tf_iresnet.arguments import checked_flag, checked_integer, checked_integers
+from tf_iresnet.arguments import check_flag, check_integer, check_integers
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.block_options import BranchOptions
-from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.context import check_context, check_context_size, given
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer, chosen_normalization
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.norms.dense import product_up
+from tf_iresnet.norms.dense import multiply_up
 from tf_iresnet.options import takes
 
 
@@ -47,7 +47,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         check_policy(self)
         self._options = options
         options.keep_on(self)
-        self.context_size = checked_context_size(context_size)
+        self.context_size = check_context_size(context_size)
 
     @property
     @abc.abstractmethod
@@ -107,7 +107,7 @@ class Branch(keras.layers.Layer, abc.ABC):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound: the product of the parts' bounds, for every context."""
-        return product_up(bound_of(part) for part in self.parts)
+        return multiply_up(bound_of(part) for part in self.parts)
 
     def lipschitz_estimate(self) -> float:
         """Returns what the parts believe in, no bound: the product of their estimates."""
@@ -115,7 +115,7 @@ class Branch(keras.layers.Layer, abc.ABC):
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = tf.cast(x, self.variable_dtype)
-        context = checked_context(self.name, context, self.context_size, x)
+        context = check_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
         parameters = self.function_parameters(**given(self, context))
         return self.function()([tf.cast(p, self.compute_dtype) for p in parameters], x)
@@ -168,9 +168,9 @@ class SpectralBranch(Branch):
         **kwargs: Any,
     ) -> None:
         super().__init__(options, context_size, **kwargs)
-        self.hidden = checked_integer("hidden", hidden, 1)
-        self.kernel_sizes = checked_integers("kernel_sizes", kernel_sizes, "linear layer")
-        self.input_activation = checked_flag("input_activation", input_activation)
+        self.hidden = check_integer("hidden", hidden, 1)
+        self.kernel_sizes = check_integers("kernel_sizes", kernel_sizes, "linear layer")
+        self.input_activation = check_flag("input_activation", input_activation)
         self._activations = [
             options.activation_layer(name=f"activation_{index}", dtype=self.dtype_policy)
             for index in range(0 if self.input_activation else 1, len(self.kernel_sizes))

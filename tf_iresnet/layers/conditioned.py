@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_instance
-from tf_iresnet.layers.context import checked_context_vector, given
+from tf_iresnet.arguments import check_instance
+from tf_iresnet.layers.context import check_context_vector, given
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 
@@ -41,10 +41,10 @@ class Conditioned(InvertibleLayer):
     """
 
     def __init__(self, layer: InvertibleLayer, context: Any, **kwargs: Any) -> None:
-        checked_instance("layer", layer, InvertibleLayer, "InvertibleResidual(context_size=2)")
+        check_instance("layer", layer, InvertibleLayer, "InvertibleResidual(context_size=2)")
         super().__init__(**{"dtype": layer.dtype_policy, **kwargs})
         self.layer = layer
-        row = checked_context_vector(layer.name, context, layer.context_size, self.variable_dtype)
+        row = check_context_vector(layer.name, context, layer.context_size, self.variable_dtype)
         self._context = np.asarray(row)
         if layer.built and layer._event_shape is not None:
             self.build((None, *layer._event_shape))

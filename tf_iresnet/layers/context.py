@@ -7,10 +7,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer
+from tf_iresnet.arguments import check_integer
 
 
-def checked_context_size(size: Any) -> int | None:
+def check_context_size(size: Any) -> int | None:
     """Returns the number of a context's features, or None for no context.
 
     Raises:
@@ -18,10 +18,10 @@ def checked_context_size(size: Any) -> int | None:
     """
     if size is None:
         return None
-    return checked_integer("context_size", size, 1, ", or None for no context")
+    return check_integer("context_size", size, 1, ", or None for no context")
 
 
-def checked_context(owner: str, context: Any, size: int | None, x: tf.Tensor) -> tf.Tensor | None:
+def check_context(owner: str, context: Any, size: int | None, x: tf.Tensor) -> tf.Tensor | None:
     """Returns a context as a tensor [batch, size] of the dtype of x, or None where none is due.
 
     Args:
@@ -59,7 +59,7 @@ def checked_context(owner: str, context: Any, size: int | None, x: tf.Tensor) ->
     return context
 
 
-def checked_context_vector(
+def check_context_vector(
     owner: str, context: Any, size: int | None, dtype: Any
 ) -> tf.Tensor | None:
     """Returns one context [size] as a tensor, or None where none is due.
@@ -70,7 +70,7 @@ def checked_context_vector(
     row = None if context is None else tf.cast(_converted(context), dtype)[None]
     if row is not None and size is not None and row.shape != (1, size):
         raise ValueError(f"context must have the shape [{size}], got {row.shape[1:]}.")
-    row = checked_context(owner, row, size, tf.zeros([1], dtype))
+    row = check_context(owner, row, size, tf.zeros([1], dtype))
     return None if row is None else row[0]
 
 

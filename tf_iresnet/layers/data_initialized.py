@@ -145,7 +145,7 @@ class DataInitialized(InvertibleLayer):
     def _set_if_good(self, x: tf.Tensor) -> None:
         values = self._values([x])
         bad = [tf.reduce_any(~tf.math.is_finite(part)) for part in (x, *values)]
-        bad_anywhere = replicas.summed(tf.cast(tf.reduce_any(bad), tf.float32)) > 0
+        bad_anywhere = replicas.all_reduce_sum(tf.cast(tf.reduce_any(bad), tf.float32)) > 0
         good = self._is_untouched() & ~bad_anywhere
         new = [*values, tf.ones([], self.initialized.dtype)]
         for weight, value in zip(self.weights_from_data(), new, strict=True):

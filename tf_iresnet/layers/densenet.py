@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import functions
-from tf_iresnet.arguments import checked_instance, checked_integer
+from tf_iresnet.arguments import check_instance, check_integer
 from tf_iresnet.functions.concatenation import Concatenation
 from tf_iresnet.layers.activations import Activation
 from tf_iresnet.layers.block_options import BranchOptions
@@ -19,7 +19,7 @@ from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.norms.dense import product_up, rounded_up
+from tf_iresnet.norms.dense import multiply_up, round_up
 from tf_iresnet.options import takes
 
 _PARTS = ("linear", "activation")
@@ -44,8 +44,8 @@ class ConcatenatedLayer(keras.layers.Layer):
     def __init__(self, linear: SpectralLayer, activation: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         check_policy(self)
-        self.linear = checked_instance("linear", linear, SpectralLayer, "SpectralDense(8)")
-        self.activation = checked_instance("activation", activation, Activation, "LipSwish()")
+        self.linear = check_instance("linear", linear, SpectralLayer, "SpectralDense(8)")
+        self.activation = check_instance("activation", activation, Activation, "LipSwish()")
         self.context_size = linear.context_size
 
     def build(self, input_shape: Any) -> None:
@@ -72,11 +72,11 @@ class ConcatenatedLayer(keras.layers.Layer):
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound, for w as stored and as cast for compute."""
-        inner = product_up([bound_of(self.linear), bound_of(self.activation)])
+        inner = multiply_up([bound_of(self.linear), bound_of(self.activation)])
         bounds = []
         for dtype in {self.variable_dtype, self.compute_dtype}:
             kept, new = tf.cast(tf.cast(self.weights_of_parts(), dtype), tf.float64).numpy()
-            bounds.append(rounded_up(math.hypot(kept, float(new) * inner), 4))
+            bounds.append(round_up(math.hypot(kept, float(new) * inner), 4))
         return max(bounds)
 
     def lipschitz_estimate(self) -> float:
@@ -145,9 +145,9 @@ class DenseNetBranch(Branch):
         **kwargs: Any,
     ) -> None:
         super().__init__(options, context_size, **kwargs)
-        self.growth = checked_integer("growth", growth, 1)
-        self.depth = checked_integer("depth", depth, 1)
-        self.kernel_size = checked_integer("kernel_size", kernel_size, 1)
+        self.growth = check_integer("growth", growth, 1)
+        self.depth = check_integer("depth", depth, 1)
+        self.kernel_size = check_integer("kernel_size", kernel_size, 1)
         doubling: Any = options.activation_layer().compute_output_shape((None, 1))[-1]
         if self.growth % doubling:
             raise ValueError(

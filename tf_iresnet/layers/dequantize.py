@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_integer
+from tf_iresnet.arguments import check_integer
+from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 
@@ -48,8 +49,8 @@ class Dequantize(InvertibleLayer):
 
     def __init__(self, levels: int = 256, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.levels = checked_integer("levels", levels, 2)
-        self.seed = checked_integer("seed", seed)
+        self.levels = check_integer("levels", levels, 2)
+        self.seed = check_integer("seed", seed)
         noise_bits(self.levels, tf.as_dtype(self.variable_dtype))
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
@@ -71,7 +72,7 @@ class Dequantize(InvertibleLayer):
                 f"x must hold integers in [0, {self.levels}), got {float(wrong):g}; {self.name} "
                 "adds the noise itself."
             )
-        return only_where(inside, dequantised(x, seed, self.levels))
+        return only_where(inside, dequantize(x, seed, self.levels))
 
     def _inverse(self, y):
         return FixedPointResult.exact(tf.clip_by_value(tf.floor(y), 0, self.levels - 1))
@@ -86,7 +87,7 @@ class Dequantize(InvertibleLayer):
         return {**super().get_config(), "levels": self.levels, "seed": self.seed}
 
 
-def dequantised(x: tf.Tensor, seed: tf.Tensor, levels: int) -> tf.Tensor:
+def dequantize(x: tf.Tensor, seed: tf.Tensor, levels: int) -> tf.Tensor:
     """Adds noise on (0, 1) to whole numbers, for each example its own.
 
     Args:
@@ -98,7 +99,7 @@ def dequantised(x: tf.Tensor, seed: tf.Tensor, levels: int) -> tf.Tensor:
       x + u, of the shape and dtype of x; its floor is x.
 
     Example:
-    >>> y = dequantised(tf.constant([[3.0, 7.0]]), randomness.as_seed(0), 256)
+    >>> y = dequantize(tf.constant([[3.0, 7.0]]), randomness.as_seed(0), 256)
     >>> tf.floor(y).numpy().tolist()
     [[3.0, 7.0]]
     """
@@ -136,6 +137,6 @@ def only_where(holds: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
       holds: booleans, [batch, ...].
       y: [batch, ...].
     """
-    all_hold = tf.reduce_all(holds, axis=list(range(1, holds.shape.rank)))
-    all_hold = tf.reshape(all_hold, [-1] + [1] * (y.shape.rank - 1))
+    all_hold = tf.reduce_all(holds, axis=event_axes(holds))
+    all_hold = expand_like(all_hold, y)
     return tf.where(all_hold, y, tf.cast(float("nan"), y.dtype))

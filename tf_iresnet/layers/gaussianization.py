@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import replicas
-from tf_iresnet.arguments import checked_alpha, checked_integer
+from tf_iresnet.arguments import check_alpha, check_integer
+from tf_iresnet.batches import event_axes
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized
 
@@ -46,8 +47,8 @@ class MarginalGaussianization(DataInitialized):
 
     def __init__(self, levels: int = 256, alpha: float = 1e-6, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.levels = checked_integer("levels", levels, 2)
-        self.alpha = checked_alpha(alpha)
+        self.levels = check_integer("levels", levels, 2)
+        self.alpha = check_alpha(alpha)
 
     def _add_own_weights(self, channels: int) -> None:
         self.logits = self.add_weight(
@@ -66,7 +67,7 @@ class MarginalGaussianization(DataInitialized):
             )
             for x in parts
         )
-        counts = replicas.summed(counts)
+        counts = replicas.all_reduce_sum(counts)
         # A hundredth of the mass is spread evenly: no level gets the weight zero.
         smooth = counts + 0.01 * tf.reduce_mean(counts)
         return [tf.cast(tf.math.log(smooth / tf.reduce_sum(smooth)), parts[0].dtype)]
@@ -101,7 +102,7 @@ class MarginalGaussianization(DataInitialized):
     def _map_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         y, log_slope = self._transform(x)
         value = log_slope + 0.5 * tf.square(y) + 0.5 * math.log(2 * math.pi)
-        return y, tf.reduce_sum(value, axis=list(range(1, x.shape.rank)))
+        return y, tf.reduce_sum(value, axis=event_axes(x))
 
     def _inverse(self, y):
         return closed_form(

@@ -11,12 +11,12 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_instance
+from tf_iresnet.arguments import check_instance
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import adaptation, rows
-from tf_iresnet.layers.context import checked_context, given
+from tf_iresnet.layers.context import check_context, given
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.proof import Proof, asked_once
 from tf_iresnet.layers.spectral import SpectralLayer
@@ -152,7 +152,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
           ValueError: if there are no rows, or values that are not finite; if all that comes from
             data is frozen.
         """
-        rows.check_context(self.name, data, context, self.context_size, self.variable_dtype)
+        rows.check_contexts(self.name, data, context, self.context_size, self.variable_dtype)
         found = rows.batches(data, context, batch_size, steps)
         groups = rows.collect(found, self._inputs_of, steps)
         parts = [self._prepared(group["x"]) for group in groups]
@@ -203,7 +203,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
           y, and ln|det dy/dx| in nats, [batch], float32 or wider; differentiable once.
         """
         if log_det is not None:
-            checked_instance("log_det", log_det, LogDetEstimator, "Exact()")
+            check_instance("log_det", log_det, LogDetEstimator, "Exact()")
         key = randomness.as_seed(seed)
         x = self._prepared(x)
         conditions = self._given(context, x)
@@ -296,7 +296,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
         """Checks a context; returns it as the keyword argument of a conditional layer's hooks."""
-        return given(self, checked_context(self.name, context, self.context_size, x))
+        return given(self, check_context(self.name, context, self.context_size, x))
 
     def _prepared(self, x: Any) -> tf.Tensor:
         """Converts, casts and checks an input; builds the layer on first use."""

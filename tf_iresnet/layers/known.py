@@ -24,7 +24,7 @@ from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, Spec
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.squeeze import Squeeze
 from tf_iresnet.layers.vouching import named
-from tf_iresnet.norms.dense import rounded_up
+from tf_iresnet.norms.dense import round_up
 
 
 def _part(layer: Any, bound: float) -> list[Part]:
@@ -64,7 +64,7 @@ def _branch(layer: Branch) -> list[Part]:
 @rule_for(InvertibleResidual)
 def _residual(layer: InvertibleResidual) -> list[Part]:
     """Inside a branch, x + g(x) itself: Lip <= 1 + Lip(g)."""
-    return _part(layer, rounded_up(1.0 + layer.lipschitz_bound(), 1))
+    return _part(layer, round_up(1.0 + layer.lipschitz_bound(), 1))
 
 
 @rule_for(Squeeze)

@@ -11,13 +11,13 @@ import numpy as np
 
 from tf_iresnet.layers.vouching import (
     behaviour_of,
+    check_bound,
     check_not_replaced,
     check_vouched,
-    checked_bound,
     named,
     own_bound,
 )
-from tf_iresnet.norms.dense import product_up, rounded_up
+from tf_iresnet.norms.dense import multiply_up, round_up
 
 
 class Part(NamedTuple):
@@ -111,7 +111,7 @@ def bound_of(layer: Any) -> float:
     """
     if not_finite(getattr(layer, "variables", ())):
         return math.inf
-    return product_up(part.bound for part in parts_of(layer))
+    return multiply_up(part.bound for part in parts_of(layer))
 
 
 def inverse_bound(contraction: float) -> float:
@@ -124,7 +124,7 @@ def inverse_bound(contraction: float) -> float:
     >>> 2.0 <= inverse_bound(0.5) < 2.0 + 1e-9, inverse_bound(1.0)
     (True, inf)
     """
-    return rounded_up(1.0 / (1.0 - contraction), 4) if contraction < 1.0 else math.inf
+    return round_up(1.0 / (1.0 - contraction), 4) if contraction < 1.0 else math.inf
 
 
 def inverse_bound_of(layer: Any, *sublayers: Any) -> float:
@@ -144,9 +144,7 @@ def inverse_bound_of(layer: Any, *sublayers: Any) -> float:
     check_vouched(layer, "lipschitz_bound" if residual else "inverse_lipschitz_bound")
     if not_finite(getattr(layer, "variables", ())):
         return math.inf
-    return checked_bound(
-        layer, "inverse_lipschitz_bound", layer.inverse_lipschitz_bound(*sublayers)
-    )
+    return check_bound(layer, "inverse_lipschitz_bound", layer.inverse_lipschitz_bound(*sublayers))
 
 
 def not_finite(variables: Iterable[keras.Variable]) -> list[str]:

@@ -10,14 +10,14 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_flag, checked_instances
+from tf_iresnet.arguments import check_flag, check_instances
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
-from tf_iresnet.layers.sharing import deserialized, serialized
+from tf_iresnet.layers.sharing import deserialize, serialize
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.norms.dense import product_up
+from tf_iresnet.norms.dense import multiply_up
 
 _ROUNDED_UP = 1.0 + 2.0**-50
 
@@ -53,8 +53,8 @@ class MultiScale(InvertibleLayer):
         self, scales: Iterable[InvertibleLayer], factor_out: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.scales = checked_instances("scales", scales, InvertibleLayer, "invertible layer")
-        self.factor_out = checked_flag("factor_out", factor_out)
+        self.scales = check_instances("scales", scales, InvertibleLayer, "invertible layer")
+        self.factor_out = check_flag("factor_out", factor_out)
         track(self, "scales", self.scales)
         self._context_size = common_context_size(self.name, self.scales)
         self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch
@@ -166,7 +166,7 @@ class MultiScale(InvertibleLayer):
         *first, bound = sublayers
         for value in reversed(first):
             # Beside what comes back from below stand the latents that left here, unchanged.
-            bound = product_up([value, max(bound, 1.0) if self.factor_out else bound])
+            bound = multiply_up([value, max(bound, 1.0) if self.factor_out else bound])
         return bound
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
@@ -183,11 +183,11 @@ class MultiScale(InvertibleLayer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "scales": serialized(self.scales),
+            "scales": serialize(self.scales),
             "factor_out": self.factor_out,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MultiScale:
         config = dict(config)
-        return cls(deserialized(config.pop("scales")), **config)
+        return cls(deserialize(config.pop("scales")), **config)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer
+from tf_iresnet.arguments import check_integer
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer
 
@@ -35,7 +35,7 @@ class InjectivePadding(InvertibleLayer):
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.channels = checked_integer("channels", channels, 1)
+        self.channels = check_integer("channels", channels, 1)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (*input_shape[:-1], input_shape[-1] + self.channels)

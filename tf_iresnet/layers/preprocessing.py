@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_alpha, checked_choice, checked_integer
+from tf_iresnet.arguments import check_alpha, check_choice, check_integer
+from tf_iresnet.batches import event_axes
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
-from tf_iresnet.norms.dense import rounded_up
+from tf_iresnet.norms.dense import round_up
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -42,9 +43,9 @@ class ImagePreprocessing(InvertibleLayer):
         self, levels: int = 256, kind: str = "logit", alpha: float = 1e-6, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.levels = checked_integer("levels", levels, 2)
-        self.kind = checked_choice("kind", kind, ("logit", "shift"))
-        self.alpha = checked_alpha(alpha)
+        self.levels = check_integer("levels", levels, 2)
+        self.kind = check_choice("kind", kind, ("logit", "shift"))
+        self.alpha = check_alpha(alpha)
 
     def _probabilities(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """P and 1 - p, each without the cancellation of the other's complement."""
@@ -63,7 +64,7 @@ class ImagePreprocessing(InvertibleLayer):
             return self.forward(x), no_log_det(x) - size * math.log(self.levels)
         p, q = self._probabilities(x)
         log_p, log_q = tf.math.log(p), tf.math.log(q)
-        value = -tf.reduce_sum(log_p + log_q, axis=list(range(1, x.shape.rank)))
+        value = -tf.reduce_sum(log_p + log_q, axis=event_axes(x))
         return log_p - log_q, value + size * math.log((1 - 2 * self.alpha) / self.levels)
 
     def _inverse(self, y):
@@ -85,7 +86,7 @@ class ImagePreprocessing(InvertibleLayer):
     def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
         if self.kind == "shift":
             return float(self.levels)
-        return rounded_up(self.levels / (4 * (1 - 2 * self.alpha)), 4)
+        return round_up(self.levels / (4 * (1 - 2 * self.alpha)), 4)
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
         return tuple(output_shape)

@@ -10,10 +10,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_instance
+from tf_iresnet.arguments import check_instance
+from tf_iresnet.batches import event_axes, tile_like
 from tf_iresnet.fixed_point import Solver, invert
-from tf_iresnet.fixed_point.failure import spoilt
-from tf_iresnet.functions import Function, Taped, per_example
+from tf_iresnet.fixed_point.failure import nan_where_failed
+from tf_iresnet.functions import Function, Taped
 from tf_iresnet.functions.recomputation import Recomputed, after
 from tf_iresnet.layers.block_options import BlockOptions, BranchOptions, ResidualOptions
 from tf_iresnet.layers.branch import SpectralBranch
@@ -24,7 +25,7 @@ from tf_iresnet.layers.proof import Proof
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.vouching import comes_first
 from tf_iresnet.log_det import LogDetEstimator
-from tf_iresnet.options import restored, takes
+from tf_iresnet.options import restore, takes
 
 _SLACK = 1.0 + 1e-5
 _OF_BRANCH = ("hidden", "kernel_sizes", "input_activation", "context_size")
@@ -131,7 +132,7 @@ class InvertibleResidual(InvertibleLayer):
             # Of coeff the block speaks, too.
             others = {n: getattr(options, n) for n in BranchOptions.names() if n != "coeff"}
             _refuse_unused({**own, **others})
-        checked_instance("branch", branch, keras.layers.Layer, "SpectralBranch()")
+        check_instance("branch", branch, keras.layers.Layer, "SpectralBranch()")
         if self._given_branch and self.coeff is not None:
             _check_bounded(branch)
         self.branch = branch
@@ -187,7 +188,7 @@ class InvertibleResidual(InvertibleLayer):
         def call(parameters, x):
             if conditions:
                 *parameters, rows = parameters
-                options["context"] = per_example(rows, x)
+                options["context"] = tile_like(rows, x)
             # A call, not stateless_call: it alone applies the branch's own dtype policy.
             mapping = list(zip(variables, [*parameters, *frozen], strict=True))
             with keras.StatelessScope(state_mapping=mapping):
@@ -218,8 +219,8 @@ class InvertibleResidual(InvertibleLayer):
             g = after(g, value)
         y = x + tf.cast(g, x.dtype)
         # At what is no number, as a failed inverse, slopes may still be numbers.
-        axes = list(range(1, y.shape.rank))
-        return y, spoilt(value, ~tf.reduce_any(tf.math.is_nan(y), axis=axes))
+        axes = event_axes(y)
+        return y, nan_where_failed(value, ~tf.reduce_any(tf.math.is_nan(y), axis=axes))
 
     def _inverse(self, y, context=None):
         function, parameters = self._function(self.variable_dtype, context)
@@ -255,4 +256,4 @@ class InvertibleResidual(InvertibleLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InvertibleResidual:
-        return cls(**restored(config))
+        return cls(**restore(config))

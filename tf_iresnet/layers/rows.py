@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.layers.context import checked_context
+from tf_iresnet.layers.context import check_context
 
 _MOST, _FEWEST, _PIXELS = 8192, 256, 65536
 _GROUP = 256  # rows that are evaluated at once
@@ -39,7 +39,7 @@ def is_array(data: Any) -> bool:
     return tf.is_tensor(data) or hasattr(data, "__array__")
 
 
-def check_context(owner: str, data: Any, context: Any, size: int | None, dtype: Any) -> None:
+def check_contexts(owner: str, data: Any, context: Any, size: int | None, dtype: Any) -> None:
     """Refuses a context that does not go with an array, or that nobody takes.
 
     Args:
@@ -53,7 +53,7 @@ def check_context(owner: str, data: Any, context: Any, size: int | None, dtype: 
       ValueError: if it is missing, not wanted, or of another shape.
     """
     if is_array(data):
-        checked_context(owner, context, size, tf.TensorSpec(data.shape, dtype))
+        check_context(owner, context, size, tf.TensorSpec(data.shape, dtype))
     elif context is not None:
         raise ValueError(
             f"context goes beside an array; a {type(data).__name__} of pairs (x, context) has it."

@@ -9,14 +9,14 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_instances
+from tf_iresnet.arguments import check_instances
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, given
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
-from tf_iresnet.layers.sharing import deserialized, serialized
+from tf_iresnet.layers.sharing import deserialize, serialize
 from tf_iresnet.layers.tracking import track
-from tf_iresnet.norms.dense import product_up
+from tf_iresnet.norms.dense import multiply_up
 
 _ROUNDED_UP = 1.0 + 2.0**-40  # more than the roundings of a product of thousands in float64
 
@@ -44,7 +44,7 @@ class InvertibleSequential(InvertibleLayer):
 
     def __init__(self, layers: Iterable[InvertibleLayer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.layers = checked_instances("layers", layers, InvertibleLayer, "invertible layer")
+        self.layers = check_instances("layers", layers, InvertibleLayer, "invertible layer")
         track(self, "layers", self.layers)
         self._context_size = common_context_size(self.name, self.layers)
 
@@ -103,7 +103,7 @@ class InvertibleSequential(InvertibleLayer):
     def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         if sublayers is None:
             sublayers = [inverse_bound_of(layer) for layer in self.layers]
-        return product_up(sublayers)
+        return multiply_up(sublayers)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = tuple(input_shape)
@@ -118,9 +118,9 @@ class InvertibleSequential(InvertibleLayer):
         return shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "layers": serialized(self.layers)}
+        return {**super().get_config(), "layers": serialize(self.layers)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InvertibleSequential:
         config = dict(config)
-        return cls(deserialized(config.pop("layers")), **config)
+        return cls(deserialize(config.pop("layers")), **config)

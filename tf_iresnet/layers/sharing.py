@@ -10,7 +10,7 @@ import keras
 from tf_iresnet.keras_private import layers_inside
 
 
-def serialized(layers: Sequence[keras.layers.Layer]) -> list[Any]:
+def serialize(layers: Sequence[keras.layers.Layer]) -> list[Any]:
     """Returns the layers' configurations; for one that was there before, its place in the list.
 
     Raises:
@@ -19,7 +19,7 @@ def serialized(layers: Sequence[keras.layers.Layer]) -> list[Any]:
 
     Example:
     >>> layer = keras.layers.ReLU()
-    >>> serialized([layer, layer])[1]
+    >>> serialize([layer, layer])[1]
     0
     """
     first: dict[int, int] = {}
@@ -41,11 +41,11 @@ def serialized(layers: Sequence[keras.layers.Layer]) -> list[Any]:
     return configs
 
 
-def deserialized(configs: Sequence[Any]) -> list[keras.layers.Layer]:
-    """Returns the layers of `serialized`'s result, of which equal places are one layer.
+def deserialize(configs: Sequence[Any]) -> list[keras.layers.Layer]:
+    """Returns the layers of `serialize`'s result, of which equal places are one layer.
 
     Example:
-    >>> first, again = deserialized(serialized([keras.layers.ReLU()] * 2))
+    >>> first, again = deserialize(serialize([keras.layers.ReLU()] * 2))
     >>> first is again
     True
     """

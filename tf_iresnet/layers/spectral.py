@@ -11,23 +11,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet import initializers, norms, replicas
+from tf_iresnet import norms, replicas
 from tf_iresnet.arguments import (
-    checked_by,
-    checked_choice,
-    checked_flag,
-    checked_integer,
-    checked_real,
+    check_by,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_real,
 )
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.functions import Affine
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
+from tf_iresnet.initializers import check_initializer
 from tf_iresnet.layers import upkeep
 from tf_iresnet.layers.activations import activation_bound
-from tf_iresnet.layers.context import checked_context, checked_context_size, given
+from tf_iresnet.layers.context import check_context, check_context_size, given
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.norms import estimates, gram, lanczos
-from tf_iresnet.norms.dense import product_up
+from tf_iresnet.norms.dense import multiply_up
 from tf_iresnet.tensorflow_private import save_with
 
 NORMALIZATIONS = ("auto", "bound", "power_iteration")
@@ -41,7 +42,7 @@ _RATE, _FEW = 1.5, 64
 _SEARCH, _EVALUATIONS = 2e8, 16
 
 
-def checked_coeff(coeff: float | None) -> float | None:
+def check_coeff(coeff: float | None) -> float | None:
     """Returns the constraint's constant, or None for no constraint.
 
     Raises:
@@ -50,16 +51,16 @@ def checked_coeff(coeff: float | None) -> float | None:
     if coeff is None:
         return None
     due = "must lie in (0, 1), or be None for no constraint"
-    return checked_real("coeff", coeff, due, lambda value: 0.0 < value < 1.0)
+    return check_real("coeff", coeff, due, lambda value: 0.0 < value < 1.0)
 
 
-def checked_normalization(normalization: str) -> str:
+def check_normalization(normalization: str) -> str:
     """Returns the way in which kernels are normalised.
 
     Raises:
       ValueError: if there is no such way.
     """
-    return checked_choice("normalization", normalization, NORMALIZATIONS)
+    return check_choice("normalization", normalization, NORMALIZATIONS)
 
 
 def chosen_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
@@ -124,21 +125,21 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         check_policy(self)
-        self.context_size = checked_context_size(context_size)
-        self.coeff = checked_coeff(coeff)
-        self.power_iterations = checked_integer("power_iterations", power_iterations, 1)
-        self.normalization = checked_normalization(normalization)
-        self.activation = checked_by(
+        self.context_size = check_context_size(context_size)
+        self.coeff = check_coeff(coeff)
+        self.power_iterations = check_integer("power_iterations", power_iterations, 1)
+        self.normalization = check_normalization(normalization)
+        self.activation = check_by(
             "activation",
             activation,
             keras.activations.get,
             "an activation of Keras by name, a function, a layer or None",
         )
-        self.use_bias = checked_flag("use_bias", use_bias)
-        self.kernel_initializer = initializers.checked("kernel_initializer", kernel_initializer)
-        self.bias_initializer = initializers.checked("bias_initializer", bias_initializer)
+        self.use_bias = check_flag("use_bias", use_bias)
+        self.kernel_initializer = check_initializer("kernel_initializer", kernel_initializer)
+        self.bias_initializer = check_initializer("bias_initializer", bias_initializer)
         self.kernel_regularizer, self.bias_regularizer = (
-            checked_by(name, value, keras.regularizers.get, 'a regularizer such as "l2", or None')
+            check_by(name, value, keras.regularizers.get, 'a regularizer such as "l2", or None')
             for name, value in (
                 ("kernel_regularizer", kernel_regularizer),
                 ("bias_regularizer", bias_regularizer),
@@ -323,7 +324,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         Raises:
           ValueError: if the activation has no known one.
         """
-        return product_up([self.norm_bound(), activation_bound(self.activation)])
+        return multiply_up([self.norm_bound(), activation_bound(self.activation)])
 
     def lipschitz_estimate(self) -> float:
         """Returns `norm_estimate` times the activation's constant: no bound."""
@@ -365,7 +366,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
-        context = checked_context(self.name, context, self.context_size, x)
+        context = check_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
         parameters = self.function_parameters(**given(self, context))
         parameters = [tf.cast(p, self.compute_dtype) for p in parameters]

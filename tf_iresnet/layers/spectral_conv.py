@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.arguments import checked_choice, checked_integer, checked_sizes
+from tf_iresnet.arguments import check_choice, check_integer, check_sizes
 from tf_iresnet.functions.linear_maps import ConvMap
 from tf_iresnet.layers.spectral import SpectralLayer
 
@@ -45,9 +45,9 @@ class _SpectralConv(SpectralLayer):
             **kwargs,
         )
         allowed = ("same", "valid", "causal") if self.rank == 1 else ("same", "valid")
-        self.filters = checked_integer("filters", filters, 1)
-        self.kernel_size = checked_sizes("kernel_size", kernel_size, self.rank)
-        self.padding = checked_choice("padding", padding, allowed)
+        self.filters = check_integer("filters", filters, 1)
+        self.kernel_size = check_sizes("kernel_size", kernel_size, self.rank)
+        self.padding = check_choice("padding", padding, allowed)
 
     def _make_map(self, input_shape):
         if len(input_shape) != self.rank + 2 or None in input_shape[1:]:

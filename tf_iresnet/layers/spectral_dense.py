@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tf_iresnet.arguments import checked_integer
+from tf_iresnet.arguments import check_integer
 from tf_iresnet.functions.linear_maps import DenseMap
 from tf_iresnet.layers.spectral import SpectralLayer
 
@@ -70,7 +70,7 @@ class SpectralDense(SpectralLayer):
             bias_regularizer=bias_regularizer,
             **kwargs,
         )
-        self.units = checked_integer("units", units, 1)
+        self.units = check_integer("units", units, 1)
         self.supports_masking = True  # positions are left where they are
 
     def _make_map(self, input_shape):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer
+from tf_iresnet.arguments import check_integer
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 
@@ -35,7 +35,7 @@ class Squeeze(InvertibleLayer):
 
     def __init__(self, factor: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.factor = checked_integer("factor", factor, 2)
+        self.factor = check_integer("factor", factor, 2)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         if len(input_shape) not in (3, 4, 5):

@@ -138,10 +138,10 @@ def own_bound(thing: Any) -> float:
       ValueError: if its class does not vouch for it, or what it says is no number of at least 0.
     """
     check_vouched(thing, "lipschitz_bound")
-    return checked_bound(thing, "lipschitz_bound", thing.lipschitz_bound())
+    return check_bound(thing, "lipschitz_bound", thing.lipschitz_bound())
 
 
-def checked_bound(thing: Any, method: str, value: Any) -> float:
+def check_bound(thing: Any, method: str, value: Any) -> float:
     """Returns a stated bound as a float, at least 0.
 
     Raises:

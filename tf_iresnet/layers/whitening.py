@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import replicas
-from tf_iresnet.arguments import checked_real
+from tf_iresnet.arguments import check_real
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.fixed_point.enclosure import residual_error
 from tf_iresnet.functions.enclosures import norm
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
-from tf_iresnet.norms.dense import EPSILON, rounded_up
+from tf_iresnet.norms.dense import EPSILON, round_up
 
 _PLENTY = 10  # values of each channel for each channel, from which on correlations are believed
 
@@ -67,7 +67,7 @@ class Whitening(DataInitialized):
     def __init__(self, ridge: float = 1e-4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         due = "must be in (0, 1], such as 1e-4"
-        self.ridge = checked_real("ridge", ridge, due, lambda value: 0 < value <= 1)
+        self.ridge = check_real("ridge", ridge, due, lambda value: 0 < value <= 1)
 
     def _add_own_weights(self, channels: int) -> None:
         self.mean, self.matrix = (
@@ -147,10 +147,10 @@ class Whitening(DataInitialized):
             return float("inf")  # the triangular solver would not find x again
         approximate = np.linalg.inv(matrix)
         # |W^-1| <= |X| / (1 - |1 - W X|) for any X near W^-1, by Frobenius norms.
-        size = rounded_up(float(np.linalg.norm(approximate)), matrix.size)
+        size = round_up(float(np.linalg.norm(approximate)), matrix.size)
         rounding = 2 * len(matrix) * EPSILON * float(np.linalg.norm(matrix)) * size
         defect = float(np.linalg.norm(np.eye(len(matrix)) - matrix @ approximate)) + rounding
-        return rounded_up(size / (1 - 1.01 * defect), 8) if defect < 0.5 else float("inf")
+        return round_up(size / (1 - 1.01 * defect), 8) if defect < 0.5 else float("inf")
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ridge": self.ridge}

@@ -24,15 +24,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_iresnet import batches
 from tf_iresnet.functions import Affine, Chain, Function, Parameters, Pointwise
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.functions.recomputation import Recomputed
 
 _Slices = tuple[slice, ...]
-
-
-def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(a * b, axis=list(range(1, a.shape.rank)))
 
 
 def _reversed(kernel: tf.Tensor) -> tf.Tensor:
@@ -54,7 +51,7 @@ def _is_plain(linear_map: LinearMap, pointwise: bool) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Linearized:
+class LinearizedBranch:
     """A branch of the form above at a point: its kernels and slopes, in a wide dtype.
 
     Attributes:
@@ -78,12 +75,12 @@ class Linearized:
         return tf.cast(self.input_slope, pulled.dtype) * pulled
 
 
-def linearized(
-    function: Function, parameters: Parameters, point: Any, dtype: tf.DType
-) -> Linearized | None:
+def linearize_branch(
+    function: Function, parameters: Parameters, residuals: Any, dtype: tf.DType
+) -> LinearizedBranch | None:
     """Returns what is known of a branch at a point, or None if it has another form."""
     while isinstance(function, Recomputed):
-        function, point = function.function, point[1]
+        function, residuals = function.function, residuals[1]
     if not isinstance(function, Chain):
         return None
     maps = [part for part in function.parts if isinstance(part, Affine)]
@@ -105,16 +102,16 @@ def linearized(
     inner_parameters = [p for own in groups[first:] for p in own]
     slopes = [
         tf.cast(part.slope(at), dtype)
-        for part, at in zip(function.parts, point, strict=True)
+        for part, at in zip(function.parts, residuals, strict=True)
         if isinstance(part, Pointwise)
     ]
     outer = maps[0].linear_map
-    return Linearized(
+    return LinearizedBranch(
         kernels=[tf.cast(kernel, dtype) for kernel in kernels],
         spatial_shape=outer.spatial_shape if isinstance(outer, ConvMap) else (),
         input_slope=slopes[0] if first else None,
         slopes=slopes[first:],
-        pull_inner=lambda v: inner.pullback(inner_parameters, point[first:], v),
+        pull_inner=lambda v: inner.vjp(inner_parameters, residuals[first:], v),
     )
 
 
@@ -126,7 +123,7 @@ def _regions(size: int, reach: int) -> Iterator[tuple[slice, slice]]:
         yield slice(positions[0], positions[-1] + 1), slice(low, high)
 
 
-def inner_trace(at: Linearized) -> tf.Tensor:
+def inner_trace(at: LinearizedBranch) -> tf.Tensor:
     """Returns tr(A), [batch]: of the branch's Jacobian without its input activation."""
     first, *inner, last = at.kernels
     rank = len(at.spatial_shape)
@@ -150,14 +147,14 @@ def inner_trace(at: Linearized) -> tf.Tensor:
         if inner:
             weights = tf.tensordot(out, home, [[*axes, rank], [*axes, rank + 1]])
             weights *= tf.reshape(inner[0], weights.shape)
-            total += _dot(tf.tensordot(hidden[0], weights, 1), hidden[1])
+            total += batches.dot(tf.tensordot(hidden[0], weights, 1), hidden[1])
         else:
             ways = tf.reduce_sum(out * tf.linalg.matrix_transpose(home), axis=[*axes, rank])
-            total += tf.reduce_sum(hidden[0] * ways, axis=list(range(1, hidden[0].shape.rank)))
+            total += tf.reduce_sum(hidden[0] * ways, axis=batches.event_axes(hidden[0]))
     return total
 
 
-def _composed(at: Linearized) -> tuple[LinearMap, tf.Tensor]:
+def _composed(at: LinearizedBranch) -> tuple[LinearMap, tf.Tensor]:
     """Returns K, the composition of the maps, and its kernel."""
     first, *inner, last = at.kernels
     rank = len(at.spatial_shape)
@@ -175,7 +172,7 @@ def _composed(at: Linearized) -> tuple[LinearMap, tf.Tensor]:
     return ConvMap(at.spatial_shape, tuple(kernel.shape), "same"), kernel
 
 
-def _mean_slope(at: Linearized) -> tf.Tensor:
+def _mean_slope(at: LinearizedBranch) -> tf.Tensor:
     """Returns sigma, [batch]: the product of the inner slopes' means.
 
     A hidden channel counts by the squared weight of the ways through it, a pixel by the mean
@@ -198,14 +195,14 @@ def _mean_slope(at: Linearized) -> tf.Tensor:
         pixels = tf.ones_like(slope[..., 0])
         if at.input_slope is not None:
             pixels = tf.reduce_mean(at.input_slope**2, axis=-1)
-        axes = list(range(1, pixels.shape.rank))
+        axes = batches.event_axes(pixels)
         weighted = tf.reduce_sum(pixels * tf.linalg.matvec(slope, channels), axis=axes)
         weight = tf.reduce_sum(pixels, axis=axes) * tf.reduce_sum(channels)
         sigma *= tf.math.divide_no_nan(weighted, weight)
     return sigma
 
 
-def control_variate(at: Linearized, probe: tf.Tensor, pulled: tf.Tensor) -> tf.Tensor:
+def control_variate(at: LinearizedBranch, probe: tf.Tensor, pulled: tf.Tensor) -> tf.Tensor:
     """Returns the variate: a number per example of expectation zero over the probes.
 
     Args:
@@ -217,18 +214,17 @@ def control_variate(at: Linearized, probe: tf.Tensor, pulled: tf.Tensor) -> tf.T
       [batch]; what it follows is v^T (J - J^2 / 2) v less its expectation.
     """
     slope = tf.ones_like(probe) if at.input_slope is None else at.input_slope
-    shared = tf.reduce_mean(slope, axis=list(range(1, slope.shape.rank)))
-    columns = [-1] + [1] * (slope.shape.rank - 1)
-    rest = slope - tf.reshape(shared, columns)
-    value = shared * (_dot(probe, pulled) - inner_trace(at))
+    shared = tf.reduce_mean(slope, axis=batches.event_axes(slope))
+    rest = slope - batches.expand_like(shared, slope)
+    value = shared * (batches.dot(probe, pulled) - inner_trace(at))
 
     linear_map, kernel = _composed(at)
     sigma = _mean_slope(at)
     back = linear_map.adjoint(kernel, probe)
     diagonal = tf.linalg.diag_part(kernel[tuple(k // 2 for k in kernel.shape[:-2])])
-    value += sigma * _dot(rest, probe * back - diagonal)
+    value += sigma * batches.dot(rest, probe * back - diagonal)
 
     there = linear_map.apply(kernel, slope * probe)
     round_trip = kernel * tf.linalg.matrix_transpose(_reversed(kernel))
-    squares = _dot(slope, linear_map.apply(round_trip, slope))
-    return value - sigma**2 * (_dot(slope * back, there) - squares) / 2
+    squares = batches.dot(slope, linear_map.apply(round_trip, slope))
+    return value - sigma**2 * (batches.dot(slope * back, there) - squares) / 2

@@ -7,7 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer
+from tf_iresnet.arguments import check_integer
 from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
 from tf_iresnet.tensorflow_private import by_xla
 
@@ -48,7 +48,7 @@ class Exact(LogDetEstimator):
     stochastic = False
 
     def __init__(self, rows: int = 16) -> None:
-        self.rows = checked_integer("rows", rows, 1)
+        self.rows = check_integer("rows", rows, 1)
 
     def get_config(self):
         return {"rows": self.rows}
@@ -71,10 +71,10 @@ class Exact(LogDetEstimator):
         def evaluate(x, *parameters):
             batch = tf.shape(x)[0]
             tiled = tf.tile(x, [rows] + [1] * (x.shape.rank - 1))
-            tiled_g, point = function.linearize(parameters, tiled)
+            tiled_g, residuals = function.linearize(parameters, tiled)
 
             def fill(block, array):
-                pulled = function.pullback(parameters, point, units(block, batch))
+                pulled = function.vjp(parameters, residuals, units(block, batch))
                 pulled = tf.reshape(tf.cast(pulled, wide), [rows, batch, size])
                 return block + 1, array.write(block, pulled)
 
@@ -98,9 +98,9 @@ class Exact(LogDetEstimator):
                 def add(block, *totals):
                     cotangent = tf.transpose(inverse[:, block], [1, 0, 2])
                     cotangent = tf.cast(tf.reshape(cotangent, tf.shape(tiled)), x.dtype)
-                    _, trace = function.respond(parameters, point, units(block, batch))
+                    _, trace = function.jvp(parameters, residuals, units(block, batch))
                     by_x, by_parameters = function.gradient(
-                        parameters, point, zeros, [(trace, cotangent)]
+                        parameters, residuals, zeros, [(trace, cotangent)]
                     )
                     by_x = tf.reduce_sum(
                         tf.reshape(by_x, tf.concat([[rows], tf.shape(x)], axis=0)), axis=0

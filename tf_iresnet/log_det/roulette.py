@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_choice, checked_integer, checked_real
+from tf_iresnet.arguments import check_choice, check_integer, check_real
 from tf_iresnet.log_det.series import SeriesEstimator
 
 
@@ -51,12 +51,12 @@ class RussianRoulette(SeriesEstimator):
         control_variate: bool = False,
     ) -> None:
         super().__init__(probes, probe_distribution, control_variate)
-        self.exact_terms = checked_integer("exact_terms", exact_terms, 0)
-        self.distribution = checked_choice("distribution", distribution, ("geometric", "poisson"))
-        self.probability = checked_real(
+        self.exact_terms = check_integer("exact_terms", exact_terms, 0)
+        self.distribution = check_choice("distribution", distribution, ("geometric", "poisson"))
+        self.probability = check_real(
             "probability", probability, "must lie in (0, 1)", lambda value: 0.0 < value < 1.0
         )
-        self.rate = checked_real("rate", rate, "must be positive", lambda value: value > 0.0)
+        self.rate = check_real("rate", rate, "must be positive", lambda value: value > 0.0)
 
     def get_config(self):
         return {

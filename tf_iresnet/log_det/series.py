@@ -9,22 +9,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_choice, checked_flag, checked_integer
+from tf_iresnet import batches, randomness
+from tf_iresnet.arguments import check_choice, check_flag, check_integer
 from tf_iresnet.functions import Function, Parameters
-from tf_iresnet.log_det.control_variate import control_variate, linearized
+from tf_iresnet.log_det.control_variate import control_variate, linearize_branch
 from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
 from tf_iresnet.tensorflow_private import by_xla
 
 _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
-
-
-def _flat_dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(a * b, axis=list(range(1, a.shape.rank)))
-
-
-def _per_example(scale: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(scale, [-1] + [1] * (like.shape.rank - 1))
 
 
 class SeriesEstimator(LogDetEstimator):
@@ -36,9 +28,9 @@ class SeriesEstimator(LogDetEstimator):
         probe_distribution: str = "rademacher",
         control_variate: bool = False,
     ) -> None:
-        self.probes = checked_integer("probes", probes, 1)
-        self.control_variate = checked_flag("control_variate", control_variate)
-        self.probe_distribution = checked_choice(
+        self.probes = check_integer("probes", probes, 1)
+        self.control_variate = check_flag("control_variate", control_variate)
+        self.probe_distribution = check_choice(
             "probe_distribution", probe_distribution, sorted(_PROBES)
         )
 
@@ -64,7 +56,7 @@ class SeriesEstimator(LogDetEstimator):
         }
 
     def __call__(self, function, parameters, x, seed):
-        function, parameters = function.folded(parameters)
+        function, parameters = function.fold(parameters)
         wide = wide_dtype(x.dtype)
         terms, weight = self.terms_and_weights(randomness.fold_in(seed, 0), wide)
         like = tf.zeros_like(x, dtype=wide)
@@ -75,34 +67,34 @@ class SeriesEstimator(LogDetEstimator):
 
         @tf.custom_gradient
         def evaluate(x, *parameters):
-            g, point = function.linearize(parameters, x)
+            g, residuals = function.linearize(parameters, x)
             known = None
             if self.control_variate and self.certain_terms >= 2:
-                known = linearized(function, parameters, point, wide)
-            batch = _Batch(function, parameters, point, terms)
-            values, sums, traces = [], [], []
+                known = linearize_branch(function, parameters, residuals, wide)
+            batch = _Batch(function, parameters, residuals, terms)
+            values, sums, tangents = [], [], []
             for probe in probes:
                 narrow = tf.cast(probe, x.dtype)
-                response, trace = function.respond(parameters, point, narrow)
+                product, of_probe = function.jvp(parameters, residuals, narrow)
                 powers = [narrow]
                 if known is not None:
                     pulled = known.pull_inner(narrow)
                     powers.append(known.pull(pulled))
-                value, total = _series(batch, powers, tf.cast(response, wide), weight)
+                value, total = _series(batch, powers, tf.cast(product, wide), weight)
                 if known is not None:
                     value -= control_variate(known, probe, tf.cast(pulled, wide))
                 values.append(value)
                 sums.append(total)
-                traces.append(trace)
+                tangents.append(of_probe)
             value = tf.add_n(values) / self.probes
 
             def gradient(upstream_g, upstream_value):
-                scale = _per_example(upstream_value / self.probes, x)
-                pairs = [
-                    (trace, tf.cast(scale * total, x.dtype))
-                    for trace, total in zip(traces, sums, strict=True)
+                scale = batches.expand_like(upstream_value / self.probes, x)
+                products = [
+                    (of_probe, tf.cast(scale * total, x.dtype))
+                    for of_probe, total in zip(tangents, sums, strict=True)
                 ]
-                by_x, by_parameters = function.gradient(parameters, point, upstream_g, pairs)
+                by_x, by_parameters = function.gradient(parameters, residuals, upstream_g, products)
                 return (by_x, *by_parameters)
 
             return (g, value), gradient
@@ -118,7 +110,7 @@ class _Batch:
     """
 
     def __init__(
-        self, function: Function, parameters: Parameters, point: Any, terms: tf.Tensor | int
+        self, function: Function, parameters: Parameters, residuals: Any, terms: tf.Tensor | int
     ) -> None:
         self.function, self.parameters = function, parameters
         self.terms = tf.convert_to_tensor(terms)
@@ -127,40 +119,40 @@ class _Batch:
         # Of XLA's shapes none depends on values.
         if self.terms.shape.rank and not by_xla():
             order = tf.argsort(self.terms, direction="DESCENDING")
-            sorted_point = function.of_examples(point, lambda leaf: tf.gather(leaf, order))
-            if sorted_point is not None:
-                self.order, point = order, sorted_point
+            in_order = function.take_examples(residuals, lambda leaf: tf.gather(leaf, order))
+            if in_order is not None:
+                self.order, residuals = order, in_order
                 self.terms = tf.gather(self.terms, order)
-        self.point = point
+        self.residuals = residuals
 
-    def sorted(self, values: tf.Tensor) -> tf.Tensor:
+    def sort(self, values: tf.Tensor) -> tf.Tensor:
         """Brings the rows of a batch into this order."""
         return values if self.order is None else tf.gather(values, self.order)
 
-    def restored(self, values: tf.Tensor) -> tf.Tensor:
-        """Undoes `sorted`."""
+    def unsort(self, values: tf.Tensor) -> tf.Tensor:
+        """Undoes `sort`."""
         if self.order is None:
             return values
         return tf.gather(values, tf.math.invert_permutation(self.order))
 
-    def going(self, k: tf.Tensor) -> tf.Tensor | None:
+    def count_going(self, k: tf.Tensor) -> tf.Tensor | None:
         """Returns how many rows have a term k; None if each has to be asked."""
         if self.order is None:
             return None
         return tf.reduce_sum(tf.cast(self.terms >= k, tf.int32))
 
-    def pull(self, cotangent: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
+    def vjp(self, cotangent: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
         """Returns J^T cotangent of the first rows."""
-        point = self.point
+        residuals = self.residuals
         if rows is not None:
-            point = self.function.of_examples(point, lambda leaf: _first(leaf, rows))
-        return self.function.pullback(self.parameters, point, cotangent)
+            residuals = self.function.take_examples(residuals, lambda leaf: _first(leaf, rows))
+        return self.function.vjp(self.parameters, residuals, cotangent)
 
 
 def _series(
     batch: _Batch,
     powers: Sequence[tf.Tensor],
-    response: tf.Tensor,
+    product: tf.Tensor,
     weight: Callable[[tf.Tensor], tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the terms for one probe.
@@ -171,15 +163,15 @@ def _series(
     Args:
       batch: the products with J^T, and n: at least ``len(powers)``; 0 as well for v alone.
       powers: v and, if they are known already, J^T v, (J^T)^2 v, ...
-      response: J v, in the dtype of the sums.
+      product: J v, in the dtype of the sums.
       weight: k -> w_k.
 
     Returns:
       sum_{k=1..n} (-1)^{k+1} w_k v^T J^k v / k, [batch], and the cotangent of its gradient,
       sum_{k=0..n-1} (-1)^k w_{k+1} (J^T)^k v.
     """
-    wide = response.dtype
-    response = batch.sorted(response)
+    wide = product.dtype
+    product = batch.sort(product)
     terms = batch.terms
 
     def add(k, rows, power, value, total):
@@ -187,23 +179,23 @@ def _series(
         factor = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k)
         if rows is not None:
             scaled = factor * tf.cast(power, wide)
-            term = _flat_dot(scaled, response[:rows]) / tf.cast(k, wide)
+            term = batches.dot(scaled, product[:rows]) / tf.cast(k, wide)
             return value + _padded(term, value), total + _padded(scaled, total)
         factor = tf.where(k <= terms, factor, tf.zeros_like(factor))
         if terms.shape.rank:  # what has ended counts no more, whatever has become of it
-            power = tf.where(_per_example(k <= terms, power), power, tf.zeros_like(power))
-            factor = _per_example(factor, power)
+            power = tf.where(batches.expand_like(k <= terms, power), power, tf.zeros_like(power))
+            factor = batches.expand_like(factor, power)
         scaled = factor * tf.cast(power, wide)
-        return value + _flat_dot(scaled, response) / tf.cast(k, wide), total + scaled
+        return value + batches.dot(scaled, product) / tf.cast(k, wide), total + scaled
 
     def step(k, power, value, total):
-        rows = batch.going(k)
-        power = batch.pull(_first(power, rows), rows)
+        rows = batch.count_going(k)
+        power = batch.vjp(_first(power, rows), rows)
         return k + 1, power, *add(k, rows, power, value, total)
 
-    value, total = tf.zeros(tf.shape(response)[:1], wide), tf.zeros_like(response)
-    for k, power in enumerate(map(batch.sorted, powers), 1):
-        rows = batch.going(tf.constant(k))
+    value, total = tf.zeros(tf.shape(product)[:1], wide), tf.zeros_like(product)
+    for k, power in enumerate(map(batch.sort, powers), 1):
+        rows = batch.count_going(tf.constant(k))
         value, total = add(tf.constant(k), rows, _first(power, rows), value, total)
     state = (tf.constant(len(powers) + 1), power, value, total)
     shapes = [tensor.shape for tensor in state]
@@ -216,7 +208,7 @@ def _series(
         shape_invariants=tuple(shapes),
         parallel_iterations=1,
     )
-    return batch.restored(value), batch.restored(total)
+    return batch.unsort(value), batch.unsort(total)
 
 
 def _first(values: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
@@ -263,7 +255,7 @@ class PowerSeries(SeriesEstimator):
         control_variate: bool = False,
     ) -> None:
         super().__init__(probes, probe_distribution, control_variate)
-        self.terms = checked_integer("terms", terms, 1)
+        self.terms = check_integer("terms", terms, 1)
 
     def get_config(self):
         return {**super().get_config(), "terms": self.terms}

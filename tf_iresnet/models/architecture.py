@@ -10,11 +10,11 @@ from typing import Any
 import keras
 
 from tf_iresnet.arguments import (
-    checked_choice,
-    checked_flag,
-    checked_integer,
-    checked_integers,
-    checked_widths,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_integers,
+    check_widths,
     widths_of_scales,
 )
 from tf_iresnet.layers.actnorm import ActNorm
@@ -72,8 +72,8 @@ class Architecture(Options, abc.ABC):
     hidden: int | Sequence[int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", checked_integers("blocks", self.blocks, "scale"))
-        hidden = checked_widths(self.hidden, len(self.blocks))
+        object.__setattr__(self, "blocks", check_integers("blocks", self.blocks, "scale"))
+        hidden = check_widths(self.hidden, len(self.blocks))
         object.__setattr__(self, "hidden", hidden)
         super().__post_init__()
 
@@ -166,14 +166,14 @@ class IResNet(Architecture, BlockOptions):
 
     blocks: Sequence[int] = (8, 8)
     hidden: int | Sequence[int] = 96
-    branch: str = option("resnet", lambda n, v: checked_choice(n, v, BRANCHES), kw_only=True)
+    branch: str = option("resnet", lambda n, v: check_choice(n, v, BRANCHES), kw_only=True)
     kernel_sizes: Sequence[int] = option(
-        (3, 1, 3), lambda n, v: checked_integers(n, v, "linear layer"), kw_only=True
+        (3, 1, 3), lambda n, v: check_integers(n, v, "linear layer"), kw_only=True
     )
-    growth: int = option(64, lambda n, v: checked_integer(n, v, 1), kw_only=True)
-    depth: int = option(3, lambda n, v: checked_integer(n, v, 1), kw_only=True)
-    actnorm: bool = option(True, checked_flag, kw_only=True)
-    whitening: bool = option(False, checked_flag, kw_only=True)
+    growth: int = option(64, lambda n, v: check_integer(n, v, 1), kw_only=True)
+    depth: int = option(3, lambda n, v: check_integer(n, v, 1), kw_only=True)
+    actnorm: bool = option(True, check_flag, kw_only=True)
+    whitening: bool = option(False, check_flag, kw_only=True)
 
     @property
     def estimator(self) -> LogDetEstimator:

@@ -13,18 +13,18 @@ import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.arguments import (
-    checked_alpha,
-    checked_choice,
-    checked_flag,
-    checked_instance,
-    checked_integer,
-    checked_integers,
+    check_alpha,
+    check_choice,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_integers,
 )
 from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.context import (
-    checked_context,
-    checked_context_size,
-    checked_context_vector,
+    check_context,
+    check_context_size,
+    check_context_vector,
     given,
 )
 from tf_iresnet.layers.gaussianization import MarginalGaussianization
@@ -38,8 +38,8 @@ from tf_iresnet.models.invertible_model import InvertibleModel
 from tf_iresnet.models.likelihood import Likelihood
 from tf_iresnet.models.normalizing_flow import NormalizingFlow
 from tf_iresnet.models.prior import DiagonalNormal
-from tf_iresnet.models.training.events import Event, converted
-from tf_iresnet.options import restored
+from tf_iresnet.models.training.events import Event, convert_event
+from tf_iresnet.options import restore
 
 
 class DensityModel(InvertibleModel):
@@ -87,31 +87,31 @@ class DensityModel(InvertibleModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(ema_momentum, **kwargs)
-        checked_instance("architecture", architecture, Architecture, "IResNet()")
+        check_instance("architecture", architecture, Architecture, "IResNet()")
         self.architecture = architecture
         if isinstance(preprocessing, str) and preprocessing == "auto":
             preprocessing = None if levels is None else "logit"
-        checked_choice("preprocessing", preprocessing, ("logit", "shift", "marginal", None))
+        check_choice("preprocessing", preprocessing, ("logit", "shift", "marginal", None))
         if preprocessing is not None and levels is None:
             raise ValueError(
                 f"preprocessing={preprocessing!r} needs the number of levels, got levels=None; "
                 "give it, or pass preprocessing=None."
             )
-        self.event_shape = checked_integers("event_shape", event_shape, "axis of one example")
+        self.event_shape = check_integers("event_shape", event_shape, "axis of one example")
         if len(self.event_shape) > 4:
             raise ValueError(
                 "event_shape must be (d,), or one to three spatial sizes and the channels, got "
                 f"{event_shape!r}."
             )
-        self.levels = None if levels is None else checked_integer("levels", levels, 2)
+        self.levels = None if levels is None else check_integer("levels", levels, 2)
         self.preprocessing = preprocessing
-        self.alpha = checked_alpha(alpha)
-        self.factor_out = checked_flag("factor_out", factor_out)
-        self.prior_kind = checked_choice("prior", prior, ("learned", "standard"))
-        self.context_size = checked_context_size(context_size)
-        seed = checked_integer("seed", seed)
+        self.alpha = check_alpha(alpha)
+        self.factor_out = check_flag("factor_out", factor_out)
+        self.prior_kind = check_choice("prior", prior, ("learned", "standard"))
+        self.context_size = check_context_size(context_size)
+        seed = check_integer("seed", seed)
         eval_log_det = architecture.estimator if eval_log_det is None else eval_log_det
-        checked_instance("eval_log_det", eval_log_det, LogDetEstimator, "Exact()")
+        check_instance("eval_log_det", eval_log_det, LogDetEstimator, "Exact()")
         self._build_density()
         self._compose(self._make_objective(eval_log_det=eval_log_det, seed=seed))
 
@@ -203,11 +203,11 @@ class DensityModel(InvertibleModel):
         self, x: Any, seed: Any, log_det: LogDetEstimator | None, context: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Checks the arguments of `log_prob`; returns the latents, too."""
-        x = self._event.converted(x)
+        x = self._event.convert(x)
         seed = randomness.own_keys(randomness.as_seed(seed), x)
-        x = self._event.checked(x, seed, densities=True)
+        x = self._event.check(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
-        checked_instance("log_det", estimator, LogDetEstimator, "Exact()")
+        check_instance("log_det", estimator, LogDetEstimator, "Exact()")
         conditions = self._given(context, x)
         return self._density.latents_and_log_prob(x, seed, estimator, False, **conditions)
 
@@ -227,7 +227,7 @@ class DensityModel(InvertibleModel):
 
     def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
         """Checks a context; returns it as a keyword argument, where one is due."""
-        context = checked_context(f"the flow {self.name}", context, self.context_size, x)
+        context = check_context(f"the flow {self.name}", context, self.context_size, x)
         unknown = context is None or not tf.executing_eagerly()
         if not (unknown or bool(tf.reduce_all(tf.math.is_finite(context)))):
             raise ValueError("context holds NaN or infinite values; remove those examples.")
@@ -235,13 +235,13 @@ class DensityModel(InvertibleModel):
 
     def _adaptation_inputs(self, x: Any, context: Any = None) -> tuple[tf.Tensor, dict[str, Any]]:
         # Noise, since the centres of cells have no spread where pixels are constant.
-        x = self._event.checked(x, randomness.as_seed(0), densities=True)
+        x = self._event.check(x, randomness.as_seed(0), densities=True)
         return x, self._given(context, x)
 
     # --- both directions ---
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x = self._event.checked(x)
+        x = self._event.check(x)
         return self.flow.forward(x, training=bool(training), **self._given(context, x))
 
     def encode(self, x: Any, context: Any = None) -> tf.Tensor:
@@ -250,7 +250,7 @@ class DensityModel(InvertibleModel):
         Pixels that are integers are taken at the centres of their cells, x + 1/2, so that z is a
         function of x alone.
         """
-        x = self._event.checked(x)
+        x = self._event.check(x)
         return self.flow.forward(x, **self._given(context, x))
 
     def decode(self, z: Any, return_result: bool = False, context: Any = None) -> Any:
@@ -268,7 +268,7 @@ class DensityModel(InvertibleModel):
           ValueError: if z or the context has another shape.
           ConvergenceError: in eager code, if an example did not converge.
         """
-        z = converted("z", z, (self.dims,), self.variable_dtype)
+        z = convert_event("z", z, (self.dims,), self.variable_dtype)
         return self.flow.inverse(z, return_result, **self._given(context, z))
 
     def sample(
@@ -298,7 +298,7 @@ class DensityModel(InvertibleModel):
     ) -> tf.Tensor:
         """Draws the latents z [n, d] that `sample` decodes."""
         if not tf.is_tensor(n):
-            n = checked_integer("n", n, 1)
+            n = check_integer("n", n, 1)
         if not tf.is_tensor(temperature):
             number = isinstance(temperature, numbers.Real)
             if not number or not 0.0 <= temperature < math.inf:
@@ -331,7 +331,7 @@ class DensityModel(InvertibleModel):
         from tf_iresnet.bijectors import KerasBijector
 
         owner = f"the distribution of {self.name}"
-        row = checked_context_vector(owner, context, self.context_size, self.variable_dtype)
+        row = check_context_vector(owner, context, self.context_size, self.variable_dtype)
         layer = self.flow if row is None else Conditioned(self.flow, row)
         rows = given(self.prior, None if row is None else row[None])
         variables = [variable.value for variable in self.prior.variables]
@@ -364,4 +364,4 @@ class DensityModel(InvertibleModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DensityModel:
-        return cls(**restored(config))
+        return cls(**restore(config))

@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.arguments import (
-    checked_flag,
-    checked_instance,
-    checked_integer,
-    checked_integers,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_integers,
 )
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
@@ -20,9 +20,9 @@ from tf_iresnet.layers.sequential import InvertibleSequential
 from tf_iresnet.models.architecture import Architecture
 from tf_iresnet.models.compiled_loss import CompiledLoss
 from tf_iresnet.models.invertible_model import InvertibleModel
-from tf_iresnet.models.training.events import Event, converted
+from tf_iresnet.models.training.events import Event, convert_event
 from tf_iresnet.models.training.replicated import BatchNormalization
-from tf_iresnet.options import restored
+from tf_iresnet.options import restore
 
 
 class FeatureClassifier(InvertibleModel):
@@ -56,14 +56,14 @@ class FeatureClassifier(InvertibleModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(ema_momentum, **kwargs)
-        self.event_shape = checked_integers("event_shape", event_shape, "axis of one image")
+        self.event_shape = check_integers("event_shape", event_shape, "axis of one image")
         if len(self.event_shape) != 3:
             raise ValueError(f"event_shape must be (height, width, channels), got {event_shape!r}.")
-        self.classes = checked_integer("classes", classes, 2)
-        checked_instance("architecture", architecture, Architecture, "IResNet()")
+        self.classes = check_integer("classes", classes, 2)
+        check_instance("architecture", architecture, Architecture, "IResNet()")
         self.architecture = architecture
-        self.padding = checked_integer("padding", padding, 0)
-        self.squeeze_first = checked_flag("squeeze_first", squeeze_first)
+        self.padding = check_integer("padding", padding, 0)
+        self.squeeze_first = check_flag("squeeze_first", squeeze_first)
         self._build_features()
         owner, event = f"the classifier {self.name}", Event(self.event_shape, self.variable_dtype)
         state = self.head.non_trainable_variables
@@ -100,7 +100,7 @@ class FeatureClassifier(InvertibleModel):
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
-        return self._logits(self._event.checked(x), bool(training))
+        return self._logits(self._event.check(x), bool(training))
 
     def _logits(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """The logits of data that may hold NaN, which makes the logits NaN."""
@@ -115,7 +115,7 @@ class FeatureClassifier(InvertibleModel):
         Returns:
           [batch, height, width, channels] of the last scale.
         """
-        return self.flow.forward(self._event.checked(x))
+        return self.flow.forward(self._event.check(x))
 
     def decode(self, features: Any, return_result: bool = False) -> Any:
         """Returns the images of features.
@@ -132,7 +132,7 @@ class FeatureClassifier(InvertibleModel):
           ConvergenceError: in eager code, if an example did not converge.
         """
         shape = self.flow.compute_output_shape((None, *self.event_shape))[1:]
-        features = converted("features", features, shape, self.variable_dtype)
+        features = convert_event("features", features, shape, self.variable_dtype)
         return self.flow.inverse(features, return_result=return_result)
 
     def get_config(self) -> dict[str, Any]:
@@ -145,4 +145,4 @@ class FeatureClassifier(InvertibleModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FeatureClassifier:
-        return cls(**restored(config))
+        return cls(**restore(config))

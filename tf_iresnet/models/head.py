@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer
+from tf_iresnet.arguments import check_integer
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.models.training.replicated import BatchNormalization
 
@@ -41,8 +41,8 @@ class LatentHead(keras.layers.Layer):
 
     def __init__(self, classes: int, width: int = 64, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.classes = checked_integer("classes", classes, 2)
-        self.width = checked_integer("width", width, 1)
+        self.classes = check_integer("classes", classes, 2)
+        self.width = check_integer("width", width, 1)
 
     def build(self, input_shape: Sequence[Any]) -> None:
         policy, width = self.dtype_policy, self.width

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer, checked_real
+from tf_iresnet.arguments import check_integer, check_real
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.models.architecture import IResNet
 from tf_iresnet.models.density import DensityModel
@@ -73,13 +73,13 @@ class IResNetHybrid(DensityModel):
                 f"context_size={flow['context_size']!r} is for IResNetFlow; a hybrid's density "
                 "takes no context, leave it out."
             )
-        weight = checked_real(
+        weight = check_real(
             "classification_weight",
             classification_weight,
             "must be a finite number above 0",
             lambda value: value > 0,
         )
-        smoothing = checked_real(
+        smoothing = check_real(
             "label_smoothing",
             label_smoothing,
             "must be a finite number in [0, 1)",
@@ -87,8 +87,8 @@ class IResNetHybrid(DensityModel):
         )
         # Past Keras, which wants its own constructor first: that of the density builds the model.
         self.__dict__.update(
-            classes=checked_integer("classes", classes, 2),
-            head_width=checked_integer("head_width", head_width, 1),
+            classes=check_integer("classes", classes, 2),
+            head_width=check_integer("head_width", head_width, 1),
             _entropy={"weight": weight, "smoothing": smoothing},
         )
         super().__init__(event_shape, architecture, **flow)
@@ -114,7 +114,7 @@ class IResNetHybrid(DensityModel):
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]; there is no context."""
-        x = self._event.checked(x)
+        x = self._event.check(x)
         z = self.flow.forward(x, training=bool(training), **self._given(context, x))
         return self.objective.logits(z, bool(training))
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.certificate.walk import subject
+from tf_iresnet.certificate.walk import find_subject
 from tf_iresnet.layers import rows
 from tf_iresnet.layers.adaptation import adapt, freeze_parts, layers_from_data
 from tf_iresnet.layers.invertible import InvertibleLayer
@@ -90,7 +90,7 @@ class InvertibleModel(Model):
             if all that comes from data is frozen.
         """
         owner, size = f"the model {self.name}", self.context_size
-        rows.check_context(owner, data, context, size, self.variable_dtype)
+        rows.check_contexts(owner, data, context, size, self.variable_dtype)
         found = rows.batches(data, context, batch_size, steps)
         self._adapt(self._collected(found, steps), again=True)
 
@@ -112,7 +112,7 @@ class InvertibleModel(Model):
 
     def _adaptation_inputs(self, x: Any) -> tuple[tf.Tensor, dict[str, Any]]:
         """Checks a group of rows: x as the flow sees it, and what goes with it by keyword."""
-        return self._event.checked(x), {}
+        return self._event.check(x), {}
 
     def averages_from_data(self) -> Callable[[], None]:
         waiting = [part for part in layers_from_data(self.flow) if part.is_due_when_traced()]
@@ -149,7 +149,7 @@ class InvertibleModel(Model):
         return x
 
 
-@subject.register
+@find_subject.register
 def _flow_of(model: InvertibleModel) -> tuple[InvertibleLayer, list[keras.Variable]]:
     apart: list[keras.layers.Layer] = [model.flow]
     apart += [layer for layer in model.layers if isinstance(layer, WeightAverage)]

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.layers.context import checked_context
+from tf_iresnet.layers.context import check_context
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.models.normalizing_flow import NormalizingFlow
 from tf_iresnet.models.training.events import Event
@@ -65,9 +65,9 @@ class Likelihood(Objective):
         """Returns the latents [batch, d] and -log2 p(x) / d, [batch]."""
         seed = self.step_seed(step, first)
         seed = seed if training else randomness.own_keys(seed, batch.x)
-        x = self.event.dequantised(batch.x, seed)
+        x = self.event.dequantize(batch.x, seed)
         given = batch.y if self.conditional else None
-        context = checked_context(self.reader.owner, given, self.context_size, x)
+        context = check_context(self.reader.owner, given, self.context_size, x)
         estimator = None if training else self.eval_log_det
         z, log_prob = self.density.latents_and_log_prob(x, seed, estimator, training, context)
         return z, self.density.to_bits(log_prob)

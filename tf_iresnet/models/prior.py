@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.arguments import checked_flag
-from tf_iresnet.layers.context import checked_context_size
+from tf_iresnet.arguments import check_flag
+from tf_iresnet.layers.context import check_context_size
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -37,8 +37,8 @@ class DiagonalNormal(keras.layers.Layer):
         self, learned: bool = True, context_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.learned = checked_flag("learned", learned)
-        self.context_size = checked_context_size(context_size)
+        self.learned = check_flag("learned", learned)
+        self.context_size = check_context_size(context_size)
 
     def build(self, input_shape: Any) -> None:
         self.size = input_shape[-1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.norms.banded import banded_norm_bound
-from tf_iresnet.norms.dense import checked_kernel, dense_norm_bound
+from tf_iresnet.norms.dense import check_kernel, dense_norm_bound
 from tf_iresnet.norms.symbol import sized_grid, symbol_bound, torus_grid
 
 
@@ -46,7 +46,7 @@ def conv_norm_bound(
     Source: Ehlich, Zeller 1964; Sedghi, Gupta, Long 2019 for the symbol; Rump 2006 for the
     verification.
     """
-    kernel = checked_kernel(kernel, (3, 4, 5))
+    kernel = check_kernel(kernel, (3, 4, 5))
     rank = kernel.ndim - 2
     if spatial_shape is None:
         return symbol_bound(kernel, tuple(torus_grid(k, rank) for k in kernel.shape[:rank]))

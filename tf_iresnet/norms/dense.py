@@ -14,12 +14,12 @@ from tf_iresnet.functions.linear_maps import map_for_kernel
 EPSILON = float(np.finfo(np.float64).eps)
 
 
-def rounded_up(value: float, operations: float) -> float:
+def round_up(value: float, operations: float) -> float:
     """Adds what ``operations`` roundings of float64 can have taken away."""
     return math.nextafter(value * (1.0 + 4.0 * operations * EPSILON), math.inf)
 
 
-def product_up(values: Any) -> float:
+def multiply_up(values: Any) -> float:
     """Multiplies numbers of at least 0, each product rounded up."""
     total = 1.0
     for value in values:
@@ -28,7 +28,7 @@ def product_up(values: Any) -> float:
     return total
 
 
-def checked_kernel(kernel: Any, ranks: tuple[int, ...]) -> np.ndarray:
+def check_kernel(kernel: Any, ranks: tuple[int, ...]) -> np.ndarray:
     """Returns a finite kernel of one of some ranks, in float64.
 
     Raises:
@@ -61,12 +61,12 @@ def dense_norm_bound(kernel: Any) -> float:
     >>> 3.0 <= dense_norm_bound([[3.0, 0.0], [0.0, 1.0]]) < 3.0 + 1e-9
     True
     """
-    kernel = checked_kernel(kernel, (2,))
+    kernel = check_kernel(kernel, (2,))
     scale = float(np.abs(kernel).max(initial=0.0))
     if scale == 0.0:
         return 0.0
     sigma = float(np.linalg.norm(kernel / scale, 2))
-    return rounded_up(scale * sigma, 16 * sum(kernel.shape))
+    return round_up(scale * sigma, 16 * sum(kernel.shape))
 
 
 def dense_matrix(

@@ -33,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.batches import event_axes
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.norms.dense import dense_matrix
 from tf_iresnet.norms.powers import ROUNDINGS, Power, nonzero, product, terms, unit_roundoff
@@ -163,9 +164,7 @@ def norm_bounds(linear_map: LinearMap, kernels: tf.Tensor) -> tuple[tf.Tensor, t
         gradients = tf.transpose(gradients, [0, 1, 3, 2])
     # The division moves each entry by u of its size, the operator by u of the sum of norms.
     bounds = (bounds + 2 * unit_roundoff(work) * total) * (1 + 1e-12) * tf.cast(largest, tf.float64)
-    bounds = tf.where(
-        tf.reduce_any(kernels != 0, axis=list(range(1, kernels.shape.rank))), bounds, 0
-    )
+    bounds = tf.where(tf.reduce_any(kernels != 0, axis=event_axes(kernels)), bounds, 0)
     return bounds, tf.cast(tf.reshape(gradients, tf.shape(kernels)), kernels.dtype)
 
 
@@ -185,7 +184,7 @@ def rounding_bound(kernels: tf.Tensor, *dtypes: str) -> tf.Tensor:
     shape = kernels.shape[1:]
     if kernels.dtype.size < 4:  # too narrow for sums
         kernels = tf.cast(kernels, tf.float32)
-    scale = nonzero(tf.reduce_max(tf.abs(kernels), axis=list(range(1, kernels.shape.rank))))
+    scale = nonzero(tf.reduce_max(tf.abs(kernels), axis=event_axes(kernels)))
     scaled = kernels / tf.reshape(scale, [-1] + [1] * len(shape))
     norms = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=[-2, -1]))
     norms = tf.reduce_sum(tf.reshape(norms, [kernels.shape[0], -1]), axis=1)
@@ -320,7 +319,7 @@ def _of_symbols(
 
 def _scaled(gradients: tf.Tensor, matrices: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
     """Scales the gradients so that <gradient, kernel> is the bound."""
-    axes = list(range(1, matrices.shape.rank))
+    axes = event_axes(matrices)
     products = tf.reduce_sum(gradients * matrices, axis=axes, keepdims=True)
     factor = tf.reshape(tf.cast(bounds, gradients.dtype), tf.shape(products))
     return gradients * tf.math.divide_no_nan(factor, products)

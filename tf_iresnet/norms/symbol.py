@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_iresnet.norms.dense import EPSILON, offset, output_size, rounded_up
+from tf_iresnet.norms.dense import EPSILON, offset, output_size, round_up
 
 SLACK = 0.005  # of the torus bound, over all axes
 _FINE = 32  # points that an axis of a given size should at least have
@@ -102,7 +102,7 @@ def symbol_bound(kernel: np.ndarray, grids: tuple[Grid, ...]) -> float:
     symbol_error = 4 * EPSILON * (sum(taps) + 8) * math.sqrt(most)
     gram_error = 4 * EPSILON * (max(channels) + 16 * min(channels) + 16) * most
     value = math.sqrt(float(norms.min()) ** 2 + gram_error) + symbol_error
-    return rounded_up(scale * value * math.prod(grid.factor for grid in grids), 16)
+    return round_up(scale * value * math.prod(grid.factor for grid in grids), 16)
 
 
 def _norms(kernel: np.ndarray, points: tuple[int, ...]) -> np.ndarray:

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 
 from tf_iresnet.arguments import (
-    checked_choice,
-    checked_integer,
-    checked_integers,
-    checked_real,
+    check_choice,
+    check_integer,
+    check_integers,
+    check_real,
 )
 from tf_iresnet.layers import ActNorm
 from tf_iresnet.log_det import LogDetEstimator, PowerSeries
@@ -23,11 +23,11 @@ from training.baselines.linear import InvertibleLinear
 
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    return checked_integers(name, value, "layer of a network")
+    return check_integers(name, value, "layer of a network")
 
 
 def _tolerance(name: str, value: Any) -> float:
-    return checked_real(name, value, "must be a number above 0", lambda number: number > 0)
+    return check_real(name, value, "must be a number above 0", lambda number: number > 0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Glow(_Convolutional):
         coupling: "affine" or "additive".
     """
 
-    coupling: str = option("affine", lambda n, v: checked_choice(n, v, ("affine", "additive")))
+    coupling: str = option("affine", lambda n, v: check_choice(n, v, ("affine", "additive")))
 
     def block(self, place, **options):
         scale = "sigmoid" if self.coupling == "affine" else "none"
@@ -116,10 +116,10 @@ class FFJORD(_Convolutional):
     """
 
     kernel_sizes: Sequence[int] = option((3, 3, 3), _sizes)
-    steps: int = option(2, lambda n, v: checked_integer(n, v, 1))
+    steps: int = option(2, lambda n, v: check_integer(n, v, 1))
     rtol: float = option(1e-4, _tolerance)
     atol: float = option(1e-4, _tolerance)
-    probes: int = option(1, lambda n, v: checked_integer(n, v, 1))
+    probes: int = option(1, lambda n, v: check_integer(n, v, 1))
 
     @property
     def estimator(self) -> LogDetEstimator:
@@ -145,7 +145,7 @@ class MAF(Architecture):
             stays at 1; None for none.
     """
 
-    depth: int = option(1, lambda n, v: checked_integer(n, v, 1))
+    depth: int = option(1, lambda n, v: check_integer(n, v, 1))
     kernel_sizes: Sequence[int] | None = option(None, lambda n, v: v and _sizes(n, v))
 
     def __post_init__(self) -> None:

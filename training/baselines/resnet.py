@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_integer, checked_integers
+from tf_iresnet.arguments import check_integer, check_integers
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.models.compiled_loss import CompiledLoss
 from tf_iresnet.models.training.events import Event
@@ -117,12 +117,12 @@ class ResNet(Model):
         **kwargs: Any,
     ):
         super().__init__(ema_momentum, **kwargs)
-        self.event_shape = checked_integers("event_shape", event_shape, "axis of one image")
+        self.event_shape = check_integers("event_shape", event_shape, "axis of one image")
         if len(self.event_shape) != 3:
             raise ValueError(f"event_shape must be (height, width, channels), got {event_shape!r}.")
-        self.classes = checked_integer("classes", classes, 2)
-        self.depth = checked_integer("depth", depth, 1)
-        self.width = checked_integer("width", width, 1)
+        self.classes = check_integer("classes", classes, 2)
+        self.depth = check_integer("depth", depth, 1)
+        self.width = check_integer("width", width, 1)
         if unit not in _CONVOLUTIONS:
             raise ValueError(f'unit must be "bottleneck" or "basic", got {unit!r}.')
         self.unit = unit
@@ -162,7 +162,7 @@ class ResNet(Model):
 
     def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
-        return self._logits(self._event.checked(x), bool(training))
+        return self._logits(self._event.check(x), bool(training))
 
     def _logits(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         y = x

@@ -197,7 +197,7 @@ def _counted(layer: InvertibleLayer) -> Iterator[list[None]]:
     def counting_function(branch: Any) -> Any:
         function = type(branch).function(branch)
         function.linearize = counting(function.linearize)
-        function.folded = lambda parameters: (function, parameters)  # else an uncounted one
+        function.fold = lambda parameters: (function, parameters)  # else an uncounted one
         return function
 
     with contextlib.ExitStack() as stack:

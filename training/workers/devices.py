@@ -152,7 +152,7 @@ def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devi
 @functools.cache
 def _sum(strategy: tf.distribute.Strategy) -> Any:
     """What adds up numbers over a strategy's replicas, traced once for each strategy."""
-    return tf.function(replicas.summed)
+    return tf.function(replicas.all_reduce_sum)
 
 
 @functools.cache

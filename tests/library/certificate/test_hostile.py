@@ -164,15 +164,15 @@ def test_a_weight_that_is_not_finite_proves_nothing(name):
     for index, weight in enumerate(weights):
         value = (np.nan, np.inf, -np.inf)[index % 3]
         held = "holds NaN" if np.isnan(value) else "holds infinite values"
-        before, spoilt = weight.numpy(), np.array(weight.numpy())
-        spoilt.flat[-1] = value
-        weight.assign(spoilt)
+        before, nan_where_failed = weight.numpy(), np.array(weight.numpy())
+        nan_where_failed.flat[-1] = value
+        weight.assign(nan_where_failed)
         certificate = certify(model)
         assert not certificate.invertible
         assert certificate.not_proven == (f"{weight.path} {held}",)
         assert f"Not proven: {weight.path} {held}." in str(certificate)
         assert json.loads(certificate.to_json())["not_proven"] == [f"{weight.path} {held}"]
-        np.testing.assert_array_equal(weight, spoilt)
+        np.testing.assert_array_equal(weight, nan_where_failed)
         weight.assign(before)
     assert certify(model).invertible
 

@@ -207,9 +207,9 @@ def test_no_layer_swallows_nan(name):
     x = inputs(name, 3)
     x[1] = np.nan
     y, log_det = layer.forward_and_log_det(x, 0, PowerSeries(terms=1))
-    spoilt = np.isnan(y).reshape(3, -1)
-    assert spoilt.all(axis=1).tolist() == [False, True, False]
-    assert not spoilt[[0, 2]].any()
+    nan_where_failed = np.isnan(y).reshape(3, -1)
+    assert nan_where_failed.all(axis=1).tolist() == [False, True, False]
+    assert not nan_where_failed[[0, 2]].any()
     if CASES[name].estimated:
         assert np.isnan(log_det).tolist() == [False, True, False]
 

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tests.library.reference import SEED
-from tf_iresnet.functions import Affine, Chain, Function, LipSwish, Silu
+from tf_iresnet.functions import Affine, Chain, Function, ScaledSwish, Silu
 from tf_iresnet.functions.linear_maps import ConvMap
-from tf_iresnet.functions.sorting import MaxMin
+from tf_iresnet.functions.sorting import PairSort
 from tf_iresnet.log_det import PowerSeries
 
 pytestmark = pytest.mark.quick
@@ -19,7 +19,7 @@ def branch(beta, dtype="float64"):
     parts, parameters = [], []
     for taps, inputs, outputs in ((3, 2, 4), (1, 4, 4), (3, 4, 2)):
         shape = (taps, taps, inputs, outputs)
-        parts += [LipSwish(), Affine(ConvMap((3, 2), shape), True)]
+        parts += [ScaledSwish(), Affine(ConvMap((3, 2), shape), True)]
         arrays = (np.array(beta), 0.2 * rng.standard_normal(shape), rng.standard_normal(outputs))
         parameters += [tf.constant(a, dtype) for a in arrays]
     return Chain(parts), parameters, tf.constant(rng.standard_normal((5, 3, 2, 2)), dtype)
@@ -38,10 +38,10 @@ def estimate(function, parameters, x):
 @pytest.mark.parametrize("beta", [-9.0, -3.0, 0.5, 6.0, 40.0])
 def test_folding_changes_nothing(monkeypatch, beta):
     function, parameters, x = branch(beta)
-    parts = function.folded(parameters)[0].parts
+    parts = function.fold(parameters)[0].parts
     assert [isinstance(part, Silu) for part in parts[::2]] == [False, True, True]
     g, value, gradients = estimate(function, parameters, x)
-    monkeypatch.setattr(Chain, "folded", Function.folded)
+    monkeypatch.setattr(Chain, "fold", Function.fold)
     plain_g, plain_value, plain = estimate(function, parameters, x)
     np.testing.assert_allclose(g, plain_g, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(value, plain_value, rtol=1e-9, atol=1e-11)
@@ -61,15 +61,15 @@ def test_what_does_not_fit_is_left_alone():
     weights = tf.ones([1, 1, 2, 2])
     beta = tf.constant(0.5)
     cases = [
-        (Chain([LipSwish(), kernel]), [beta, weights]),
-        (Chain([kernel, LipSwish()]), [weights, beta]),
-        (Chain([kernel, MaxMin(), kernel]), [weights, weights]),
+        (Chain([ScaledSwish(), kernel]), [beta, weights]),
+        (Chain([kernel, ScaledSwish()]), [weights, beta]),
+        (Chain([kernel, PairSort(), kernel]), [weights, weights]),
         (
-            Chain([kernel, LipSwish(), kernel]),
+            Chain([kernel, ScaledSwish(), kernel]),
             [tf.cast(p, tf.bfloat16) for p in (weights, beta, weights)],
         ),
     ]
     for chain, parameters in cases:
-        folded, same = chain.folded(parameters)
+        folded, same = chain.fold(parameters)
         assert folded.parts == chain.parts
         assert all(a is b for a, b in zip(parameters, same, strict=True))

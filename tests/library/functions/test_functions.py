@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 from tests.library.reference import difference, jacobians
-from tf_iresnet.functions import Affine, Chain, Elementwise, Elu, LipSwish, Taped
-from tf_iresnet.functions.concatenation import CLipSwish, Concatenation
+from tf_iresnet.functions import Affine, Chain, Elementwise, Elu, ScaledSwish, Taped
+from tf_iresnet.functions.concatenation import ConcatenatedSwish, Concatenation
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
-from tf_iresnet.functions.sorting import MaxMin
+from tf_iresnet.functions.sorting import PairSort
 
 _RNG = np.random.default_rng(0)
 
@@ -80,10 +80,10 @@ CASES = {
     "identity": (Elementwise(tf.identity), lambda p, x: x, [], (4,)),
     "elu": (Elu(), elu, [], (4,)),
     "constant": (Elementwise(tf.ones_like), lambda p, x: tf.ones_like(x), [], (4,)),
-    "lipswish": (LipSwish(), lipswish, [tf.constant(0.7, tf.float64)], (4,)),
-    "clipswish": (CLipSwish(), clipswish, [tf.constant(0.7, tf.float64)], IMAGE),
+    "lipswish": (ScaledSwish(), lipswish, [tf.constant(0.7, tf.float64)], (4,)),
+    "clipswish": (ConcatenatedSwish(), clipswish, [tf.constant(0.7, tf.float64)], IMAGE),
     "concatenation": (
-        Concatenation(Chain([Affine(ConvMap((3, 2), (3, 3, 2, 3)), True), CLipSwish()])),
+        Concatenation(Chain([Affine(ConvMap((3, 2), (3, 3, 2, 3)), True), ConcatenatedSwish()])),
         concatenated,
         [normal(2), normal(3, 3, 2, 3), normal(3), tf.constant(-0.6, tf.float64)],
         IMAGE,
@@ -92,7 +92,7 @@ CASES = {
         Chain(
             [
                 Concatenation(Chain([Affine(DenseMap(4, 3), True), Elu()])),
-                Concatenation(LipSwish()),
+                Concatenation(ScaledSwish()),
                 Affine(DenseMap(14, 4), False),
             ]
         ),
@@ -118,13 +118,13 @@ CASES = {
         [normal(3, 3, 2, 3), normal(3, 3)],
         IMAGE,
     ),
-    "maxmin": (MaxMin(), maxmin, [], IMAGE),
+    "maxmin": (PairSort(), maxmin, [], IMAGE),
     "dense chain": (
         Chain(
             [
-                LipSwish(),
+                ScaledSwish(),
                 Affine(DenseMap(4, 6), True),
-                MaxMin(),
+                PairSort(),
                 Affine(DenseMap(6, 5), True),
                 Elu(),
                 Affine(DenseMap(5, 4), False),
@@ -150,7 +150,7 @@ CASES = {
         (4,),
     ),
     "conv chain": (
-        Chain([Affine(ConvMap((3, 2), (3, 3, 2, 3)), True), LipSwish()]),
+        Chain([Affine(ConvMap((3, 2), (3, 3, 2, 3)), True), ScaledSwish()]),
         lambda p, x: lipswish(p[2:], conv(p[:2], x)),
         [0.5 * normal(3, 3, 2, 3), normal(3), tf.constant(1.2, tf.float64)],
         IMAGE,
@@ -181,16 +181,16 @@ def test_products_are_those_of_the_jacobian(case, kind):
     function, formula, parameters, x, (tangent, _), (cotangent, _), _ = case
     function = function if kind == "written out" else Taped(formula, len(parameters))
     jacobian = jacobians(lambda z: formula(parameters, z), x)
-    _, point = function.linearize(parameters, x)
-    forward = function.respond(parameters, point, tangent)[0].numpy().reshape(3, -1)
-    backward = function.pullback(parameters, point, cotangent).numpy().reshape(3, -1)
+    _, residuals = function.linearize(parameters, x)
+    forward = function.jvp(parameters, residuals, tangent)[0].numpy().reshape(3, -1)
+    backward = function.vjp(parameters, residuals, cotangent).numpy().reshape(3, -1)
     t, c = tangent.numpy().reshape(3, -1), cotangent.numpy().reshape(3, -1)
     np.testing.assert_allclose(forward, np.einsum("bij,bj->bi", jacobian, t), atol=1e-12)
     np.testing.assert_allclose(backward, np.einsum("bij,bi->bj", jacobian, c), atol=1e-12)
 
 
-def traced(function, parameters, point, pairs):
-    return [(function.respond(parameters, point, t)[1], c) for t, c in pairs]
+def traced(function, parameters, residuals, pairs):
+    return [(function.jvp(parameters, residuals, t)[1], c) for t, c in pairs]
 
 
 @pytest.mark.quick
@@ -201,9 +201,9 @@ def test_gradient_agrees_with_tapes(case, number):
     taped = Taped(formula, len(parameters))
     results = []
     for each in (function, taped):
-        _, point = each.linearize(parameters, x)
+        _, residuals = each.linearize(parameters, x)
         by_x, by_parameters = each.gradient(
-            parameters, point, upstream, traced(each, parameters, point, pairs)
+            parameters, residuals, upstream, traced(each, parameters, residuals, pairs)
         )
         results.append([by_x, *by_parameters])
     assert len(results[0]) == len(results[1]) == 1 + len(parameters)
@@ -232,9 +232,9 @@ def test_gradient_agrees_with_differences(case, kind):
     pairs = list(zip(tangents, cotangents, strict=True))
     if kind == "taped":
         function = Taped(formula, len(parameters))
-    _, point = function.linearize(parameters, x)
-    traces = traced(function, parameters, point, pairs)
-    by_x, by_parameters = function.gradient(parameters, point, upstream, traces)
+    _, residuals = function.linearize(parameters, x)
+    traces = traced(function, parameters, residuals, pairs)
+    by_x, by_parameters = function.gradient(parameters, residuals, upstream, traces)
     arguments = [x, *parameters]
     for index, ours in enumerate([by_x, *by_parameters]):
 
@@ -253,12 +253,12 @@ def test_taped_works_in_a_loop():
 
     @tf.function
     def power(each, x):
-        _, point = each.linearize(parameters, x)
+        _, residuals = each.linearize(parameters, x)
         return tf.while_loop(
             lambda k, _: k < 3,
             lambda k, c: (
                 k + 1,
-                each.pullback(parameters, point, each.respond(parameters, point, c)[0]),
+                each.vjp(parameters, residuals, each.jvp(parameters, residuals, c)[0]),
             ),
             (0, tf.ones_like(x)),
         )[1]
@@ -269,7 +269,7 @@ def test_taped_works_in_a_loop():
 # The scalar functions' limits far out: slope on the left, slope on the right.
 LIMITS = {
     "elu": (Elu(), [], 0.0, 1.0),
-    "lipswish": (LipSwish(), [1.5], 0.0, 1 / 1.1),
+    "lipswish": (ScaledSwish(), [1.5], 0.0, 1 / 1.1),
     "softplus": (Elementwise(tf.math.softplus), [], 0.0, 1.0),
     "tanh": (Elementwise(tf.tanh), [], 0.0, 0.0),
 }
@@ -284,11 +284,11 @@ def test_far_out_nothing_overflows(function, parameters, left, right, dtype):
     far = np.array([1e3, 1e6, 1e12, 1e25], dtype)
     x = tf.constant(np.concatenate([-far, far])[:, None])
     parameters = [tf.constant(p, dtype) for p in parameters]
-    y, point = function.linearize(parameters, x)
+    y, residuals = function.linearize(parameters, x)
     ones = tf.ones_like(x)
-    slope = np.ravel(function.pullback(parameters, point, ones))
-    by_x, by_parameters = function.gradient(parameters, point, 0 * ones, [(ones, ones)])
-    _, through_value = function.gradient(parameters, point, ones)
+    slope = np.ravel(function.vjp(parameters, residuals, ones))
+    by_x, by_parameters = function.gradient(parameters, residuals, 0 * ones, [(ones, ones)])
+    _, through_value = function.gradient(parameters, residuals, ones)
     assert np.isfinite(y).all()
     np.testing.assert_allclose(slope, np.repeat([left, right], 4), atol=1e-6)
     np.testing.assert_allclose(by_x, 0 * x, atol=1e-6)  # the second derivative vanishes
@@ -298,25 +298,25 @@ def test_far_out_nothing_overflows(function, parameters, left, right, dtype):
 
 def test_elu_is_smooth_at_zero():
     x = tf.constant([[-1e-12, 0.0, 1e-12]], tf.float64)
-    y, point = Elu().linearize([], x)
+    y, residuals = Elu().linearize([], x)
     np.testing.assert_allclose(y, x, atol=1e-15)
-    np.testing.assert_allclose(Elu().pullback([], point, tf.ones_like(x)), np.ones((1, 3)))
+    np.testing.assert_allclose(Elu().vjp([], residuals, tf.ones_like(x)), np.ones((1, 3)))
 
 
 @pytest.mark.parametrize("beta", [-3.0, 0.0, 2.0])
 def test_lipswish_is_1_lipschitz(beta):
     x = tf.constant(np.linspace(-100, 100, 20_001)[:, None])
-    _, point = LipSwish().linearize([tf.constant(beta, tf.float64)], x)
-    slope = np.abs(LipSwish().pullback([tf.constant(beta, tf.float64)], point, tf.ones_like(x)))
+    _, residuals = ScaledSwish().linearize([tf.constant(beta, tf.float64)], x)
+    slope = np.abs(ScaledSwish().vjp([tf.constant(beta, tf.float64)], residuals, tf.ones_like(x)))
     # The steepest slope of x sigmoid(b x) is 1.09984 for every b > 0.
     assert 0.999 * 1.09984 / 1.1 < slope.max() <= 1.0
 
 
 def test_maxmin_keeps_ties_and_norms():
     x = tf.constant([[1.0, 1.0, 2.0, 3.0]])
-    y, point = MaxMin().linearize([], x)
+    y, residuals = PairSort().linearize([], x)
     assert y.numpy().tolist() == [[1.0, 1.0, 3.0, 2.0]]
-    assert MaxMin().pullback([], point, y).numpy().tolist() == x.numpy().tolist()
+    assert PairSort().vjp([], residuals, y).numpy().tolist() == x.numpy().tolist()
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -331,7 +331,7 @@ def test_maxmin_sorts_numbers_of_every_width_and_tapes_see_it(dtype, jit):
             outer.watch(x)
             with tf.GradientTape() as inner:
                 inner.watch(x)
-                y, _ = MaxMin().linearize([], x)
+                y, _ = PairSort().linearize([], x)
                 total = tf.reduce_sum(weights * y * y)
             gradient = inner.gradient(total, x)
         return y, gradient, outer.gradient(gradient, x)

@@ -118,7 +118,7 @@ def test_a_name_that_is_checked_uses_up_no_random_numbers():
     def kernel(check):
         keras.utils.set_random_seed(5)
         for _ in range(check):
-            initializers.checked_name("glorot_uniform")
+            initializers.check_name("glorot_uniform")
         return np.asarray(initializers.get("glorot_uniform")((3, 4)))
 
     np.testing.assert_array_equal(kernel(0), kernel(2))

@@ -18,7 +18,7 @@ from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
 from tf_iresnet.functions.recomputation import Recomputed
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.log_det import PowerSeries, RussianRoulette
-from tf_iresnet.log_det.control_variate import control_variate, inner_trace, linearized
+from tf_iresnet.log_det.control_variate import control_variate, inner_trace, linearize_branch
 
 
 class Branch:
@@ -68,8 +68,8 @@ class Branch:
         return np.reshape(signs, (-1, *self.event))
 
     def at(self, x):
-        _, point = self.function.linearize(self.parameters, x)
-        return linearized(self.function, self.parameters, point, tf.float64)
+        _, residuals = self.function.linearize(self.parameters, x)
+        return linearize_branch(self.function, self.parameters, residuals, tf.float64)
 
 
 BRANCHES = {
@@ -180,7 +180,7 @@ def test_z_score_of_the_roulette(probe_distribution):
     [
         functions.Taped(lambda p, x: tf.sin(x @ p[0]), 1),
         functions.Chain([functions.Affine(DenseMap(4, 4), False)]),
-        functions.Chain([sorting.MaxMin(), *[functions.Affine(DenseMap(4, 4), False)]]),
+        functions.Chain([sorting.PairSort(), *[functions.Affine(DenseMap(4, 4), False)]]),
     ],
     ids=["user's own", "one layer", "maxmin"],
 )
@@ -209,8 +209,8 @@ def test_convolutions_of_another_form_go_without(options):
     function = functions.Chain([affine[0], functions.Silu(), affine[1]])
     parameters = [tf.ones(options["kernel_shape"], tf.float64)] * 2
     x = tf.ones([1, 4, 4, 2], tf.float64)
-    _, point = function.linearize(parameters, x)
-    assert linearized(function, parameters, point, tf.float64) is None
+    _, residuals = function.linearize(parameters, x)
+    assert linearize_branch(function, parameters, residuals, tf.float64) is None
 
 
 def test_one_certain_term_is_too_few(fixed):

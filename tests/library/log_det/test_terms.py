@@ -19,12 +19,12 @@ class Counted(Chain):
         super().__init__(parts)
         self.seen = []
 
-    def folded(self, parameters):
+    def fold(self, parameters):
         return self, parameters
 
-    def pullback(self, parameters, point, cotangent):
+    def vjp(self, parameters, residuals, cotangent):
         self.seen.append(len(cotangent))
-        return super().pullback(parameters, point, cotangent)
+        return super().vjp(parameters, residuals, cotangent)
 
 
 class Draws(RussianRoulette):

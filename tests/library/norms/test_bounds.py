@@ -11,7 +11,7 @@ from tests.library.reference import conv_matrix
 from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.norms import banded, conv_norm_bound, gram, powers
 from tf_iresnet.norms.banded import banded_norm_bound
-from tf_iresnet.norms.dense import dense_norm_bound, product_up, rounded_up
+from tf_iresnet.norms.dense import dense_norm_bound, multiply_up, round_up
 from tf_iresnet.norms.symbol import Grid, sized_grid, symbol_bound, torus_grid
 
 
@@ -250,8 +250,8 @@ def test_products_and_bounds_round_up():
     for _ in range(200):
         values = rng.uniform(0, 2, 3)
         exact = Fraction(values[0]) * Fraction(values[1]) * Fraction(values[2])
-        assert Fraction(product_up(values)) >= exact
-        assert Fraction(rounded_up(values[0], 0)) > Fraction(values[0])
-    assert product_up([]) == 1.0
-    assert product_up([1.0, 0.5, 1.0]) == 0.5
-    assert product_up([np.inf, 2.0]) == np.inf
+        assert Fraction(multiply_up(values)) >= exact
+        assert Fraction(round_up(values[0], 0)) > Fraction(values[0])
+    assert multiply_up([]) == 1.0
+    assert multiply_up([1.0, 0.5, 1.0]) == 0.5
+    assert multiply_up([np.inf, 2.0]) == np.inf

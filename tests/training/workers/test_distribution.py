@@ -133,7 +133,7 @@ def test_a_step_sums_gradients_loss_and_findings_and_nothing_else(mirrored, monk
         sums.append([part.shape for part in tf.nest.flatten(values)])
         return summed(values)
 
-    monkeypatch.setattr(replicas, "summed", noted)
+    monkeypatch.setattr(replicas, "all_reduce_sum", noted)
     with mirrored.strategy.scope():
         model = small.flow((2,), **POINTS, actnorm=False)
         model.compile(keras.optimizers.SGD(0.1))

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_iresnet.arguments import checked_real
+from tf_iresnet.arguments import check_real
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -33,7 +33,7 @@ class WeightAverage(keras.layers.Layer):
 
     def __init__(self, momentum: float, **kwargs: Any) -> None:
         super().__init__(autocast=False, trainable=False, **kwargs)
-        self.momentum = checked_real(
+        self.momentum = check_real(
             "momentum", momentum, "must lie in (0, 1)", lambda value: 0.0 < value < 1.0
         )
 

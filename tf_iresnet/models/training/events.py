@@ -19,7 +19,7 @@ from tf_iresnet.models.training.pixels import (
 )
 
 
-def converted(name: str, x: Any, event_shape: Sequence[int | None], dtype: Any) -> tf.Tensor:
+def convert_event(name: str, x: Any, event_shape: Sequence[int | None], dtype: Any) -> tf.Tensor:
     """Converts an argument of shape [batch, *event_shape], and casts it.
 
     Raises:
@@ -45,16 +45,16 @@ class Event:
         self.dtype = dtype
         self.levels = levels
 
-    def converted(self, x: Any) -> tf.Tensor:
+    def convert(self, x: Any) -> tf.Tensor:
         """Converts x [batch, *shape] and checks its shape; pixels that are integers stay so."""
         if self.levels is not None:
             x = tf.convert_to_tensor(x)
             if x.dtype.is_integer:  # the noise is still to come
                 check_shape("x", x.shape, self.shape)
                 return x
-        return converted("x", x, self.shape, self.dtype)
+        return convert_event("x", x, self.shape, self.dtype)
 
-    def checked(self, x: Any, seed: Any = None, densities: bool = False) -> tf.Tensor:
+    def check(self, x: Any, seed: Any = None, densities: bool = False) -> tf.Tensor:
         """Converts data, and refuses what is none: by an error, or in graphs by NaN.
 
         Args:
@@ -65,7 +65,7 @@ class Event:
         Raises:
           ValueError: if x has another shape; in eager code, if it is no data for the model.
         """
-        x = self.converted(x)
+        x = self.convert(x)
         if tf.executing_eagerly():
             if not x.dtype.is_integer and not bool(tf.reduce_all(tf.math.is_finite(x))):
                 raise ValueError("x holds NaN or infinite values; remove those examples.")
@@ -73,9 +73,9 @@ class Event:
                 check_pixels(x, self.levels, densities)
         elif self.levels is not None and densities and not x.dtype.is_integer:
             x = nan_where_no_density(x, self.levels)
-        return self.dequantised(x, seed)
+        return self.dequantize(x, seed)
 
-    def dequantised(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+    def dequantize(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """Adds noise of a seed to pixels that are integers; without a seed takes their centres."""
         if self.levels is None or not x.dtype.is_integer:
             return x

@@ -61,7 +61,7 @@ class Loop:
         gradients = tape.gradient(scaled, weights)
         found = objective.found(batch)
         local = [tf.cast(value, loss.dtype) for value in found.values()]
-        *gradients, loss, flags = replicas.summed([*gradients, loss, tf.stack(local)])
+        *gradients, loss, flags = replicas.all_reduce_sum([*gradients, loss, tf.stack(local)])
         found = dict(zip(found, tf.unstack(flags > 0), strict=True))
         if "wide" in found:
             found["scaled"] |= self.watch.note_width(found.pop("wide"), count)
@@ -94,7 +94,7 @@ class Loop:
         place = first + tf.cast(self.watch.since_reset[1], tf.int32)
         _, update_metrics = objective.loss(batch, -1, place, training=False)
         found = objective.found(batch)
-        flags = replicas.summed(tf.stack([tf.cast(f, tf.float32) for f in found.values()]))
+        flags = replicas.all_reduce_sum(tf.stack([tf.cast(f, tf.float32) for f in found.values()]))
         self.watch.note_evaluation(count, dict(zip(found, tf.unstack(flags > 0), strict=True)))
         update_metrics(self._model.loss_metric)
         self.look()

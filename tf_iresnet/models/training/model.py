@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import keras_private, replicas
-from tf_iresnet.arguments import checked_real
+from tf_iresnet.arguments import check_real
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.models.training import replicated, written
@@ -51,7 +51,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         self.autocast = False
         if ema_momentum is not None:
             due = "must lie in (0, 1), or be None for no average"
-            ema_momentum = checked_real("ema_momentum", ema_momentum, due, lambda v: 0 < v < 1)
+            ema_momentum = check_real("ema_momentum", ema_momentum, due, lambda v: 0 < v < 1)
         self.ema_momentum = ema_momentum
         self.average: WeightAverage | None = None
         if ema_momentum is not None:
@@ -354,7 +354,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         Args:
           **more: scalars to show beside them, the same on every replica.
         """
-        values = replicas.summed([tf.convert_to_tensor(v) for v in self.metrics_variables])
+        values = replicas.all_reduce_sum([tf.convert_to_tensor(v) for v in self.metrics_variables])
         found = replicated.results(self.metrics, self.loss_metric, values)
         return replicated.as_logs({**found, **more}, self.distribute_strategy)
 

@@ -51,7 +51,7 @@ class Objective(abc.ABC):
           ValueError: if the structure or a shape is another one.
         """
         x, y, weights = self.reader.read(data)
-        x = self.event.converted(x)
+        x = self.event.convert(x)
         return Batch(x, y, None if weights is None else as_row(weights, self.event.dtype))
 
     def check_examples(self, batch: Batch, densities: bool = True) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.layers.dequantize import dequantised, only_where
+from tf_iresnet.layers.dequantize import dequantize, only_where
 
 MANY = 256  # examples whose values all lie in [0, 1]: no data set of images is as black
 _FEW = 4  # values: fewer may all be whole by chance
@@ -144,7 +144,7 @@ def noisy(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: Any) -> tf.Tensor:
     """
     whole = tf.cast(x, dtype)
     inside = (whole >= 0) & (whole < levels)
-    return only_where(inside, dequantised(whole, randomness.fold_in(seed, _NOISE), levels))
+    return only_where(inside, dequantize(whole, randomness.fold_in(seed, _NOISE), levels))
 
 
 def centred(x: tf.Tensor, levels: int, dtype: Any) -> tf.Tensor:

@@ -61,7 +61,7 @@ def global_weight(weights: tf.Tensor | None, count: tf.Tensor, dtype: Any) -> tf
     """
     if weights is None:
         return tf.cast(count, dtype)
-    return replicas.summed(tf.cast(tf.reduce_sum(weights), dtype))
+    return replicas.all_reduce_sum(tf.cast(tf.reduce_sum(weights), dtype))
 
 
 def are_weights(weights: tf.Tensor) -> tf.Tensor:

@@ -50,6 +50,6 @@ def _jacobians(function: Any, parameters: list[tf.Tensor], x: tf.Tensor) -> Any:
     size = x.shape[1:].num_elements()
     units = tf.reshape(tf.eye(size, dtype=x.dtype), [size, *x.shape[1:]])
     for example in x:
-        _, point = function.linearize(parameters, tf.repeat(example[None], size, axis=0))
-        pulled = function.pullback(parameters, point, units)
+        _, residuals = function.linearize(parameters, tf.repeat(example[None], size, axis=0))
+        pulled = function.vjp(parameters, residuals, units)
         yield tf.reshape(pulled, [size, size]).numpy().astype(np.float64)
