@@ -190,7 +190,7 @@ class Worker:
         for block in self.blocks:
             block.solver = Anderson(atol=atol, rtol=0.0)
         # Without the bound of its error: what others compute.
-        function = tf.function(lambda y: FixedPointResult(*self.flow.solved(y)[:4]))
+        function = tf.function(lambda y: FixedPointResult(*self.flow._inverse(y)[:4]))
         return function.get_concrete_function(tf.TensorSpec((None, *self.shape)))
 
     def inverse(self, batch: int | None = None, atol: float = 1e-5) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_iresnet import randomness
 from tf_iresnet.arguments import check_flag, check_instance, check_integers
 from tf_iresnet.bijectors.preimage import Preimage
 from tf_iresnet.bijectors.tfp_private import Uncached, in_transition_kernel
@@ -168,9 +169,10 @@ class KerasBijector(Uncached):
 
     def _forward(self, x, seed=None, context=None):
         flat, lead = _flatten(x, self._input_event)
-        conditions = self._conditions(context, flat, lead)
+        rows = self._rows_of(context, flat, lead)
         with learning(self.layer):
-            y = _restore(self.layer.forward(flat, **conditions), lead, self._output_event)
+            y = self.layer.evaluate(flat, context=rows)
+        y = _restore(y, lead, self._output_event)
         self._latest = Preimage(x, y, self._tf_variables, context)
         return y
 
@@ -178,8 +180,8 @@ class KerasBijector(Uncached):
         x = None if self._latest is None else self._latest.of(y, context)
         if x is None:
             flat, lead = _flatten(y, self._output_event)
-            conditions = self._conditions(context, flat, lead)
-            x = _restore(self.layer.inverse(flat, **conditions), lead, self._input_event)
+            x = self.layer.invert(flat, context=self._rows_of(context, flat, lead))
+            x = _restore(x, lead, self._input_event)
             self._latest = Preimage(x, y, self._tf_variables, context)
         return x
 
@@ -191,13 +193,12 @@ class KerasBijector(Uncached):
                 "KerasBijector."
             )
         flat, lead = _flatten(x, self._input_event)
-        _, value = self.layer.forward_and_log_det(
-            flat, seed=seed, log_det=self._log_det, **self._conditions(context, flat, lead)
-        )
+        key, rows = randomness.as_seed(seed), self._rows_of(context, flat, lead)
+        _, value = self.layer.evaluate_with_log_det(flat, key, self._log_det, context=rows)
         return _restore(value, lead, tf.TensorShape([]))
 
-    def _conditions(self, context: Any, flat: tf.Tensor, lead: Any) -> dict[str, Any]:
-        """The context with the batch axis of ``flat``, as the layer's keyword argument."""
+    def _rows_of(self, context: Any, flat: tf.Tensor, lead: Any) -> tf.Tensor | None:
+        """The context with the batch axis of ``flat``; None for a layer without one."""
         size = self.layer.context_size
         if context is not None and size is not None:
             context = tf.cast(tf.convert_to_tensor(context), flat.dtype)
@@ -206,7 +207,7 @@ class KerasBijector(Uncached):
             lead = tf.shape(flat)[:1] if lead is None else tf.cast(lead, tf.int32)
             context = tf.broadcast_to(context, tf.concat([lead, [size]], axis=0))
             context = tf.reshape(context, [-1, size])
-        return self.layer._given(context, flat)
+        return self.layer._checked_context(context, flat)
 
     def _forward_event_shape(self, input_shape):
         return _exchange(input_shape, self._input_event, self._output_event)

@@ -7,7 +7,9 @@ functions of a branch share these, so that a norm is always that of the operator
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -89,17 +91,17 @@ class ConvMap:
                 f'{self.kernel_shape} with padding={self.padding!r}; use a larger input or "same".'
             )
 
-    @property
+    @functools.cached_property
     def rank(self) -> int:
         """The number of spatial dimensions."""
         return len(self.spatial_shape)
 
-    @property
+    @functools.cached_property
     def input_shape(self) -> tuple[int, ...]:
         """The event shape of the input."""
         return (*self.spatial_shape, self.kernel_shape[-2] * self.groups)
 
-    @property
+    @functools.cached_property
     def output_shape(self) -> tuple[int, ...]:
         """The event shape of the output."""
         sizes = []
@@ -110,24 +112,24 @@ class ConvMap:
             sizes.append(-(-(size - reach) // stride))
         return (*sizes, self.kernel_shape[-1])
 
-    @property
+    @functools.cached_property
     def operations(self) -> float:
         """Multiplications and additions of one application."""
         return 2.0 * math.prod(self.kernel_shape) * math.prod(self.output_shape[:-1])
 
-    @property
+    @functools.cached_property
     def _causal_pad(self) -> int:
         if self.padding != "causal":
             return 0
         return self.dilation_rate[0] * (self.kernel_shape[0] - 1)
 
-    @property
+    @functools.cached_property
     def _group(self) -> ConvMap:
         """One group's map: on a CPU TensorFlow has no gradients of grouped convolutions."""
         shape = (*self.kernel_shape[:-1], self.kernel_shape[-1] // self.groups)
         return dataclasses.replace(self, kernel_shape=shape, groups=1)
 
-    @property
+    @functools.cached_property
     def _is_centred(self) -> bool:
         """Whether the adjoint is the convolution with the `_turned` kernel."""
         odd = all(size % 2 for size in self.kernel_shape[: self.rank])
@@ -160,7 +162,8 @@ class ConvMap:
     def _lower(self, x: tf.Tensor) -> tf.Tensor:
         return tf.squeeze(x, 1) if self.rank == 1 else x
 
-    def _options(self) -> dict:
+    @functools.cached_property
+    def _options(self) -> dict[str, Sequence[int] | str]:
         lead = (1,) if self.rank == 1 else ()
         return {
             "strides": [1, *lead, *self.strides, 1],
@@ -182,7 +185,7 @@ class ConvMap:
             return _sum_of_rows(kernel, x)
         op = tf.raw_ops.Conv3D if self.rank == 3 else tf.raw_ops.Conv2D
         x = self._lift(self._padded(x))
-        y = self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options()))
+        y = self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options))
         # TensorFlow's convolutions hand an empty batch through, with the input's channels.
         return tf.reshape(y, [0, *self.output_shape]) if x.shape[0] == 0 else y
 
@@ -202,11 +205,11 @@ class ConvMap:
         kernel, y_lifted = self._lift_kernel(kernel), self._lift(y)
         if self.rank == 3:
             x = tf.raw_ops.Conv3DBackpropInputV2(
-                input_sizes=sizes, filter=kernel, out_backprop=y_lifted, **self._options()
+                input_sizes=sizes, filter=kernel, out_backprop=y_lifted, **self._options
             )
         else:
             x = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=sizes, filter=kernel, out_backprop=y_lifted, **self._options()
+                input_sizes=sizes, filter=kernel, out_backprop=y_lifted, **self._options
             )
         x = self._lower(x)[:, pad:] if pad else self._lower(x)
         return tf.ensure_shape(x, [y.shape[0], *self.input_shape])
@@ -231,7 +234,7 @@ class ConvMap:
             input=self._lift(self._padded(x)),
             filter_sizes=tf.constant((*lead, *spread), tf.int32),
             out_backprop=self._lift(y),
-            **self._options(),
+            **self._options,
         )
         gradient = tf.squeeze(gradient, 0) if self.rank == 1 else gradient
         return gradient[tuple(slice(None, None, d) for d in self.dilation_rate)]

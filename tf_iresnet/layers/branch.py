@@ -14,7 +14,7 @@ from tf_iresnet import functions
 from tf_iresnet.arguments import check_flag, check_integer, check_integers
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers.block_options import BranchOptions
-from tf_iresnet.layers.context import check_context, check_context_size, given
+from tf_iresnet.layers.context import check_context, check_context_size, context_keyword
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer, chosen_normalization
@@ -103,7 +103,13 @@ class Branch(keras.layers.Layer, abc.ABC):
         Args:
           context: [batch, context_size], for a branch that takes one.
         """
-        return [p for part in self.parts for p in part.function_parameters(**given(part, context))]
+        groups = [
+            part.function_parameters()
+            if context is None
+            else part.function_parameters(**context_keyword(part, context))
+            for part in self.parts
+        ]
+        return [parameter for group in groups for parameter in group]
 
     def lipschitz_bound(self) -> float:
         """Returns a proven bound: the product of the parts' bounds, for every context."""
@@ -117,7 +123,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         x = tf.cast(x, self.variable_dtype)
         context = check_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
-        parameters = self.function_parameters(**given(self, context))
+        parameters = self.function_parameters(**context_keyword(self, context))
         return self.function()([tf.cast(p, self.compute_dtype) for p in parameters], x)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

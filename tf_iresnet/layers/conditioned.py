@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.arguments import check_instance
-from tf_iresnet.layers.context import check_context_vector, given
+from tf_iresnet.layers.context import check_context_vector, context_keyword
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 
@@ -57,22 +57,20 @@ class Conditioned(InvertibleLayer):
     def _rows(self, x: tf.Tensor) -> tf.Tensor:
         return tf.broadcast_to(self._context, [tf.shape(x)[0], len(self._context)])
 
+    def _condition(self, x: tf.Tensor) -> dict[str, Any]:
+        return context_keyword(self.layer, self._rows(x))
+
     def _adapt(self, parts, contexts, due):
         return self.layer._adapt(parts, [self._rows(x) for x in parts], due)
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        self._given(context, x)
-        return self.layer(x, training=training, context=self._rows(x))
-
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self.layer.forward(x, training=training, **given(self.layer, self._rows(x)))
+        return self.layer.forward(x, training=training, **self._condition(x))
 
     def _log_det(self, x, seed, log_det, training):
-        return self.layer.forward_and_log_det(x, seed, log_det, training, self._rows(x))
+        return self.layer._log_det(x, seed, log_det, training, **self._condition(x))
 
     def _inverse(self, y):
-        return self.layer.solved(y, context=self._rows(y))
+        return self.layer._inverse(y, **self._condition(y))
 
     def amplification(self) -> tf.Tensor:
         return self.layer.amplification()

@@ -86,7 +86,7 @@ def _converted(context: Any) -> tf.Tensor:
     return context
 
 
-def given(layer: Any, context: tf.Tensor | None) -> dict[str, Any]:
+def context_keyword(layer: Any, context: tf.Tensor | None) -> dict[str, Any]:
     """Returns the keyword argument ``context`` for a layer that takes one, else nothing."""
     return {} if getattr(layer, "context_size", None) is None else {"context": context}
 

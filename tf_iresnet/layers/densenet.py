@@ -14,7 +14,7 @@ from tf_iresnet.functions.concatenation import Concatenation
 from tf_iresnet.layers.activations import Activation
 from tf_iresnet.layers.block_options import BranchOptions
 from tf_iresnet.layers.branch import Branch
-from tf_iresnet.layers.context import given
+from tf_iresnet.layers.context import context_keyword
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.spectral import SpectralLayer
@@ -67,7 +67,7 @@ class ConcatenatedLayer(keras.layers.Layer):
 
     def function_parameters(self, context: tf.Tensor | None = None) -> list[tf.Tensor]:
         """Returns w, the linear layer's parameters and the activation's."""
-        inner = self.linear.function_parameters(**given(self, context))
+        inner = self.linear.function_parameters(**context_keyword(self, context))
         return [self.weights_of_parts(), *inner, *self.activation.function_parameters()]
 
     def lipschitz_bound(self) -> float:

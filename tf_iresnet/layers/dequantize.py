@@ -53,11 +53,6 @@ class Dequantize(InvertibleLayer):
         self.seed = check_integer("seed", seed)
         noise_bits(self.levels, tf.as_dtype(self.variable_dtype))
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        self._given(context, x)
-        return self.forward(x, training=bool(training))
-
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._noisy(x, randomness.as_seed(None if training else self.seed))
 

@@ -16,7 +16,7 @@ from tf_iresnet.autograph import AsWritten
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import adaptation, rows
-from tf_iresnet.layers.context import check_context, given
+from tf_iresnet.layers.context import check_context, context_keyword
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.layers.proof import Proof, asked_once
 from tf_iresnet.layers.spectral import SpectralLayer
@@ -31,9 +31,11 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     that, a call finds the norms of kernels that have moved, in whatever mode. The state that flows
     through keeps the dtype of the weights, whatever the mixed-precision policy.
 
-    Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods. A layer whose
-    `context_size` is not None is a bijection for each context [batch, context_size]: it takes one
-    as the keyword ``context`` in each of its methods; others are never handed any.
+    Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods. These take
+    tensors that were checked, and compositions call them for their parts: what users call checks
+    once. A layer whose `context_size` is not None is a bijection for each context
+    [batch, context_size]: it takes one as the keyword ``context`` in each of its methods; others
+    are never handed any.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -116,7 +118,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
           The groups of y.
         """
         return [
-            self.forward(x, **given(self, context))
+            self.forward(x, **context_keyword(self, context))
             for x, context in zip(parts, contexts, strict=True)
         ]
 
@@ -157,7 +159,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         groups = rows.collect(found, self._inputs_of, steps)
         parts = [self._prepared(group["x"]) for group in groups]
         contexts = [
-            self._given(group.get("context"), x).get("context")
+            self._checked_context(group.get("context"), x)
             for group, x in zip(groups, parts, strict=True)
         ]
         for name, values in (("data", parts), ("context", contexts)):
@@ -171,12 +173,11 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def _inputs_of(self, batch: Any) -> dict[str, Any]:
         """What of a batch the layer reads."""
         x, *rest = batch if isinstance(batch, (tuple, list)) else [batch]
-        return {"x": x, **(given(self, rest[0]) if rest else {})}
+        return {"x": x, **(context_keyword(self, rest[0]) if rest else {})}
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._prepared(x)
-        conditions = self._given(context, x)
-        return self.forward(x, training=bool(training), **conditions)
+        return self.evaluate(x, bool(training), self._checked_context(context, x))
 
     def forward_and_log_det(
         self,
@@ -206,11 +207,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             check_instance("log_det", log_det, LogDetEstimator, "Exact()")
         key = randomness.as_seed(seed)
         x = self._prepared(x)
-        conditions = self._given(context, x)
-        with adaptation.learning(self), self._norms_up_to_date():
-            if not (training or adaptation.is_learning()):
-                key = randomness.own_keys(key, x)
-            return self._log_det(x, key, log_det, training, **conditions)
+        context = self._checked_context(context, x)
+        return self.evaluate_with_log_det(x, key, log_det, training, context)
 
     def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
         """Returns the x that the layer maps to y, a pure function of y.
@@ -229,19 +227,44 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             ``return_result``), or its gradient is asked for. In graphs those examples are NaN,
             and so are their gradients, a weight's gradient and log-determinants there.
         """
-        result = self.solved(y, context)
+        y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
+        if not self.built:
+            self.build(self.compute_input_shape(tuple(y.shape)))
+        return self.invert(y, return_result, self._checked_context(context, y))
+
+    # --- the same of tensors that were checked, for models and bijectors ---
+
+    def evaluate(
+        self, x: tf.Tensor, training: bool = False, context: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns y, as `call` does."""
+        with self._norms_up_to_date():
+            return self.forward(x, training=training, **context_keyword(self, context))
+
+    def evaluate_with_log_det(
+        self,
+        x: tf.Tensor,
+        seed: tf.Tensor,
+        log_det: LogDetEstimator | None = None,
+        training: bool = False,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns y and ln|det dy/dx| [batch], as `forward_and_log_det` does."""
+        with adaptation.learning(self), self._norms_up_to_date():
+            if not (training or adaptation.is_learning()):
+                seed = randomness.own_keys(seed, x)
+            return self._log_det(x, seed, log_det, training, **context_keyword(self, context))
+
+    def invert(
+        self, y: tf.Tensor, return_result: bool = False, context: tf.Tensor | None = None
+    ) -> Any:
+        """Returns x or the solver's result, as `inverse` does."""
+        with self._norms_up_to_date():
+            result = self._inverse(y, **context_keyword(self, context))
         if not return_result:
             return result.checked(self._hint)
         with asked_once():
             return result.bounded()
-
-    def solved(self, y: Any, context: Any = None) -> FixedPointResult:
-        """Returns the inverse's result as compositions need it: ``error_bound`` is left open."""
-        y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
-        if not self.built:
-            self.build(self.compute_input_shape(tuple(y.shape)))
-        with self._norms_up_to_date():
-            return self._inverse(y, **self._given(context, y))
 
     def amplification(self) -> tf.Tensor:
         """Returns `inverse_lipschitz_bound` of the weights that a call meets, in graphs too.
@@ -294,9 +317,9 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             "nothing says that it is invertible. "
         )
 
-    def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
-        """Checks a context; returns it as the keyword argument of a conditional layer's hooks."""
-        return given(self, check_context(self.name, context, self.context_size, x))
+    def _checked_context(self, context: Any, x: tf.Tensor) -> tf.Tensor | None:
+        """Converts and checks a context; None for a layer without one."""
+        return check_context(self.name, context, self.context_size, x)
 
     def _prepared(self, x: Any) -> tf.Tensor:
         """Converts, casts and checks an input; builds the layer on first use."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.arguments import check_flag, check_instances
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.context import common_context_size, given
+from tf_iresnet.layers.context import common_context_size, context_keyword
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialize, serialize
@@ -113,28 +113,21 @@ class MultiScale(InvertibleLayer):
                 collected += left
         return [tf.concat(collected, axis=1) for collected in latents]
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x, latents = self._prepared(x), []
-        with self._norms_up_to_date():
-            for index, scale in enumerate(self.scales):
-                x, left = self._split(scale(x, training=training, **given(scale, context)), index)
-                latents += left
-        return tf.concat(latents, axis=1)
-
     def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
         latents = []
-        with self._norms_up_to_date():
-            for index, scale in enumerate(self.scales):
-                y = scale.forward(x, training=training, **given(scale, context))
-                x, left = self._split(y, index)
-                latents += left
+        for index, scale in enumerate(self.scales):
+            x = tf.cast(x, scale.variable_dtype)
+            y = scale.forward(x, training=training, **context_keyword(scale, context))
+            x, left = self._split(y, index)
+            latents += left
         return tf.concat(latents, axis=1)
 
     def _log_det(self, x, seed, log_det, training, context=None):
         total, latents = no_log_det(x), []
         for index, scale in enumerate(self.scales):
             own = randomness.fold_in(seed, index)
-            x, value = scale.forward_and_log_det(x, own, log_det, training, **given(scale, context))
+            x = tf.cast(x, scale.variable_dtype)
+            x, value = scale._log_det(x, own, log_det, training, **context_keyword(scale, context))
             total += tf.cast(value, total.dtype)
             x, left = self._split(x, index)
             latents += left
@@ -144,7 +137,8 @@ class MultiScale(InvertibleLayer):
         latents = self.latents(y)  # the last ones are where the inverse starts
         result = FixedPointResult.exact(latents.pop())
         for index, scale in reversed(list(enumerate(self.scales))):
-            earlier = scale.solved(result.x, **given(scale, context))
+            y = tf.cast(result.x, scale.variable_dtype)
+            earlier = scale._inverse(y, **context_keyword(scale, context))
             result = result.then(earlier, scale.amplification)
             if index and self.factor_out:
                 result = result._replace(x=tf.concat([result.x, latents.pop()], axis=-1))

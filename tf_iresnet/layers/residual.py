@@ -18,7 +18,7 @@ from tf_iresnet.functions import Function, Taped
 from tf_iresnet.functions.recomputation import Recomputed, after
 from tf_iresnet.layers.block_options import BlockOptions, BranchOptions, ResidualOptions
 from tf_iresnet.layers.branch import SpectralBranch
-from tf_iresnet.layers.context import given
+from tf_iresnet.layers.context import context_keyword
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import bound_of, check_offers_bound, inverse_bound
 from tf_iresnet.layers.proof import Proof
@@ -176,7 +176,7 @@ class InvertibleResidual(InvertibleLayer):
     ) -> tuple[Function, list[tf.Tensor]]:
         """The branch and its parameters, computing in ``dtype``."""
         branch = self.branch
-        conditions = given(branch, context)
+        conditions = context_keyword(branch, context)
         if offers_function(branch):
             parameters = branch.function_parameters(**conditions)
             return branch.function(), [tf.cast(p, dtype) for p in parameters]
@@ -206,9 +206,8 @@ class InvertibleResidual(InvertibleLayer):
 
     def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
         dtype = self._dtype(training)
-        with self._norms_up_to_date():
-            function, parameters = self._differentiated(dtype, context)
-            return x + tf.cast(function(parameters, tf.cast(x, dtype)), x.dtype)
+        function, parameters = self._differentiated(dtype, context)
+        return x + tf.cast(function(parameters, tf.cast(x, dtype)), x.dtype)
 
     def _log_det(self, x, seed, log_det, training, context=None):
         dtype = self._dtype(training)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.arguments import check_instances
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.context import common_context_size, given
+from tf_iresnet.layers.context import common_context_size, context_keyword
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialize, serialize
@@ -65,31 +65,26 @@ class InvertibleSequential(InvertibleLayer):
             parts = layer._adapt(parts, contexts, due)
         return parts
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        with self._norms_up_to_date():
-            for layer in self.layers:
-                x = layer(x, training=training, **given(layer, context))
-        return x
-
     def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
-        with self._norms_up_to_date():
-            for layer in self.layers:
-                x = layer.forward(x, training=training, **given(layer, context))
+        for layer in self.layers:
+            x = tf.cast(x, layer.variable_dtype)
+            x = layer.forward(x, training=training, **context_keyword(layer, context))
         return x
 
     def _log_det(self, x, seed, log_det, training, context=None):
         total = no_log_det(x)
         for index, layer in enumerate(self.layers):
             own = randomness.fold_in(seed, index)
-            x, value = layer.forward_and_log_det(x, own, log_det, training, **given(layer, context))
+            x = tf.cast(x, layer.variable_dtype)
+            x, value = layer._log_det(x, own, log_det, training, **context_keyword(layer, context))
             total += tf.cast(value, total.dtype)
         return x, total
 
     def _inverse(self, y, context=None):
         result = FixedPointResult.exact(y)
         for layer in reversed(self.layers):
-            earlier = layer.solved(result.x, **given(layer, context))
+            y = tf.cast(result.x, layer.variable_dtype)
+            earlier = layer._inverse(y, **context_keyword(layer, context))
             result = result.then(earlier, layer.amplification)
         return result
 

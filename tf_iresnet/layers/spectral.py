@@ -25,7 +25,7 @@ from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.initializers import check_initializer
 from tf_iresnet.layers import upkeep
 from tf_iresnet.layers.activations import activation_bound
-from tf_iresnet.layers.context import check_context, check_context_size, given
+from tf_iresnet.layers.context import check_context, check_context_size, context_keyword
 from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.norms import estimates, gram, lanczos
 from tf_iresnet.norms.dense import multiply_up
@@ -368,7 +368,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         x = tf.convert_to_tensor(x)
         context = check_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
-        parameters = self.function_parameters(**given(self, context))
+        parameters = self.function_parameters(**context_keyword(self, context))
         parameters = [tf.cast(p, self.compute_dtype) for p in parameters]
         return self.activation(self.function()(parameters, x))
 

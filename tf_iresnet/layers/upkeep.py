@@ -101,15 +101,14 @@ def _graph() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def _covered() -> frozenset[int]:
-    """The layers whose norms have been looked after by a scope around."""
-    graph, around = _graph(), []
-    around.append(graph)
+def _covering() -> list[frozenset[int]]:
+    """Which layers' norms the scopes around have looked after, a set for each scope."""
+    graph = _graph()
+    around = [graph]
     while type(graph).__name__ in _INNER_GRAPHS:
         graph = graph.outer_graph
         around.append(graph)
-    known = (ids for scope, ids in _scopes.open if any(scope is g for g in around))
-    return frozenset().union(*known)
+    return [ids for scope, ids in _scopes.open if any(scope is g for g in around)]
 
 
 @contextlib.contextmanager
@@ -122,10 +121,16 @@ def up_to_date(layers: Iterable[SpectralLayer]) -> Iterator[None]:
     if _scopes.unchanging:
         yield
         return
-    covered = _covered()
-    layers = [x for x in layers if x.known_norm is not None and id(x) not in covered]
-    if layers:
-        _refresh(layers)
+    covering = _covering()
+    layers = [
+        layer
+        for layer in layers
+        if layer.known_norm is not None and not any(id(layer) in ids for ids in covering)
+    ]
+    if not layers:
+        yield
+        return
+    _refresh(layers)
     _scopes.open.append((_graph(), frozenset(map(id, layers))))
     try:
         yield

@@ -25,7 +25,7 @@ from tf_iresnet.layers.context import (
     check_context,
     check_context_size,
     check_context_vector,
-    given,
+    context_keyword,
 )
 from tf_iresnet.layers.gaussianization import MarginalGaussianization
 from tf_iresnet.layers.invertible import InvertibleLayer
@@ -208,8 +208,8 @@ class DensityModel(InvertibleModel):
         x = self._event.check(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
         check_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        conditions = self._given(context, x)
-        return self._density.latents_and_log_prob(x, seed, estimator, False, **conditions)
+        context = self._checked_context(context, x)
+        return self._density.latents_and_log_prob(x, seed, estimator, False, context)
 
     def bits_per_dim(
         self,
@@ -225,24 +225,24 @@ class DensityModel(InvertibleModel):
         """Turns ln p(x) in nats into bits/dim."""
         return self._density.to_bits(log_prob)
 
-    def _given(self, context: Any, x: tf.Tensor) -> dict[str, Any]:
-        """Checks a context; returns it as a keyword argument, where one is due."""
+    def _checked_context(self, context: Any, x: tf.Tensor) -> tf.Tensor | None:
+        """Converts and checks a context; None where none is due."""
         context = check_context(f"the flow {self.name}", context, self.context_size, x)
         unknown = context is None or not tf.executing_eagerly()
         if not (unknown or bool(tf.reduce_all(tf.math.is_finite(context)))):
             raise ValueError("context holds NaN or infinite values; remove those examples.")
-        return given(self, context)
+        return context
 
     def _adaptation_inputs(self, x: Any, context: Any = None) -> tuple[tf.Tensor, dict[str, Any]]:
         # Noise, since the centres of cells have no spread where pixels are constant.
         x = self._event.check(x, randomness.as_seed(0), densities=True)
-        return x, self._given(context, x)
+        return x, context_keyword(self, self._checked_context(context, x))
 
     # --- both directions ---
 
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         x = self._event.check(x)
-        return self.flow.forward(x, training=bool(training), **self._given(context, x))
+        return self.flow.evaluate(x, bool(training), self._checked_context(context, x))
 
     def encode(self, x: Any, context: Any = None) -> tf.Tensor:
         """Returns the latents z [batch, d] of x; context as in `log_prob`.
@@ -251,7 +251,7 @@ class DensityModel(InvertibleModel):
         function of x alone.
         """
         x = self._event.check(x)
-        return self.flow.forward(x, **self._given(context, x))
+        return self.flow.evaluate(x, context=self._checked_context(context, x))
 
     def decode(self, z: Any, return_result: bool = False, context: Any = None) -> Any:
         """Returns the x of latents z [batch, d].
@@ -269,7 +269,7 @@ class DensityModel(InvertibleModel):
           ConvergenceError: in eager code, if an example did not converge.
         """
         z = convert_event("z", z, (self.dims,), self.variable_dtype)
-        return self.flow.inverse(z, return_result, **self._given(context, z))
+        return self.flow.invert(z, return_result, self._checked_context(context, z))
 
     def sample(
         self, n: int, seed: Any = None, temperature: float = 1.0, context: Any = None
@@ -305,8 +305,8 @@ class DensityModel(InvertibleModel):
                 raise ValueError(
                     f"temperature must be a finite number of at least 0, got {temperature!r}."
                 )
-        conditions = self._given(context, tf.zeros([n, 0], self.variable_dtype))
-        return self._density.sample_latents(n, randomness.as_seed(seed), temperature, **conditions)
+        context = self._checked_context(context, tf.zeros([n, 0], self.variable_dtype))
+        return self._density.sample_latents(n, randomness.as_seed(seed), temperature, context)
 
     def clipped(self, x: tf.Tensor) -> tf.Tensor:
         """Moves pixels into [0, levels), on which the density is defined; points stay."""
@@ -333,7 +333,7 @@ class DensityModel(InvertibleModel):
         owner = f"the distribution of {self.name}"
         row = check_context_vector(owner, context, self.context_size, self.variable_dtype)
         layer = self.flow if row is None else Conditioned(self.flow, row)
-        rows = given(self.prior, None if row is None else row[None])
+        rows = context_keyword(self.prior, None if row is None else row[None])
         variables = [variable.value for variable in self.prior.variables]
 
         def deferred(index, transform):

@@ -104,7 +104,7 @@ class FeatureClassifier(InvertibleModel):
 
     def _logits(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """The logits of data that may hold NaN, which makes the logits NaN."""
-        return self.head(self.flow.forward(x, training=training), training=training)
+        return self.head(self.flow.evaluate(x, training), training=training)
 
     def encode(self, x: Any) -> tf.Tensor:
         """Returns the features f(x), the last invertible feature map.
@@ -115,7 +115,7 @@ class FeatureClassifier(InvertibleModel):
         Returns:
           [batch, height, width, channels] of the last scale.
         """
-        return self.flow.forward(self._event.check(x))
+        return self.flow.evaluate(self._event.check(x))
 
     def decode(self, features: Any, return_result: bool = False) -> Any:
         """Returns the images of features.
@@ -133,7 +133,7 @@ class FeatureClassifier(InvertibleModel):
         """
         shape = self.flow.compute_output_shape((None, *self.event_shape))[1:]
         features = convert_event("features", features, shape, self.variable_dtype)
-        return self.flow.inverse(features, return_result=return_result)
+        return self.flow.invert(features, return_result)
 
     def get_config(self) -> dict[str, Any]:
         return {

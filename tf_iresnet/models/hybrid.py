@@ -115,7 +115,7 @@ class IResNetHybrid(DensityModel):
     def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]; there is no context."""
         x = self._event.check(x)
-        z = self.flow.forward(x, training=bool(training), **self._given(context, x))
+        z = self.flow.evaluate(x, bool(training), self._checked_context(context, x))
         return self.objective.logits(z, bool(training))
 
     def log_prob_and_logits(

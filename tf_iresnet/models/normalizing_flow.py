@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.layers.context import given
+from tf_iresnet.layers.context import context_keyword
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.models.prior import DiagonalNormal
@@ -45,10 +45,8 @@ class NormalizingFlow:
           training: whether a step is made.
           context: [batch, context_size], for a conditional density.
         """
-        z, log_det = self.flow.forward_and_log_det(
-            x, seed, estimator, training, **given(self.flow, context)
-        )
-        log_prob = self.prior.log_prob(z, **given(self.prior, context))
+        z, log_det = self.flow.evaluate_with_log_det(x, seed, estimator, training, context)
+        log_prob = self.prior.log_prob(z, **context_keyword(self.prior, context))
         return z, log_prob + tf.cast(log_det, z.dtype)
 
     def to_bits(self, log_prob: tf.Tensor) -> tf.Tensor:
@@ -59,4 +57,4 @@ class NormalizingFlow:
         self, n: Any, seed: tf.Tensor, temperature: Any, context: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Draws latents, [n, d]."""
-        return self.prior.sample(n, seed, temperature, **given(self.prior, context))
+        return self.prior.sample(n, seed, temperature, **context_keyword(self.prior, context))
