@@ -7,7 +7,7 @@ def say(message: str) -> None:
     """Prints a line of progress.
 
     Args:
-        message: the line.
+      message: the line.
     """
     click.echo(message)
 
@@ -16,6 +16,6 @@ def warn(message: str) -> None:
     """Prints a warning.
 
     Args:
-        message: one line.
+      message: one line.
     """
     click.echo(f"warning: {message}", err=True)

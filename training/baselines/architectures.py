@@ -41,9 +41,9 @@ class NICE(_Convolutional):
     """Additive couplings alone; the prior's learned scales stand for the paper's last layer.
 
     Args:
-        blocks: couplings of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
+      blocks: couplings of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
     """
 
     def block(self, place, **options):
@@ -57,9 +57,9 @@ class RealNVP(_Convolutional):
     """Affine couplings, each after ActNorm in place of the paper's batch normalisation.
 
     Args:
-        blocks: couplings of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
+      blocks: couplings of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
     """
 
     def block(self, place, **options):
@@ -79,10 +79,10 @@ class Glow(_Convolutional):
     mean and scale are functions of what stays.
 
     Args:
-        blocks: steps of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
-        coupling: "affine" or "additive".
+      blocks: steps of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
+      coupling: "affine" or "additive".
     """
 
     coupling: str = option("affine", lambda n, v: checked_choice(n, v, ("affine", "additive")))
@@ -106,13 +106,13 @@ class FFJORD(_Convolutional):
     """Continuous flows, one after the other.
 
     Args:
-        blocks: flows of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
-        steps: of the solver in training.
-        rtol: relative tolerance of the solver in everything else.
-        atol: absolute tolerance of the solver in everything else.
-        probes: of Hutchinson's estimate of a trace.
+      blocks: flows of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
+      steps: of the solver in training.
+      rtol: relative tolerance of the solver in everything else.
+      atol: absolute tolerance of the solver in everything else.
+      probes: of Hutchinson's estimate of a trace.
     """
 
     kernel_sizes: Sequence[int] = option((3, 3, 3), _sizes)
@@ -138,11 +138,11 @@ class MAF(Architecture):
     A sample takes as many evaluations of each network as there are dimensions.
 
     Args:
-        blocks: autoregressive layers of each scale.
-        hidden: width of the networks' hidden layers.
-        depth: how many hidden layers a dense network has.
-        kernel_sizes: of masked convolutions, odd, in place of dense layers, and `depth` then
-            stays at 1; None for none.
+      blocks: autoregressive layers of each scale.
+      hidden: width of the networks' hidden layers.
+      depth: how many hidden layers a dense network has.
+      kernel_sizes: of masked convolutions, odd, in place of dense layers, and `depth` then
+        stays at 1; None for none.
     """
 
     depth: int = option(1, lambda n, v: checked_integer(n, v, 1))
@@ -172,12 +172,12 @@ def alternating(index: int, channels: int, taps: int) -> list[int]:
     and columns in turn, and then the other halves. Without one they are every second.
 
     Args:
-        index: the coupling's place in its scale.
-        channels: how many there are.
-        taps: pixels of a block, a power of 2.
+      index: the coupling's place in its scale.
+      channels: how many there are.
+      taps: pixels of a block, a power of 2.
 
     Returns:
-        Their indices.
+      Their indices.
     """
     if taps == 1:
         return [channel for channel in range(channels) if channel % 2 == index % 2]

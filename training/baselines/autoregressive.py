@@ -19,11 +19,11 @@ class MaskedAutoregressive(BijectorLayer):
     inverse, and so each sample, takes d of them, one after the other.
 
     Args:
-        hidden: widths of the network's hidden layers.
-        backwards: whether the order of the dimensions is turned round.
-        kernel_sizes: of masked convolutions, odd, one more than hidden layers; None for a dense
-            network.
-        **kwargs: of `keras.layers.Layer`.
+      hidden: widths of the network's hidden layers.
+      backwards: whether the order of the dimensions is turned round.
+      kernel_sizes: of masked convolutions, odd, one more than hidden layers; None for a dense
+        network.
+      **kwargs: of `keras.layers.Layer`.
 
     Source: Papamakarios, Pavlakou, Murray 2017 (MAF), section 3.
     """

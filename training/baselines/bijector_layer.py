@@ -30,10 +30,10 @@ class BijectorLayer(InvertibleLayer):
         """Makes the bijector.
 
         Args:
-            network: what to call in place of `self.network`.
+          network: what to call in place of `self.network`.
 
         Returns:
-            A bijector of single examples, without the batch axis.
+          A bijector of single examples, without the batch axis.
         """
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -58,10 +58,10 @@ def once(network: keras.layers.Layer | None) -> Network | None:
     """Remembers a network's first output.
 
     Args:
-        network: the network, or None.
+      network: the network, or None.
 
     Returns:
-        A function that gives that output in every later call, whatever its arguments.
+      A function that gives that output in every later call, whatever its arguments.
     """
     if network is None:
         return None

@@ -32,16 +32,16 @@ class ContinuousFlow(InvertibleLayer):
     trace itself: d products for d dimensions at each evaluation.
 
     Args:
-        hidden: channels of the network f.
-        kernel_sizes: of the network's layers.
-        steps: of training's solver, four evaluations of f each.
-        rtol: relative tolerance of the adaptive solver.
-        atol: absolute tolerance of the adaptive solver.
-        log_det: the trace's estimator; by default `PowerSeries(terms=1)`.
-        **kwargs: of `keras.layers.Layer`.
+      hidden: channels of the network f.
+      kernel_sizes: of the network's layers.
+      steps: of training's solver, four evaluations of f each.
+      rtol: relative tolerance of the adaptive solver.
+      atol: absolute tolerance of the adaptive solver.
+      log_det: the trace's estimator; by default `PowerSeries(terms=1)`.
+      **kwargs: of `keras.layers.Layer`.
 
     Raises:
-        ValueError: the estimator is of another kind.
+      ValueError: if the estimator is of another kind.
 
     Source: Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019 (FFJORD), section 3.
     """

@@ -21,15 +21,15 @@ class Coupling(BijectorLayer):
     ln\|det\| is the sum of s; both directions take one evaluation of the network.
 
     Args:
-        masked: indices of the channels x_1, which stay; the others are x_2.
-        hidden: channels of the network.
-        kernel_sizes: of the network's layers.
-        scale: "none" for s = 0 (NICE), "tanh" for s = a tanh with a learned for each channel
-            (Real NVP), "sigmoid" for exp(s) = sigmoid(. + 2) (Glow).
-        **kwargs: of `keras.layers.Layer`.
+      masked: indices of the channels x_1, which stay; the others are x_2.
+      hidden: channels of the network.
+      kernel_sizes: of the network's layers.
+      scale: "none" for s = 0 (NICE), "tanh" for s = a tanh with a learned for each channel
+        (Real NVP), "sigmoid" for exp(s) = sigmoid(. + 2) (Glow).
+      **kwargs: of `keras.layers.Layer`.
 
     Raises:
-        ValueError: the channels do not make two parts, or `scale` is unknown.
+      ValueError: if the channels do not make two parts, or `scale` is unknown.
 
     Source: Dinh, Krueger, Bengio 2014 (NICE), section 3.2; Dinh, Sohl-Dickstein, Bengio 2017
     (Real NVP), section 3.2; Kingma, Dhariwal 2018 (Glow), section 3.3.

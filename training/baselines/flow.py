@@ -15,11 +15,11 @@ class BaselineFlow(DensityModel):
     constant, and that there is no context. Networks compute in the dtype of the weights.
 
     Args:
-        *args: the shape of one example, and what the scales are made of.
-        **options: of `DensityModel`, except for `context_size`.
+      *args: the shape of one example, and what the scales are made of.
+      **options: of `DensityModel`, except for `context_size`.
 
     Raises:
-        ValueError: an argument is out of range, or a size does not divide.
+      ValueError: if an argument is out of range, or a size does not divide.
     """
 
     def __init__(self, *args: Any, **options: Any):

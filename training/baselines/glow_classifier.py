@@ -17,13 +17,13 @@ class GlowClassifier(FeatureClassifier):
     The head is that of `tf_iresnet.models.IResNetClassifier`.
 
     Args:
-        event_shape: shape of one image, (height, width, channels).
-        classes: number of classes, at least 2.
-        architecture: the steps, whose options are keywords here, too.
-        **options: of `tf_iresnet.models.features.FeatureClassifier`.
+      event_shape: shape of one image, (height, width, channels).
+      classes: number of classes, at least 2.
+      architecture: the steps, whose options are keywords here, too.
+      **options: of `tf_iresnet.models.features.FeatureClassifier`.
 
     Raises:
-        ValueError: an argument is out of range, or a size does not divide.
+      ValueError: if an argument is out of range, or a size does not divide.
 
     Source: Invertible Residual Networks, table 3.
     """

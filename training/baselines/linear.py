@@ -16,7 +16,7 @@ class InvertibleLinear(BijectorLayer):
     ln\|det\| = pixels times the sum of ln \|U_ii\|. W starts as a random rotation.
 
     Args:
-        **kwargs: of `keras.layers.Layer`.
+      **kwargs: of `keras.layers.Layer`.
 
     Source: Kingma, Dhariwal 2018 (Glow), section 3.2.
     """

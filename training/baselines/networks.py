@@ -16,10 +16,10 @@ class Affine(keras.layers.Layer):
     """A convolution, or a dense layer for vectors; batches may be empty, unlike Keras' own.
 
     Args:
-        outputs: channels of the output.
-        kernel_size: of the convolution; unused for vectors.
-        zero: whether the kernel starts at zero.
-        mask: the kernel is multiplied by it; None for none.
+      outputs: channels of the output.
+      kernel_size: of the convolution; unused for vectors.
+      zero: whether the kernel starts at zero.
+      mask: the kernel is multiplied by it; None for none.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class PlainNetwork(keras.layers.Layer):
     """Convolutions, or dense layers for vectors; the last one starts at zero.
 
     Args:
-        outputs: channels of the output.
-        hidden: channels in between.
-        kernel_sizes: of the layers; dense ones take their number alone.
-        activation: between the layers.
-        timed: whether each layer also sees a time, as one more channel.
+      outputs: channels of the output.
+      hidden: channels in between.
+      kernel_sizes: of the layers; dense ones take their number alone.
+      activation: between the layers.
+      timed: whether each layer also sees a time, as one more channel.
     """
 
     def __init__(
@@ -117,13 +117,13 @@ class MaskedNetwork(keras.layers.Layer):
     channels before. A kernel's entries outside the mask are stored but never used.
 
     Args:
-        event_shape: the shape of an example, channels last.
-        hidden: widths of the hidden layers.
-        kernel_sizes: of the layers, one more than hidden ones; odd. None is for vectors.
-        backwards: whether "before" means after: the order of the inputs is turned round.
+      event_shape: the shape of an example, channels last.
+      hidden: widths of the hidden layers.
+      kernel_sizes: of the layers, one more than hidden ones; odd. None is for vectors.
+      backwards: whether "before" means after: the order of the inputs is turned round.
 
     Raises:
-        ValueError: the sizes do not fit.
+      ValueError: if the sizes do not fit.
 
     Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4; van den Oord,
     Kalchbrenner, Kavukcuoglu 2016 (Pixel Recurrent Neural Networks), section 3.4.

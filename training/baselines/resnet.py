@@ -23,10 +23,10 @@ class ResidualUnit(keras.layers.Layer):
     Where the shape changes, the shortcut is a 1x1 convolution of the first normalised, rectified x.
 
     Args:
-        unit: "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1, inside a quarter of the filters).
-        filters: channels of the output.
-        strides: of the first 3x3 convolution, and of the shortcut.
-        **kwargs: of `keras.layers.Layer`.
+      unit: "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1, inside a quarter of the filters).
+      filters: channels of the output.
+      strides: of the first 3x3 convolution, and of the shortcut.
+      **kwargs: of `keras.layers.Layer`.
     """
 
     def __init__(self, unit: str, filters: int, strides: int = 1, **kwargs: Any):
@@ -86,21 +86,21 @@ class ResNet(Model):
     without. ResNet-164 is depth 164 of bottlenecks with width 16.
 
     Args:
-        event_shape: shape of one image, (height, width, channels).
-        classes: number of classes, at least 2.
-        depth: number of linear layers on the longest path.
-        width: channels of the first stage's 3x3 convolutions, doubled in each further stage.
-        unit: "bottleneck" or "basic".
-        ema_momentum: of the weights' moving average for evaluation; None for none.
-        **kwargs: of `keras.Model`.
+      event_shape: shape of one image, (height, width, channels).
+      classes: number of classes, at least 2.
+      depth: number of linear layers on the longest path.
+      width: channels of the first stage's 3x3 convolutions, doubled in each further stage.
+      unit: "bottleneck" or "basic".
+      ema_momentum: of the weights' moving average for evaluation; None for none.
+      **kwargs: of `keras.Model`.
 
     Raises:
-        ValueError: if an argument is out of range.
+      ValueError: if an argument is out of range.
 
     Example:
-        >>> model = ResNet((8, 8, 1), 10, depth=11, width=4)
-        >>> model(tf.zeros((2, 8, 8, 1))).shape
-        TensorShape([2, 10])
+    >>> model = ResNet((8, 8, 1), 10, depth=11, width=4)
+    >>> model(tf.zeros((2, 8, 8, 1))).shape
+    TensorShape([2, 10])
 
     Source: He et al., Identity Mappings in Deep Residual Networks; the baseline of table 2.
     """

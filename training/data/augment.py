@@ -24,15 +24,15 @@ def augment_images(
     """Changes each image of a batch at random.
 
     Args:
-        images: uint8 images [batch, height, width, channels].
-        words: random words, uint32 of shape [batch, AUGMENT_WORDS].
-        operations: names from `AUGMENTATIONS`. "affine" turns by up to 10 degrees, scales and
-            shears by up to a tenth; "crop" shifts by up to 4 pixels each way (2 below a height
-            of 32, 1 below 16); "flip" mirrors left and right half the time; "cutout" blanks a
-            square of half the height around a random pixel.
+      images: uint8 images [batch, height, width, channels].
+      words: random words, uint32 of shape [batch, AUGMENT_WORDS].
+      operations: names from `AUGMENTATIONS`. "affine" turns by up to 10 degrees, scales and
+        shears by up to a tenth; "crop" shifts by up to 4 pixels each way (2 below a height
+        of 32, 1 below 16); "flip" mirrors left and right half the time; "cutout" blanks a
+        square of half the height around a random pixel.
 
     Returns:
-        uint8 images of the same shape, with values between the smallest and largest given, or 0.
+      uint8 images of the same shape, with values between the smallest and largest given, or 0.
     """
     random = unit_interval(words)
     if "affine" in operations:
@@ -51,12 +51,12 @@ def views(images: tf.Tensor, operations: tuple[str, ...] | list[str]) -> list[tf
     answers errs less than one. Nothing is drawn at random.
 
     Args:
-        images: images [batch, height, width, channels] of any number type.
-        operations: names from `AUGMENTATIONS`; with "crop" a view is moved by a pixel down and
-            to the right, another back, and with "flip" each view has its mirror image.
+      images: images [batch, height, width, channels] of any number type.
+      operations: names from `AUGMENTATIONS`; with "crop" a view is moved by a pixel down and
+        to the right, another back, and with "flip" each view has its mirror image.
 
     Returns:
-        The images as they are, then as many other views: 1, 2, 3 or 6 tensors of their shape.
+      The images as they are, then as many other views: 1, 2, 3 or 6 tensors of their shape.
     """
     found = [images]
     if "crop" in operations:

@@ -16,7 +16,7 @@ def digits() -> Dataset:
     """Describes the 1,797 digits: 1,297 to train on, 200 to validate, 300 to test.
 
     Returns:
-        A data set of shape (8, 8, 1) with 17 levels, 0 to 16, and 10 classes.
+      A data set of shape (8, 8, 1) with 17 levels, 0 to 16, and 10 classes.
     """
     return Dataset(DataSpec("digits", (8, 8, 1), 17, 10, _SPLITS), _read)
 

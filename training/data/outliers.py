@@ -20,17 +20,17 @@ def outliers(
     uniform pixels, and "constant" images, each of one random colour.
 
     Args:
-        dataset: the data set.
-        count: how many of each.
-        seed: the seed of what is random.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      dataset: the data set.
+      count: how many of each.
+      seed: the seed of what is random.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
 
     Returns:
-        uint8 images [count, height, width, channels] by name.
+      uint8 images [count, height, width, channels] by name.
 
     Raises:
-        RunError: the data are no images.
-        DataError: a data set cannot be had.
+      RunError: if the data are no images.
+      DataError: if a data set cannot be had.
     """
     spec = dataset.spec
     if spec.levels is None:

@@ -16,10 +16,10 @@ def needs_labels(task: str) -> bool:
     """Says whether a task reads labels.
 
     Args:
-        task: one of `TASKS`.
+      task: one of `TASKS`.
 
     Returns:
-        True for all but plain densities.
+      True for all but plain densities.
     """
     return task != "density"
 
@@ -28,16 +28,16 @@ def prepare(spec: DataSpec, task: str, x: tf.Tensor, key: int, first: Any, dtype
     """Turns stored examples into a model's input.
 
     Args:
-        spec: the data set's description.
-        task: one of `TASKS`.
-        x: consecutive examples of a stream, as stored.
-        key: the key of the stream's noise.
-        first: the place of the first example in the stream.
-        dtype: float32 or float64.
+      spec: the data set's description.
+      task: one of `TASKS`.
+      x: consecutive examples of a stream, as stored.
+      key: the key of the stream's noise.
+      first: the place of the first example in the stream.
+      dtype: float32 or float64.
 
     Returns:
-        Points as they are; images dequantised to (0, levels) or, for classification, scaled
-        to [0, 1].
+      Points as they are; images dequantised to (0, levels) or, for classification, scaled
+      to [0, 1].
     """
     if spec.levels is None:
         return tf.cast(x, dtype)
@@ -50,13 +50,13 @@ def target(spec: DataSpec, task: str, labels: tf.Tensor, dtype: Any) -> tf.Tenso
     """Turns labels into what a model reads beside x.
 
     Args:
-        spec: the data set's description.
-        task: one of `TASKS` that needs labels.
-        labels: int32 [n].
-        dtype: float32 or float64.
+      spec: the data set's description.
+      task: one of `TASKS` that needs labels.
+      labels: int32 [n].
+      dtype: float32 or float64.
 
     Returns:
-        The labels, or for conditional densities one-hot vectors [n, num_classes] of `dtype`.
+      The labels, or for conditional densities one-hot vectors [n, num_classes] of `dtype`.
     """
     return tf.one_hot(labels, spec.classes, dtype=dtype) if task == "conditional" else labels
 
@@ -69,13 +69,13 @@ def dequantise(images: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor
     pixel, and the noise's mean is exactly one half.
 
     Args:
-        images: uint8 images [n, height, width, channels], consecutive in their stream.
-        key: the key of the noise.
-        first: the place of the first image in the stream.
-        dtype: float32 or float64.
+      images: uint8 images [n, height, width, channels], consecutive in their stream.
+      key: the key of the noise.
+      first: the place of the first image in the stream.
+      dtype: float32 or float64.
 
     Returns:
-        Images + u with u in (0, 1), of `dtype`.
+      Images + u with u in (0, 1), of `dtype`.
     """
     dims = math.prod(images.shape[1:])
     words = example_words(key, first, tf.shape(images)[0], -(-dims // 2))

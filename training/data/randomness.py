@@ -19,11 +19,11 @@ def stream_key(seed: int, purpose: str) -> int:
     """Derives an independent 64-bit key for one purpose from the run's seed.
 
     Args:
-        seed: the run's seed.
-        purpose: what is drawn; two purposes never share numbers.
+      seed: the run's seed.
+      purpose: what is drawn; two purposes never share numbers.
 
     Returns:
-        The key.
+      The key.
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
@@ -33,13 +33,13 @@ def example_words(key: int, first: Any, count: Any, words: int) -> tf.Tensor:
     """Draws 32-bit words for consecutive examples of a stream.
 
     Args:
-        key: the stream's key.
-        first: the place of the first example in the stream, an int64 scalar.
-        count: the number of examples.
-        words: the number of words per example.
+      key: the stream's key.
+      first: the place of the first example in the stream, an int64 scalar.
+      count: the number of examples.
+      words: the number of words per example.
 
     Returns:
-        Words, uint32 of shape [count, words]; row i depends on `key` and `first + i` only.
+      Words, uint32 of shape [count, words]; row i depends on `key` and `first + i` only.
     """
     groups = -(-words // _WORDS_PER_COUNT)
     counter = tf.stack([tf.cast(first, tf.int64) * groups, tf.zeros([], tf.int64)])
@@ -57,10 +57,10 @@ def unit_interval(words: tf.Tensor) -> tf.Tensor:
     """Turns words into float32 numbers, uniform in [0, 1).
 
     Args:
-        words: uint32 words.
+      words: uint32 words.
 
     Returns:
-        Multiples of 2^-24, of the same shape.
+      Multiples of 2^-24, of the same shape.
     """
     return tf.cast(tf.bitwise.right_shift(words, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
@@ -69,14 +69,14 @@ def shuffled_indices(key: int, first: Any, count: Any, size: int) -> tf.Tensor:
     """Reads an endless row of shuffled epochs from any place on.
 
     Args:
-        key: the key of the order.
-        first: the first place to read, an int64 scalar.
-        count: the number of places to read; they may reach into later epochs.
-        size: the number of examples in an epoch.
+      key: the key of the order.
+      first: the first place to read, an int64 scalar.
+      count: the number of places to read; they may reach into later epochs.
+      size: the number of examples in an epoch.
 
     Returns:
-        Indices in [0, size), int64 of shape [count]. Every `size` places from a multiple of
-        `size` on hold every index once.
+      Indices in [0, size), int64 of shape [count]. Every `size` places from a multiple of
+      `size` on hold every index once.
     """
     places = tf.cast(first, tf.int64) + tf.range(count, dtype=tf.int64)
     epochs = places // size

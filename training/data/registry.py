@@ -24,18 +24,18 @@ def load_dataset(
     """Finds a data set; its examples are read when first used, and once per process.
 
     Args:
-        name: one of `KNOWN_DATASETS`, or any image classification set of TensorFlow Datasets
-            that is prepared in the folder.
-        data_dir: the folder of prepared TensorFlow Datasets; None takes TFDS_DATA_DIR.
-        toy_size: the number of training points of a toy set.
-        toy_seed: the seed a toy set is drawn from.
+      name: one of `KNOWN_DATASETS`, or any image classification set of TensorFlow Datasets
+        that is prepared in the folder.
+      data_dir: the folder of prepared TensorFlow Datasets; None takes TFDS_DATA_DIR.
+      toy_size: the number of training points of a toy set.
+      toy_seed: the seed a toy set is drawn from.
 
     Returns:
-        The data set; the same object for the same arguments.
+      The data set; the same object for the same arguments.
 
     Raises:
-        DataError: the name is unknown, or the set is not prepared in that folder.
-        ValueError: `toy_size` or `toy_seed` is out of range.
+      DataError: if the name is unknown, or the set is not prepared in that folder.
+      ValueError: if `toy_size` or `toy_seed` is out of range.
     """
     return _load(name, data_folder(data_dir), toy_size, toy_seed)
 

@@ -14,9 +14,9 @@ class Share:
     Replica r of R reads the places from r / R to (r + 1) / R of a batch, rounded down.
 
     Args:
-        first: the first replica that this pipeline feeds.
-        replicas: how many it feeds.
-        of: how many there are in all pipelines.
+      first: the first replica that this pipeline feeds.
+      replicas: how many it feeds.
+      of: how many there are in all pipelines.
     """
 
     first: int = 0
@@ -35,11 +35,11 @@ class Share:
         """Gives where an element begins and ends in its batch.
 
         Args:
-            element: the number of the element, an int64 scalar.
-            batch_size: the number of examples in its batch.
+          element: the number of the element, an int64 scalar.
+          batch_size: the number of examples in its batch.
 
         Returns:
-            The first place, and the one after the last.
+          The first place, and the one after the last.
         """
         replica = self.first + element % self.replicas
         return batch_size * replica // self.of, batch_size * (replica + 1) // self.of

@@ -46,11 +46,11 @@ class DataSpec:
     """Everything known about a data set before its examples are read.
 
     Args:
-        name: the name it is asked for by.
-        event_shape: the shape of one example, (height, width, channels) or (2,).
-        levels: how many values a pixel can take, 0 to levels - 1; None where x is continuous.
-        num_classes: how many labels there are; None without labels.
-        splits: the range of examples of "train", "validation" and "test".
+      name: the name it is asked for by.
+      event_shape: the shape of one example, (height, width, channels) or (2,).
+      levels: how many values a pixel can take, 0 to levels - 1; None where x is continuous.
+      num_classes: how many labels there are; None without labels.
+      splits: the range of examples of "train", "validation" and "test".
     """
 
     name: str
@@ -85,8 +85,8 @@ class Dataset:
     """A description together with its examples, each source read at most once and only if used.
 
     Args:
-        spec: the description.
-        read: gives all the examples of a source, in their fixed order. Splits are slices of it.
+      spec: the description.
+      read: gives all the examples of a source, in their fixed order. Splits are slices of it.
     """
 
     def __init__(self, spec: DataSpec, read: Callable[[str], Arrays]):
@@ -101,14 +101,14 @@ class Dataset:
         """Gives the examples of a split as read-only arrays: images uint8, labels int32.
 
         Args:
-            split: "train", "validation" or "test".
+          split: "train", "validation" or "test".
 
         Returns:
-            The examples in their fixed order, without a copy.
+          The examples in their fixed order, without a copy.
 
         Raises:
-            ValueError: there is no such split.
-            DataError: the examples cannot be read, or are not as described.
+          ValueError: if there is no such split.
+          DataError: if the examples cannot be read, or are not as described.
         """
         if split not in self.spec.splits:
             raise ValueError(f"split={split!r} does not exist; use one of {', '.join(SPLITS)}")

@@ -16,11 +16,11 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
     """Finds the folder of prepared data sets.
 
     Args:
-        data_dir: the folder, or None for the environment variable TFDS_DATA_DIR, and without
-            that for the place TensorFlow Datasets itself uses.
+      data_dir: the folder, or None for the environment variable TFDS_DATA_DIR, and without
+        that for the place TensorFlow Datasets itself uses.
 
     Returns:
-        The folder, which need not exist.
+      The folder, which need not exist.
     """
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(place).expanduser()
@@ -30,11 +30,11 @@ def prepared_folder(name: str, folder: Path) -> Path | None:
     """Finds the newest prepared version of a data set without importing TensorFlow Datasets.
 
     Args:
-        name: "mnist", or "emnist/letters" with a configuration; ":1.2.3" may name a version.
-        folder: the folder of prepared data sets.
+      name: "mnist", or "emnist/letters" with a configuration; ":1.2.3" may name a version.
+      folder: the folder of prepared data sets.
 
     Returns:
-        The folder of that version, or None if there is none.
+      The folder of that version, or None if there is none.
     """
     path, _, version = name.partition(":")
     found = [
@@ -54,14 +54,14 @@ def tfds_images(name: str, folder: Path) -> Dataset:
     of fewer than 10,000.
 
     Args:
-        name: the data set's name in TensorFlow Datasets.
-        folder: the folder of prepared data sets.
+      name: the data set's name in TensorFlow Datasets.
+      folder: the folder of prepared data sets.
 
     Returns:
-        The data set, its images still unread.
+      The data set, its images still unread.
 
     Raises:
-        DataError: the set is not prepared in that folder, or is no image classification set.
+      DataError: if the set is not prepared in that folder, or is no image classification set.
     """
     place = prepared_folder(name, folder)
     if place is None:

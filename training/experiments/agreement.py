@@ -19,11 +19,11 @@ def differences(first: Experiment, second: Experiment) -> list[Difference]:
     """Finds the settings in which two experiments differ.
 
     Args:
-        first: an experiment.
-        second: another one.
+      first: an experiment.
+      second: another one.
 
     Returns:
-        The settings that change what is computed, in order; None stands for one that is not there.
+      The settings that change what is computed, in order; None stands for one that is not there.
     """
     old, new = (_flat(settings.model_dump(mode="json")) for settings in (first, second))
     return [
@@ -37,10 +37,10 @@ def is_longer(found: list[Difference]) -> bool:
     """Says whether the second experiment is the first one with more steps, and nothing else.
 
     Args:
-        found: their differences.
+      found: their differences.
 
     Returns:
-        Whether it is.
+      Whether it is.
     """
     return [item.setting for item in found] == ["steps"] and found[0].second > found[0].first
 

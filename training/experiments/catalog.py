@@ -20,7 +20,7 @@ def experiment_names() -> list[str]:
     """Lists the experiments.
 
     Returns:
-        Their names in order.
+      Their names in order.
     """
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
@@ -34,17 +34,17 @@ def load_experiment(
     warning says so.
 
     Args:
-        name: one of `experiment_names`.
-        overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes
-            around words may be left out.
-        steps: replaces the number of steps.
-        seed: replaces the seed.
+      name: one of `experiment_names`.
+      overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes
+        around words may be left out.
+      steps: replaces the number of steps.
+      seed: replaces the seed.
 
     Returns:
-        The experiment.
+      The experiment.
 
     Raises:
-        RunError: the experiment is unknown, or a setting cannot be used.
+      RunError: if the experiment is unknown, or a setting cannot be used.
     """
     names = experiment_names()
     if name not in names:

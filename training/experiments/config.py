@@ -286,13 +286,13 @@ def parse_experiment(settings: Any) -> Experiment:
     """Checks settings and completes them by the defaults.
 
     Args:
-        settings: nested settings as read from TOML or JSON.
+      settings: nested settings as read from TOML or JSON.
 
     Returns:
-        The experiment.
+      The experiment.
 
     Raises:
-        RunError: a setting is unknown, missing or out of range; the message names it.
+      RunError: if a setting is unknown, missing or out of range; the message names it.
     """
     try:
         # As JSON, which is strict: "3" and true are no numbers, and a list may be a tuple.
@@ -305,13 +305,13 @@ def parse_recorded(settings: Any) -> Experiment:
     """Reads the settings that a run has written down, in which none are left to their defaults.
 
     Args:
-        settings: as in `config.json`.
+      settings: as in `config.json`.
 
     Returns:
-        The experiment; what files older than a setting do not hold is what was done then.
+      The experiment; what files older than a setting do not hold is what was done then.
 
     Raises:
-        RunError: as `parse_experiment` does.
+      RunError: as `parse_experiment` does.
     """
     model = settings.get("model") if isinstance(settings, dict) else None
     if isinstance(model, dict) and "power_iterations" in model:

@@ -10,12 +10,12 @@ def make_way(settings: dict[str, Any], written: Experiment, chosen: Collection[s
     """Shortens a warm-up that leaves nothing of the steps, to the share that it had of them.
 
     Args:
-        settings: the changed settings, in which the warm-up is replaced.
-        written: the experiment as it is written down.
-        chosen: the settings that were changed by name; these stay.
+      settings: the changed settings, in which the warm-up is replaced.
+      written: the experiment as it is written down.
+      chosen: the settings that were changed by name; these stay.
 
     Returns:
-        What to tell the user.
+      What to tell the user.
     """
     steps, schedule = settings["steps"], settings["schedule"]
     if not isinstance(written.schedule, Cosine) or not isinstance(steps, int):
@@ -35,10 +35,10 @@ def out_of_reach(experiment: Experiment) -> list[str]:
     """Finds what is set for steps that never come.
 
     Args:
-        experiment: the experiment.
+      experiment: the experiment.
 
     Returns:
-        What to tell the user.
+      What to tell the user.
     """
     if not isinstance(experiment.schedule, Piecewise):
         return []

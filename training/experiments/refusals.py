@@ -15,10 +15,10 @@ class Refusal(NamedTuple):
     """Something that a schema does not allow.
 
     Args:
-        place: the names on the way to it, with dots between them; empty for the whole.
-        problem: "value", "missing", "unknown" or "rule", which concerns several values.
-        value: what is there.
-        remedy: what to give, or of a rule what it says.
+      place: the names on the way to it, with dots between them; empty for the whole.
+      problem: "value", "missing", "unknown" or "rule", which concerns several values.
+      value: what is there.
+      remedy: what to give, or of a rule what it says.
     """
 
     place: str
@@ -31,12 +31,12 @@ def refusals(kind: TypeAdapter[Any], error: ValidationError) -> list[Refusal]:
     """Says what is wrong, once for each place.
 
     Args:
-        kind: what was validated.
-        error: what came of it.
+      kind: what was validated.
+      error: what came of it.
 
     Returns:
-        What is refused. Of the members of a union, all of which complain, the one that came
-        furthest speaks.
+      What is refused. Of the members of a union, all of which complain, the one that came
+      furthest speaks.
     """
     root = _root(kind)
     found: dict[str, Refusal] = {}
@@ -202,10 +202,10 @@ def shown(value: Any) -> str:
     """Writes a value as it is given on the command line.
 
     Args:
-        value: the value.
+      value: the value.
 
     Returns:
-        One line of at most 60 characters.
+      One line of at most 60 characters.
     """
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]

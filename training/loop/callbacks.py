@@ -26,9 +26,9 @@ class Steps(keras.callbacks.Callback):
     """Looks after each step: whether it was the last one, or is to be saved.
 
     Args:
-        experiment: how many steps there are, and in which intervals.
-        checkpoints: where the last good state is.
-        vote: says when all processes end early.
+      experiment: how many steps there are, and in which intervals.
+      checkpoints: where the last good state is.
+      vote: says when all processes end early.
     """
 
     def __init__(self, experiment: Experiment, checkpoints: Checkpoints, vote: Vote):
@@ -67,9 +67,9 @@ class Record(keras.callbacks.Callback):
     which is mended on resuming.
 
     Args:
-        run: the run's folder.
-        checkpoints: its checkpoints.
-        spent: processor seconds of earlier processes.
+      run: the run's folder.
+      checkpoints: its checkpoints.
+      spent: processor seconds of earlier processes.
     """
 
     def __init__(self, run: Run, checkpoints: Checkpoints, spent: float):
@@ -94,8 +94,8 @@ class Save(keras.callbacks.Callback):
     It is the last callback, since training may be asked to end there.
 
     Args:
-        checkpoints: where to.
-        vote: says when all processes end early.
+      checkpoints: where to.
+      vote: says when all processes end early.
     """
 
     def __init__(self, checkpoints: Checkpoints, vote: Vote):
@@ -132,10 +132,10 @@ def estimated_lipschitz(model: keras.Model) -> float:
     """Estimates the largest Lipschitz constant of a model's branches, from below.
 
     Args:
-        model: the model.
+      model: the model.
 
     Returns:
-        The largest of what the branches believe in.
+      The largest of what the branches believe in.
     """
     blocks = [b for b in layers_inside(model.flow) if isinstance(b, InvertibleResidual)]
     return max(block.branch.lipschitz_estimate() for block in blocks)
@@ -145,12 +145,12 @@ def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:
     """Refuses losses that are no numbers.
 
     Args:
-        logs: Keras' logs.
-        step: the number of steps done.
-        checkpoints: where the last good state is.
+      logs: Keras' logs.
+      step: the number of steps done.
+      checkpoints: where the last good state is.
 
     Raises:
-        RunError: one of the logs is infinite or NaN.
+      RunError: if one of the logs is infinite or NaN.
     """
     for name, value in (logs or {}).items():
         if not math.isfinite(value):
@@ -164,9 +164,9 @@ def steps_done(model: Model) -> int:
     """Counts the steps a model has been trained for.
 
     Args:
-        model: the compiled model.
+      model: the compiled model.
 
     Returns:
-        Their number; skipped steps count, too.
+      Their number; skipped steps count, too.
     """
     return int(tf.convert_to_tensor(model.steps_taken))

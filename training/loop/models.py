@@ -44,14 +44,14 @@ def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
     """Builds and compiles an experiment's model, the optimizer's state included.
 
     Args:
-        experiment: the experiment.
-        spec: the description of its data set.
+      experiment: the experiment.
+      spec: the description of its data set.
 
     Returns:
-        The model; all its variables exist.
+      The model; all its variables exist.
 
     Raises:
-        RunError: the model cannot be built for this data set.
+      RunError: if the model cannot be built for this data set.
     """
     try:
         if isinstance(experiment, FlowExperiment):
@@ -81,10 +81,10 @@ def parameter_count(model: keras.Model) -> int:
     """Counts a model's trainable parameters.
 
     Args:
-        model: the model.
+      model: the model.
 
     Returns:
-        Their number.
+      Their number.
     """
     return sum(int(v.shape.num_elements()) for v in (w.value for w in model.trainable_variables))
 

@@ -24,17 +24,17 @@ class Muon(keras.optimizers.Optimizer):
     a step of Adam at `adam_ratio` of the learning rate.
 
     Args:
-        learning_rate: a number or one of Keras' schedules: a step's largest singular value.
-        momentum: of the kernels, in [0, 1).
-        adam_ratio: Adam's learning rate as a share of this one.
-        beta_1: Adam's, in [0, 1).
-        beta_2: Adam's, in [0, 1).
-        steps: of the Newton-Schulz iteration.
-        name: of the optimizer.
-        **kwargs: of `keras.optimizers.Optimizer`.
+      learning_rate: a number or one of Keras' schedules: a step's largest singular value.
+      momentum: of the kernels, in [0, 1).
+      adam_ratio: Adam's learning rate as a share of this one.
+      beta_1: Adam's, in [0, 1).
+      beta_2: Adam's, in [0, 1).
+      steps: of the Newton-Schulz iteration.
+      name: of the optimizer.
+      **kwargs: of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: a number is out of range.
+      ValueError: if a number is out of range.
 
     Example:
     >>> kernel = keras.Variable(np.ones((3, 3, 2, 2), "float32"))
@@ -115,11 +115,11 @@ def orthogonal_factor(matrix: Any, steps: int) -> Any:
     """Finds U V^T of a matrix U S V^T, up to singular values of about 0.7 to 1.2.
 
     Args:
-        matrix: [rows, columns], floating.
-        steps: of the Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X.
+      matrix: [rows, columns], floating.
+      steps: of the Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X.
 
     Returns:
-        The factor, in the shape and dtype of `matrix`; zeros for zeros.
+      The factor, in the shape and dtype of `matrix`; zeros for zeros.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else ops.transpose(matrix)

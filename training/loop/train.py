@@ -45,21 +45,21 @@ def train(
     t, so that an interrupted run ends as an uninterrupted one.
 
     Args:
-        experiment: the experiment.
-        out: the run's folder.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
-        command: the command that repeats the run, for the record.
-        verbose: how Keras shows its progress: 1 for a bar, 2 for lines, 0 for nothing.
-        devices: where to train; None for one device. They change no result.
-        hang_timeout: seconds after which one of several workers gives up waiting for a step.
+      experiment: the experiment.
+      out: the run's folder.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      command: the command that repeats the run, for the record.
+      verbose: how Keras shows its progress: 1 for a bar, 2 for lines, 0 for nothing.
+      devices: where to train; None for one device. They change no result.
+      hang_timeout: seconds after which one of several workers gives up waiting for a step.
 
     Returns:
-        What was written to `metrics.json`; nothing on workers that do not write.
+      What was written to `metrics.json`; nothing on workers that do not write.
 
     Raises:
-        RunError: the folder cannot be used, or the loss is no number.
-        DataError: the data set cannot be had.
-        KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
+      RunError: if the folder cannot be used, or the loss is no number.
+      DataError: if the data set cannot be had.
+      KeyboardInterrupt: if Ctrl-C was pressed; the state is saved.
     """
     run = Run(out)
     devices = make_devices() if devices is None else devices
@@ -125,14 +125,14 @@ def repeating_command(
     """Writes down how to repeat a run, without the folders of this machine.
 
     Args:
-        name: the experiment.
-        out: the run's folder, of which the last part is used.
-        steps: the number of steps, if it was given.
-        seed: the seed, if it was given.
-        sets: the changes to settings.
+      name: the experiment.
+      out: the run's folder, of which the last part is used.
+      steps: the number of steps, if it was given.
+      seed: the seed, if it was given.
+      sets: the changes to settings.
 
     Returns:
-        A command line.
+      A command line.
     """
     folder = f"runs/{os.path.basename(os.path.abspath(out))}"
     words = ["python", "-m", "training", "train", name, "--out", folder]

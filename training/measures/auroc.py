@@ -10,9 +10,9 @@ class Auroc(NamedTuple):
     """An area and its confidence interval.
 
     Args:
-        value: the area.
-        low: the lower end of the interval.
-        high: the upper end.
+      value: the area.
+      low: the lower end of the interval.
+      high: the upper end.
     """
 
     value: float
@@ -31,19 +31,19 @@ def auroc(inside: np.ndarray, outside: np.ndarray, confidence: float = 0.95) -> 
     kind are on the wrong side, in as few as 90 %.
 
     Args:
-        inside: scores of inliers, [n].
-        outside: scores of outliers, [m].
-        confidence: how often such intervals hold the true area.
+      inside: scores of inliers, [n].
+      outside: scores of outliers, [m].
+      confidence: how often such intervals hold the true area.
 
     Returns:
-        The area with its interval.
+      The area with its interval.
 
     Raises:
-        ValueError: there are fewer than two of either, or a score is no number.
+      ValueError: if there are fewer than two of either, or a score is no number.
 
     Example:
-        >>> auroc(np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0])).value
-        0.8333333333333333
+    >>> auroc(np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0])).value
+    0.8333333333333333
 
     Source: DeLong, DeLong, Clarke-Pearson, Biometrics 44, 1988; Korn, Graubard, Survey Methodology
     24, 1998.

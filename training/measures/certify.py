@@ -20,16 +20,16 @@ def certify_run(
     checkpoints stay as they are.
 
     Args:
-        finished: the run.
-        below: blocks whose bound is not below this are scaled until it is; None for none.
-        images: how many validation examples measure the cost of scaling.
+      finished: the run.
+      below: blocks whose bound is not below this are scaled until it is; None for none.
+      images: how many validation examples measure the cost of scaling.
 
     Returns:
-        The certificate as a table, and what is not proven.
+      The certificate as a table, and what is not proven.
 
     Raises:
-        RunError: a part has no known bound, or `below` or `images` cannot be used.
-        DataError: there are fewer validation examples.
+      RunError: if a part has no known bound, or `below` or `images` cannot be used.
+      DataError: if there are fewer validation examples.
     """
     finished.check_invertible()
     check_rescale(below)
@@ -62,10 +62,10 @@ def check_rescale(below: float | None) -> None:
     """Refuses what no block can be scaled below.
 
     Args:
-        below: the number, or None.
+      below: the number, or None.
 
     Raises:
-        RunError: it is not in (0, 1].
+      RunError: if it is not in (0, 1].
     """
     if below is not None and not 0 < below <= 1:
         raise RunError(f"--rescale {below} cannot be used; give a number in (0, 1]")
@@ -75,10 +75,10 @@ def refuse_baseline(finished: Finished) -> None:
     """Refuses a model that has no residual blocks.
 
     Args:
-        finished: the run.
+      finished: the run.
 
     Raises:
-        RunError: it is a baseline.
+      RunError: if it is a baseline.
     """
     if finished.is_baseline:
         raise RunError(
@@ -91,13 +91,13 @@ def certified(model: Any) -> Certificate:
     """Certifies a model.
 
     Args:
-        model: the model.
+      model: the model.
 
     Returns:
-        The certificate.
+      The certificate.
 
     Raises:
-        RunError: a part has no known bound.
+      RunError: if a part has no known bound.
     """
     try:
         return certify(model)
@@ -109,14 +109,14 @@ def rescaled(model: Any, below: float) -> Rescaling:
     """Scales a model's blocks until their bounds are below a number.
 
     Args:
-        model: the model; its weights change.
-        below: the number.
+      model: the model; its weights change.
+      below: the number.
 
     Returns:
-        What was scaled, and the certificate since.
+      What was scaled, and the certificate since.
 
     Raises:
-        RunError: a part has no known bound, or cannot be scaled.
+      RunError: if a part has no known bound, or cannot be scaled.
     """
     try:
         return rescale(model, below)

@@ -16,15 +16,15 @@ def values_left_by(run: Run, finished: Finished, split: str) -> np.ndarray:
     """Reads the values that another run's evaluation on the same examples left.
 
     Args:
-        run: the other run.
-        finished: the run that it is compared with.
-        split: "train", "validation" or "test".
+      run: the other run.
+      finished: the run that it is compared with.
+      split: "train", "validation" or "test".
 
     Returns:
-        The values, [examples].
+      The values, [examples].
 
     Raises:
-        RunError: it left none, or is of another task, data set or seed.
+      RunError: if it left none, or is of another task, data set or seed.
     """
     ours, theirs = finished.experiment, run.experiment()
     for key in ("task", "dataset", "seed"):
@@ -49,15 +49,15 @@ def paired(run: Run, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     """Compares two runs example by example.
 
     Args:
-        run: the other run.
-        ours: the values of this one, [examples].
-        theirs: those of the other, [examples].
+      run: the other run.
+      ours: the values of this one, [examples].
+      theirs: those of the other, [examples].
 
     Returns:
-        The mean difference, of this run minus the other, with its standard error.
+      The mean difference, of this run minus the other, with its standard error.
 
     Raises:
-        RunError: they are of different examples, or of one.
+      RunError: if they are of different examples, or of one.
     """
     if len(ours) < 2 or len(ours) != len(theirs):
         raise RunError(

@@ -31,29 +31,28 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures bits/dim or the error rate, of a hybrid both, and writes `metrics.json`.
 
-    A result on the whole test set is not replaced there by one on fewer examples. The values of
-    the single examples stay in the run's folder, so that two runs can be compared example by
-    example.
+    A result on the whole test set is not replaced there by one on fewer examples. The values of the
+    single examples stay in the run's folder, so that two runs can be compared example by example.
 
     One dequantisation per image and one set of probes per image, both functions of the run's
     seed and the image's index. A roulette draws the number of terms for each image.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
-        against: another run, evaluated on the same examples: their mean difference, of this run
-            minus the other, goes to "against", with the standard error of paired differences.
-            Of hybrids it is bits/dim that is compared.
-        by_views: measure also the error rate of the mean of the logits of several views of each
-            image, those of `training.data.views` that fit the training: it goes to "views".
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
+      against: another run, evaluated on the same examples: their mean difference, of this run
+        minus the other, goes to "against", with the standard error of paired differences.
+        Of hybrids it is bits/dim that is compared.
+      by_views: measure also the error rate of the mean of the logits of several views of each
+        image, those of `training.data.views` that fit the training: it goes to "views".
 
     Returns:
-        The results, with the others in `metrics.json`.
+      The results, with the others in `metrics.json`.
 
     Raises:
-        DataError: there is no such split, or it has fewer examples.
-        RunError: the other run was not evaluated on these examples, or there are no views.
+      DataError: if there is no such split, or it has fewer examples.
+      RunError: if the other run was not evaluated on these examples, or there are no views.
     """
     if by_views:
         check_views(finished)

@@ -22,16 +22,16 @@ def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> di
     is over draws.
 
     Args:
-        finished: the run of a flow.
-        images: how many test images, from the first on.
-        draws: how many independent estimates of each.
+      finished: the run of a flow.
+      images: how many test images, from the first on.
+      draws: how many independent estimates of each.
 
     Returns:
-        What was added to `metrics.json` as "exact_check".
+      What was added to `metrics.json` as "exact_check".
 
     Raises:
-        RunError: the model has no density, or an argument is out of range.
-        DataError: the test set has fewer images.
+      RunError: if the model has no density, or an argument is out of range.
+      DataError: if the test set has fewer images.
     """
     if not finished.is_flow:
         name = finished.experiment.name

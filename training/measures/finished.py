@@ -23,11 +23,11 @@ class Finished:
     """A run together with its model.
 
     Args:
-        run: the folder.
-        experiment: what it holds.
-        dataset: the experiment's data set.
-        model: the model, with averaged weights and a converged spectral state.
-        step: the number of steps it was trained for.
+      run: the folder.
+      experiment: what it holds.
+      dataset: the experiment's data set.
+      model: the model, with averaged weights and a converged spectral state.
+      step: the number of steps it was trained for.
     """
 
     run: Run
@@ -60,7 +60,7 @@ class Finished:
         """Refuses a model that has no inverse.
 
         Raises:
-            RunError: it has none.
+          RunError: if it has none.
         """
         if not isinstance(self.model, InvertibleModel):
             raise RunError(
@@ -79,11 +79,11 @@ class Finished:
         """Adds results to `metrics.json`, where results of other weights are dropped.
 
         Args:
-            values: the new results.
-            files: what goes with them: all of it is written, or nothing.
+          values: the new results.
+          files: what goes with them: all of it is written, or nothing.
 
         Returns:
-            All results.
+          All results.
         """
         metrics = {**self.metrics(), "steps": self.step, **values}
         self.run.write_metrics(metrics, files)
@@ -96,16 +96,16 @@ def open_finished(
     """Loads a run's last checkpoint for use, whether or not its training has ended.
 
     Args:
-        folder: the run's folder.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      folder: the run's folder.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
 
     Returns:
-        The run with its model.
+      The run with its model.
 
     Raises:
-        RunError: it is no run's folder, a file in it is damaged, it has no checkpoint that can be
-            read, or its weights were trained with other settings than it says.
-        DataError: the data set cannot be had.
+      RunError: if it is no run's folder, a file in it is damaged, it has no checkpoint that can be
+        read, or its weights were trained with other settings than it says.
+      DataError: if the data set cannot be had.
     """
     run = Run(folder)
     experiment = run.experiment()

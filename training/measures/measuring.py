@@ -20,15 +20,15 @@ def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]
     """Measures bits/dim or the error rate, of a hybrid both, of the model as it is.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
 
     Returns:
-        The mean and what it was measured with.
+      The mean and what it was measured with.
 
     Raises:
-        DataError: there is no such split, or it has fewer examples.
+      DataError: if there is no such split, or it has fewer examples.
     """
     bits_per_dim = bits_function(finished) if finished.is_flow else None
     return summary(finished, of_examples(finished, split, limit, bits_per_dim))
@@ -40,14 +40,14 @@ def of_examples(
     """Measures each example.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
-        bits_per_dim: of `bits_function`; None where the model has no density.
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
+      bits_per_dim: of `bits_function`; None where the model has no density.
 
     Returns:
-        "bits" and "mistakes", as the model has them: bits/dim, and whether the label is wrong,
-        float64 [examples].
+      "bits" and "mistakes", as the model has them: bits/dim, and whether the label is wrong,
+      float64 [examples].
     """
     found = {}
     if finished.is_flow:
@@ -61,11 +61,11 @@ def summary(finished: Finished, measured: dict[str, np.ndarray]) -> dict[str, An
     """Sums up what was measured of the examples.
 
     Args:
-        finished: the run.
-        measured: the result of `of_examples`.
+      finished: the run.
+      measured: the result of `of_examples`.
 
     Returns:
-        Means, with standard errors, and what they were measured with.
+      Means, with standard errors, and what they were measured with.
     """
     results: dict[str, Any] = {}
     if "bits" in measured:
@@ -80,11 +80,11 @@ def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) ->
     """Compiles bits/dim per example as a function of a seed, x and the context, if there is one.
 
     Args:
-        finished: the run.
-        log_det: replaces the estimator of the model's evaluation.
+      finished: the run.
+      log_det: replaces the estimator of the model's evaluation.
 
     Returns:
-        The compiled function.
+      The compiled function.
     """
     return tf.function(
         lambda seed, x, *context: finished.model.bits_per_dim(x, seed, log_det, *context),
@@ -121,13 +121,13 @@ def mistakes_of(
     """Tells which labels are wrong.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
-        shown: augmentations to whose views the logits belong; their sum decides.
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
+      shown: augmentations to whose views the logits belong; their sum decides.
 
     Returns:
-        Booleans, batch by batch.
+      Booleans, batch by batch.
     """
     logits = tf.function(
         lambda x: sum(finished.model(view, training=False) for view in views(x, shown)),

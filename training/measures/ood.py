@@ -36,16 +36,16 @@ def score_outliers(
     the set and of the image's index; nothing is chosen on the test images.
 
     Args:
-        finished: the run of a flow or a hybrid.
-        limit: how many test images, validation images and outliers of each set, at most.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      finished: the run of a flow or a hybrid.
+      limit: how many test images, validation images and outliers of each set, at most.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
 
     Returns:
-        What was written to `ood.json`.
+      What was written to `ood.json`.
 
     Raises:
-        RunError: the model has no single density of images, or `limit` is too small.
-        DataError: a data set cannot be had.
+      RunError: if the model has no single density of images, or `limit` is too small.
+      DataError: if a data set cannot be had.
 
     Source: Nalisnick et al., Detecting Out-of-Distribution Inputs to Deep Generative Models Using
     Typicality.

@@ -49,13 +49,13 @@ def measure_properties(
     errors; that a bias exists is shown at kernels of the largest norm that the constraint allows.
 
     Args:
-        seed: of the weights, the points and the draws.
-        systems: the layers by name; by default those of the paper's table and Residual Flow's.
+      seed: of the weights, the points and the draws.
+      systems: the layers by name; by default those of the paper's table and Residual Flow's.
 
     Returns:
-        For each system and property the "value" (None where the property has no meaning: a
-        ResNet without constraint has no inverse, an exact likelihood needs no estimator) and
-        the "evidence", numbers by name.
+      For each system and property the "value" (None where the property has no meaning: a
+      ResNet without constraint has no inverse, an exact likelihood needs no estimator) and
+      the "evidence", numbers by name.
     """
     systems = one_layer_each(seed) if systems is None else systems
     return {name: _measured(layer, seed) for name, layer in systems.items()}
@@ -65,10 +65,10 @@ def one_layer_each(seed: int = 0) -> dict[str, InvertibleLayer]:
     """Makes one layer of each system, moved away from its initial weights.
 
     Args:
-        seed: of the weights.
+      seed: of the weights.
 
     Returns:
-        The layers by the systems' names, built for vectors.
+      The layers by the systems' names, built for vectors.
     """
     keras.utils.set_random_seed(seed)
     half, dtype = range(_DIMS // 2), "float64"

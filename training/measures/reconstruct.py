@@ -20,11 +20,11 @@ class RoundTrips(NamedTuple):
     """Test images, encoded and decoded again.
 
     Args:
-        images: the first ones, with values as shares of the pixels' range.
-        reconstructions: of these; of images whose inverse was not found, the last iterate.
-        errors: the largest error of a pixel of each image, the ones not shown included.
-        steps: that the solver took for each.
-        converged: whether each one's inverse was found.
+      images: the first ones, with values as shares of the pixels' range.
+      reconstructions: of these; of images whose inverse was not found, the last iterate.
+      errors: the largest error of a pixel of each image, the ones not shown included.
+      steps: that the solver took for each.
+      converged: whether each one's inverse was found.
     """
 
     images: np.ndarray
@@ -38,14 +38,14 @@ def round_trips(finished: Finished, count: int) -> RoundTrips:
     """Encodes and decodes test images.
 
     Args:
-        finished: the run.
-        count: how many, from the first on.
+      finished: the run.
+      count: how many, from the first on.
 
     Returns:
-        What came back.
+      What came back.
 
     Raises:
-        RunError: the model has no inverse, or the data are no images.
+      RunError: if the model has no inverse, or the data are no images.
     """
     finished.check_invertible()
     spec = finished.dataset.spec
@@ -78,14 +78,14 @@ def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> di
     framed red in the picture: their row of reconstructions is the solver's last iterate.
 
     Args:
-        finished: the run.
-        out: the picture's file: originals over reconstructions over absolute differences.
+      finished: the run.
+      out: the picture's file: originals over reconstructions over absolute differences.
 
     Returns:
-        What was added to `metrics.json` as "reconstruction".
+      What was added to `metrics.json` as "reconstruction".
 
     Raises:
-        RunError: the model has no inverse, the file cannot be written, or the data are no images.
+      RunError: if the model has no inverse, the file cannot be written, or the data are no images.
     """
     path = new_file(out)
     trips = round_trips(finished, min(_CHECKED, finished.dataset.spec.split_sizes["test"]))

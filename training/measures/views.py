@@ -15,10 +15,10 @@ def check_views(finished: Finished) -> None:
     """Refuses a run whose images have no views.
 
     Args:
-        finished: the run.
+      finished: the run.
 
     Raises:
-        RunError: it is a density, or was trained on images as they are.
+      RunError: if it is a density, or was trained on images as they are.
     """
     experiment = finished.experiment
     if finished.is_flow or not {"crop", "flip"} & set(experiment.augment):
@@ -33,12 +33,12 @@ def by_views_of(finished: Finished, split: str, limit: int | None) -> dict[str, 
     """Measures the error rate of the mean of the logits of several views of each image.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
 
     Returns:
-        The error rate, how many views there are, and of what it was measured.
+      The error rate, how many views there are, and of what it was measured.
     """
     augment = finished.experiment.augment
     _, (x, _) = next(batches_with_index(finished, split, 1))

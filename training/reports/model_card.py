@@ -38,12 +38,12 @@ def model_card(finished: Finished, certificate: Certificate | None, rescaled: bo
     """Describes a run's model from its settings and from what was measured so far.
 
     Args:
-        finished: the run.
-        certificate: what is proven of the exported weights; None for a baseline.
-        rescaled: whether the exported weights were scaled after they were measured.
+      finished: the run.
+      certificate: what is proven of the exported weights; None for a baseline.
+      rescaled: whether the exported weights were scaled after they were measured.
 
     Returns:
-        A page in Markdown.
+      A page in Markdown.
     """
     spec, metrics = finished.dataset.spec, finished.metrics()
     sizes = ", ".join(map(str, spec.event_shape))

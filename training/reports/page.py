@@ -55,14 +55,14 @@ def make_page(results: Path, figures: Path) -> str:
     """Writes the page.
 
     Args:
-        results: the folder of finished runs.
-        figures: the folder of figures with their numbers.
+      results: the folder of finished runs.
+      figures: the folder of figures with their numbers.
 
     Returns:
-        Markdown, in which figures are in the folder `figures` beside the page.
+      Markdown, in which figures are in the folder `figures` beside the page.
 
     Raises:
-        RunError: files are damaged.
+      RunError: if files are damaged.
     """
     records = Records(results)
     tables = [

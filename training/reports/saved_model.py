@@ -21,17 +21,17 @@ def write_saved_model(
     """Certifies and exports the averaged weights, with a model card as README.md.
 
     Args:
-        finished: the run.
-        out: the folder of one version, which TensorFlow Serving wants to be a number.
-        below: blocks whose bound is not below this are scaled until it is; None for none.
+      finished: the run.
+      out: the folder of one version, which TensorFlow Serving wants to be a number.
+      below: blocks whose bound is not below this are scaled until it is; None for none.
 
     Returns:
-        What is proven of the exported model; `certificate.json` in its folder says the same.
-        Nothing for a baseline.
+      What is proven of the exported model; `certificate.json` in its folder says the same.
+      Nothing for a baseline.
 
     Raises:
-        RunError: the folder exists or cannot be written to, its name is no number, or a part of
-            the model has no known bound.
+      RunError: if the folder exists or cannot be written to, its name is no number, or a part of
+        the model has no known bound.
     """
     finished.check_invertible()
     check_rescale(below)

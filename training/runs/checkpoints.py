@@ -28,10 +28,10 @@ class Checkpoints:
     be lost. Each holds the settings that its weights were trained with.
 
     Args:
-        folder: the folder.
-        experiment: the settings of the run.
-        model: its compiled model; its optimizer and its metrics, already built, are saved with it.
-        writes: whether this process writes; of several workers one does.
+      folder: the folder.
+      experiment: the settings of the run.
+      model: its compiled model; its optimizer and its metrics, already built, are saved with it.
+      writes: whether this process writes; of several workers one does.
     """
 
     def __init__(self, folder: Path, experiment: Experiment, model: Model, writes: bool = True):
@@ -58,10 +58,10 @@ class Checkpoints:
         """Saves the state after `step` steps; every worker has to call it.
 
         Args:
-            step: the number of steps done.
+          step: the number of steps done.
 
         Raises:
-            RunError: the folder cannot be written to.
+          RunError: if the folder cannot be written to.
         """
         for total, metric in zip(self._sums, self._metrics, strict=True):
             total.assign(tf.convert_to_tensor(metric))
@@ -85,10 +85,10 @@ class Checkpoints:
         """Restores the last checkpoint, or the one before where that is damaged.
 
         Returns:
-            Its step, or None if there are no checkpoints.
+          Its step, or None if there are no checkpoints.
 
         Raises:
-            RunError: none of them can be read, or they are of other settings or another model.
+          RunError: if none of them can be read, or they are of other settings or another model.
         """
         check_settings(self._folder, self._experiment)
         self._manager = self._listed()  # another process may have written some
@@ -203,11 +203,11 @@ def check_settings(folder: Path, experiment: Experiment) -> None:
     Those of earlier versions hold no settings, and those that are damaged none that can be read.
 
     Args:
-        folder: the folder of the checkpoints.
-        experiment: what the run's `config.json` says.
+      folder: the folder of the checkpoints.
+      experiment: what the run's `config.json` says.
 
     Raises:
-        RunError: they are of other settings; the message names one that differs.
+      RunError: if they are of other settings; the message names one that differs.
     """
     for step in sorted(_steps(folder), reverse=True):
         path = folder / f"step-{step}"

@@ -113,14 +113,14 @@ def read_content(path: Path, kind: TypeAdapter[Any]) -> Any:
     """Reads a file and refuses one that is damaged or of another shape.
 
     Args:
-        path: the file.
-        kind: `METRICS`, `FINISHED` or `HISTORY`.
+      path: the file.
+      kind: `METRICS`, `FINISHED` or `HISTORY`.
 
     Returns:
-        What it holds, as it stands there.
+      What it holds, as it stands there.
 
     Raises:
-        RunError: it cannot be read, or something is missing or of another kind.
+      RunError: if it cannot be read, or something is missing or of another kind.
     """
     content = read_json(path)
     try:

@@ -22,10 +22,10 @@ def write_files(writers: Mapping[Path, Writer]) -> None:
     """Writes files beside their places, then moves all of them there.
 
     Args:
-        writers: what writes each, given an open file.
+      writers: what writes each, given an open file.
 
     Raises:
-        RunError: one cannot be written; then all are as they were.
+      RunError: if one cannot be written; then all are as they were.
     """
     with contextlib.ExitStack() as scratch:
         ready = []
@@ -60,11 +60,11 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file.
 
     Args:
-        path: where to.
-        content: what `json` can hold; numbers that are not finite become null.
+      path: where to.
+      content: what `json` can hold; numbers that are not finite become null.
 
     Raises:
-        RunError: the folder cannot be written to.
+      RunError: if the folder cannot be written to.
     """
     write_files({path: as_json(content)})
 
@@ -73,10 +73,10 @@ def as_json(content: Any) -> Writer:
     """Makes a writer of JSON.
 
     Args:
-        content: what `json` can hold; numbers that are not finite become null.
+      content: what `json` can hold; numbers that are not finite become null.
 
     Returns:
-        The writer, for `write_files`.
+      The writer, for `write_files`.
     """
     text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     return as_text(text + "\n")
@@ -86,10 +86,10 @@ def as_text(text: str) -> Writer:
     """Makes a writer of text.
 
     Args:
-        text: the text.
+      text: the text.
 
     Returns:
-        The writer, for `write_files`.
+      The writer, for `write_files`.
     """
     return lambda file: file.write(text.encode("utf-8"))
 
@@ -98,10 +98,10 @@ def trouble(error: Exception) -> str:
     """Says why something cannot be written, and what to do.
 
     Args:
-        error: of Python, or of TensorFlow, which tells a full disk by its message alone.
+      error: of Python, or of TensorFlow, which tells a full disk by its message alone.
 
     Returns:
-        The reason and the remedy.
+      The reason and the remedy.
     """
     code = _full(error)
     if code is not None:
@@ -116,10 +116,10 @@ def is_full(error: Exception) -> bool:
     """Says whether an error is that of a full disk, or of a quota.
 
     Args:
-        error: of Python or of TensorFlow.
+      error: of Python or of TensorFlow.
 
     Returns:
-        Whether it is.
+      Whether it is.
     """
     return _full(error) is not None
 
@@ -128,10 +128,10 @@ def first_line(error: Exception) -> str:
     """Shortens an error's message.
 
     Args:
-        error: the error.
+      error: the error.
 
     Returns:
-        Its first line, at most 200 characters; the kind of error where there is none.
+      Its first line, at most 200 characters; the kind of error where there is none.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -140,13 +140,13 @@ def read_json(path: Path) -> Any:
     """Reads a file written by `write_json`.
 
     Args:
-        path: where from.
+      path: where from.
 
     Returns:
-        Its content.
+      Its content.
 
     Raises:
-        RunError: it is not there, cannot be read or is no JSON.
+      RunError: if it is not there, cannot be read or is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -162,13 +162,13 @@ def new_file(path: str | os.PathLike[str]) -> Path:
     """Prepares the place of a file that is going to be written.
 
     Args:
-        path: where to.
+      path: where to.
 
     Returns:
-        The path; its folder exists.
+      The path; its folder exists.
 
     Raises:
-        RunError: there is a folder in that place, or its own folder cannot be written to.
+      RunError: if there is a folder in that place, or its own folder cannot be written to.
     """
     place = Path(path)
     if place.is_dir():

@@ -15,7 +15,7 @@ def cpu_seconds() -> float:
     """Adds up the processor time that this process and its descendants have used.
 
     Returns:
-        User and system time in seconds, finished children included.
+      User and system time in seconds, finished children included.
     """
     me = psutil.Process()
     total = 0.0
@@ -31,7 +31,7 @@ def cores() -> int:
     """Counts the processors this process may use.
 
     Returns:
-        Their number.
+      Their number.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -42,10 +42,10 @@ def processor(source: Path = Path("/proc/cpuinfo")) -> str:
     """Names the processor and the widest vectors it computes with, which times depend on.
 
     Args:
-        source: what Linux says of it.
+      source: what Linux says of it.
 
     Returns:
-        A name such as "AMD EPYC, AVX2"; what Python knows where there is no such file.
+      A name such as "AMD EPYC, AVX2"; what Python knows where there is no such file.
     """
     try:
         lines = source.read_text().splitlines()
@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
     """Names the versions that results depend on.
 
     Returns:
-        The version of Python and of each package.
+      The version of Python and of each package.
     """
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **packages}

@@ -19,7 +19,7 @@ class Run:
     """A run's folder.
 
     Args:
-        folder: the folder; it need not exist.
+      folder: the folder; it need not exist.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -39,13 +39,13 @@ class Run:
         """Refuses a folder in which the experiment cannot be started or continued.
 
         Args:
-            experiment: the experiment that is asked for.
+          experiment: the experiment that is asked for.
 
         Returns:
-            Whether the folder already holds it.
+          Whether the folder already holds it.
 
         Raises:
-            RunError: it holds something else, or cannot be written to.
+          RunError: if it holds something else, or cannot be written to.
         """
         place = str(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
@@ -70,7 +70,7 @@ class Run:
         A run that was killed before its first checkpoint may have noted one interval.
 
         Raises:
-            RunError: the folder holds results, which training would replace.
+          RunError: if the folder holds results, which training would replace.
         """
         if len(self.history()) > 1 or self.metrics():
             raise RunError(
@@ -82,8 +82,8 @@ class Run:
         """Notes what the folder holds from now on.
 
         Args:
-            experiment: the experiment.
-            command: the command that repeats it.
+          experiment: the experiment.
+          command: the command that repeats it.
         """
         settings = experiment.model_dump(mode="json")
         content = {"experiment": experiment.name, "command": command, "settings": settings}
@@ -94,10 +94,10 @@ class Run:
         """Makes the folder, and keeps a second training out of it while the first one runs.
 
         Yields:
-            Nothing.
+          Nothing.
 
         Raises:
-            RunError: another process trains there, or the folder cannot be made.
+          RunError: if another process trains there, or the folder cannot be made.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ class Run:
         """Reads which experiment the folder holds.
 
         Returns:
-            The experiment.
+          The experiment.
 
         Raises:
-            RunError: the folder holds no run, or one of another version of this package.
+          RunError: if the folder holds no run, or one of another version of this package.
         """
         try:
             return parse_recorded(self._content()["settings"])
@@ -138,7 +138,7 @@ class Run:
         """Refuses files that what is measured could not be added to.
 
         Raises:
-            RunError: `metrics.json` or `history.json` is damaged, or of another experiment.
+          RunError: if `metrics.json` or `history.json` is damaged, or of another experiment.
         """
         self.history()
         noted, held = self.metrics().get("experiment"), self.experiment().name
@@ -152,7 +152,7 @@ class Run:
         """Reads the command that repeats the run.
 
         Returns:
-            The command.
+          The command.
         """
         return str(self._content().get("command", ""))
 
@@ -160,10 +160,10 @@ class Run:
         """Reads the results.
 
         Returns:
-            The results so far, or nothing.
+          The results so far, or nothing.
 
         Raises:
-            RunError: the file is damaged.
+          RunError: if the file is damaged.
         """
         return read_content(self._metrics, METRICS) if self._metrics.exists() else {}
 
@@ -173,11 +173,11 @@ class Run:
         """Replaces the results.
 
         Args:
-            metrics: all results.
-            files: what goes with them: all of it is written, or nothing.
+          metrics: all results.
+          files: what goes with them: all of it is written, or nothing.
 
         Raises:
-            RunError: something cannot be written.
+          RunError: if something cannot be written.
         """
         write_files({**(files or {}), self._metrics: as_json(metrics)})
 
@@ -185,10 +185,10 @@ class Run:
         """Reads what was noted at each checkpoint.
 
         Returns:
-            One record per checkpoint, in order.
+          One record per checkpoint, in order.
 
         Raises:
-            RunError: the file is damaged.
+          RunError: if the file is damaged.
         """
         return read_content(self._history, HISTORY) if self._history.exists() else []
 
@@ -196,7 +196,7 @@ class Run:
         """Replaces the records.
 
         Args:
-            records: one per checkpoint, in order.
+          records: one per checkpoint, in order.
         """
         write_json(self._history, records)
 

@@ -28,9 +28,9 @@ class Devices:
     """A distribution strategy and this process' part in it.
 
     Args:
-        strategy: the strategy.
-        worker: the number of this process among the workers.
-        workers: the number of processes.
+      strategy: the strategy.
+      worker: the number of this process among the workers.
+      workers: the number of processes.
     """
 
     strategy: tf.distribute.Strategy
@@ -51,10 +51,10 @@ class Devices:
         """Makes a data set of which every replica reads its own share.
 
         Args:
-            make: makes the data set of a share.
+          make: makes the data set of a share.
 
         Returns:
-            What `fit` reads on these devices.
+          What `fit` reads on these devices.
         """
         if self.replicas == 1:
             return make(Share())
@@ -70,10 +70,10 @@ class Devices:
         """Says in one line that another worker is lost, where TensorFlow notices.
 
         Yields:
-            Nothing.
+          Nothing.
 
         Raises:
-            RunError: another worker has ended, or does not answer.
+          RunError: if another worker has ended, or does not answer.
         """
         try:
             yield
@@ -90,11 +90,11 @@ class Devices:
         """Adds up numbers over all replicas; every process has to call it.
 
         Args:
-            values: this process' numbers, as many in every process. Sums of whole numbers are
-                exact, and so the same in every process.
+          values: this process' numbers, as many in every process. Sums of whole numbers are
+            exact, and so the same in every process.
 
         Returns:
-            Their sums, to which a process contributes once for each of its replicas.
+          Their sums, to which a process contributes once for each of its replicas.
         """
         local = tf.constant(values, tf.float64)
         sums = self.strategy.run(_sum(self.strategy), (local,))
@@ -104,11 +104,11 @@ class Devices:
         """Refuses a number that is not the same in all processes.
 
         Args:
-            name: what it is.
-            value: this process' number.
+          name: what it is.
+          value: this process' number.
 
         Raises:
-            RunError: another process has another one.
+          RunError: if another process has another one.
         """
         if self.workers == 1:
             return
@@ -124,15 +124,15 @@ def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devi
     """Prepares the devices; it has to come before anything TensorFlow computes.
 
     Args:
-        kind: "none" for one device, "mirrored" for all local ones (the GPUs, where there are
-            any), or "multiworker" for the processes that TF_CONFIG or Slurm names.
-        logical_devices: into how many devices to split the processor.
+      kind: "none" for one device, "mirrored" for all local ones (the GPUs, where there are
+        any), or "multiworker" for the processes that TF_CONFIG or Slurm names.
+      logical_devices: into how many devices to split the processor.
 
     Returns:
-        The devices.
+      The devices.
 
     Raises:
-        RunError: they cannot be had.
+      RunError: if they cannot be had.
     """
     if logical_devices is not None:
         if kind != "mirrored":

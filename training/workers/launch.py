@@ -29,15 +29,15 @@ def launch(workers: int, arguments: Sequence[str]) -> int:
     same command goes on from there. A second Ctrl-C ends all of them at once.
 
     Args:
-        workers: how many.
-        arguments: those of `train`.
+      workers: how many.
+      arguments: those of `train`.
 
     Returns:
-        The exit status: 0, or that of the first worker that failed.
+      The exit status: 0, or that of the first worker that failed.
 
     Raises:
-        RunError: the number of workers cannot be used.
-        KeyboardInterrupt: Ctrl-C was pressed, and the workers have ended.
+      RunError: if the number of workers cannot be used.
+      KeyboardInterrupt: if Ctrl-C was pressed, and the workers have ended.
     """
     if workers < 1:
         raise RunError(f"--workers {workers} is too small; give 1 or more")

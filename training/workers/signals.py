@@ -24,10 +24,10 @@ def termination() -> Iterator[Request]:
     A second SIGINT ends the process at once, whatever it does: files are complete at every moment.
 
     Yields:
-        The request; where signals cannot be handled, outside of the main thread, it stays unmade.
+      The request; where signals cannot be handled, outside of the main thread, it stays unmade.
 
     Raises:
-        KeyboardInterrupt: at the end, if SIGINT made the request.
+      KeyboardInterrupt: at the end, if SIGINT made the request.
     """
     request = Request()
 

@@ -17,10 +17,10 @@ class Vote:
     between two votes at most double, so that one odd measurement delays none for long.
 
     Args:
-        request: asks this process to end.
-        devices: sums over all processes.
-        seconds: how long a request may wait, beside the step it comes in.
-        clock: tells the time in seconds.
+      request: asks this process to end.
+      devices: sums over all processes.
+      seconds: how long a request may wait, beside the step it comes in.
+      clock: tells the time in seconds.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Vote:
         """Starts to count, before training goes on.
 
         Args:
-            step: the number of steps done, the same in every process.
+          step: the number of steps done, the same in every process.
         """
         self._gap, self._next, self._last = 1, step + 1, self._clock()
 
@@ -56,10 +56,10 @@ class Vote:
         """Votes, if it is time to; every process has to call it after every step.
 
         Args:
-            step: the number of steps done.
+          step: the number of steps done.
 
         Returns:
-            Whether training ends.
+          Whether training ends.
         """
         if self._devices.workers > 1 and step >= self._next:
             now = self._clock()

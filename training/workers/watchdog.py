@@ -19,8 +19,8 @@ class Watchdog(keras.callbacks.Callback):
     traced, is waited for.
 
     Args:
-        seconds: how long to wait for a step.
-        worker: the number of this process, for the message.
+      seconds: how long to wait for a step.
+      worker: the number of this process, for the message.
     """
 
     def __init__(self, seconds: float, worker: int):

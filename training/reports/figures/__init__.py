@@ -29,6 +29,6 @@ def describe() -> str:
     """Says which runs each figure is drawn from.
 
     Returns:
-        A line for each figure.
+      A line for each figure.
     """
     return "\n".join(f"{name}: {kind.runs}" for name, kind in KINDS.items())

@@ -16,11 +16,11 @@ def draw(request: Request) -> Drawing:
     """Draws a row for each pair of neighbouring test images.
 
     Args:
-        request: its run is that of a flow of images; its limit is how many pairs there are.
+      request: its run is that of a flow of images; its limit is how many pairs there are.
 
     Returns:
-        The figure. The numbers are the shares of the way, and the largest error of a pixel of the
-        images at the ends, as a share of the range.
+      The figure. The numbers are the shares of the way, and the largest error of a pixel of the
+      images at the ends, as a share of the range.
     """
     finished = request.flow(images=True)
     pairs = request.count(_PAIRS, finished.dataset.spec.split_sizes["test"] // 2)

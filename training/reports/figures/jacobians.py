@@ -17,8 +17,8 @@ class DenseTraces(LogDetEstimator):
     n + 1.
 
     Args:
-        terms: of the longest series.
-        examples: in the batch.
+      terms: of the longest series.
+      examples: in the batch.
     """
 
     stochastic = False

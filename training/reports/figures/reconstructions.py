@@ -16,15 +16,15 @@ def draw(request: Request) -> Drawing:
     """Draws test images over their reconstructions by both networks.
 
     Args:
-        request: its runs are a constrained and an unconstrained network of the same images; its
-            limit is how many are reconstructed.
+      request: its runs are a constrained and an unconstrained network of the same images; its
+        limit is how many are reconstructed.
 
     Returns:
-        The figure. The numbers are each network's largest and median error of an image, as shares
-        of the pixels' range, and how many images' inverse was not found.
+      The figure. The numbers are each network's largest and median error of an image, as shares
+      of the pixels' range, and how many images' inverse was not found.
 
     Raises:
-        RunError: the runs are of different images, or of no images.
+      RunError: if the runs are of different images, or of no images.
     """
     runs = request.finished()
     names = {run.dataset.spec.name for run in runs}

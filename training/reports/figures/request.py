@@ -27,11 +27,11 @@ class Request:
     """What a figure is drawn from.
 
     Args:
-        runs: folders of runs.
-        seed: of everything that is drawn.
-        limit: a number of test examples that replaces the figure's own; None for that.
-        results: the folder of finished runs.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      runs: folders of runs.
+      seed: of everything that is drawn.
+      limit: a number of test examples that replaces the figure's own; None for that.
+      results: the folder of finished runs.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
     """
 
     runs: tuple[Path, ...]
@@ -50,13 +50,13 @@ class Request:
         """Loads the only run, which must be that of a flow.
 
         Args:
-            images: whether it must be one of images.
+          images: whether it must be one of images.
 
         Returns:
-            The run.
+          The run.
 
         Raises:
-            RunError: it is another kind of run.
+          RunError: if it is another kind of run.
         """
         (run,) = self.finished()
         kind = "flow of images" if images else "flow"

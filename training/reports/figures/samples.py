@@ -14,11 +14,11 @@ def draw(request: Request) -> Drawing:
     """Draws a square of samples, none of them chosen.
 
     Args:
-        request: its run is that of a flow of images; its limit is how many are drawn at most.
+      request: its run is that of a flow of images; its limit is how many are drawn at most.
 
     Returns:
-        The figure. The numbers are the samples' mean and standard deviation of a pixel, and
-        those of as many test images, from 0 to 1.
+      The figure. The numbers are the samples' mean and standard deviation of a pixel, and
+      those of as many test images, from 0 to 1.
     """
     finished = request.flow(images=True)
     side = max(1, int(np.sqrt(request.count(_SIDE**2, _SIDE**2))))

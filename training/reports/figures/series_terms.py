@@ -25,16 +25,16 @@ def draw(request: Request) -> Drawing:
     """Draws both estimators of a trained flow against its exact log-determinant.
 
     Args:
-        request: its run is that of a flow; its limit is how many test examples are used.
+      request: its run is that of a flow; its limit is how many test examples are used.
 
     Returns:
-        The figure. The numbers, in nats: "exact" of each example; for each kind of estimator and
-        number of terms the bias over examples, its standard error over draws, and the standard
-        deviation of one estimate of one example; "bias_by_traces" is the truncated series' bias
-        without noise, from the traces of powers of dense Jacobians.
+      The figure. The numbers, in nats: "exact" of each example; for each kind of estimator and
+      number of terms the bias over examples, its standard error over draws, and the standard
+      deviation of one estimate of one example; "bias_by_traces" is the truncated series' bias
+      without noise, from the traces of powers of dense Jacobians.
 
     Raises:
-        RunError: the run is of another kind, or of a flow without residual blocks.
+      RunError: if the run is of another kind, or of a flow without residual blocks.
     """
     finished = request.flow()
     if not any(residual_blocks(finished.model.flow)):

@@ -24,11 +24,11 @@ def draw(request: Request) -> Drawing:
     """Draws the error after 1 to 50 steps for each run.
 
     Args:
-        request: its runs may differ in c; its limit is how many test images are used.
+      request: its runs may differ in c; its limit is how many test images are used.
 
     Returns:
-        The figure. The numbers are, for each run, the median over images of the RMS error of an
-        image as a share of the pixels' range, by steps; null where it is not finite.
+      The figure. The numbers are, for each run, the median over images of the RMS error of an
+      image as a share of the pixels' range, by steps; null where it is not finite.
     """
     numbers: dict[str, Any] = {"steps": list(_STEPS), "runs": []}
     for finished in request.finished():

@@ -52,12 +52,12 @@ def new_figure(width: float, height: float, padding: float = 0.04) -> Figure:
     """Makes a figure that needs no display.
 
     Args:
-        width: in inches, `COLUMN` or `PAGE`.
-        height: in inches.
-        padding: around its panels, in inches.
+      width: in inches, `COLUMN` or `PAGE`.
+      height: in inches.
+      padding: around its panels, in inches.
 
     Returns:
-        The figure; what is drawn in it keeps its parts apart.
+      The figure; what is drawn in it keeps its parts apart.
     """
     layout = ConstrainedLayoutEngine(w_pad=padding, h_pad=padding, wspace=0.0, hspace=0.0)
     return Figure(figsize=(width, height), layout=layout)
@@ -67,8 +67,8 @@ def letter(axes: Any, index: int, title: str = "") -> None:
     """Marks a panel by a letter before its title.
 
     Args:
-        axes: the panel.
-        index: 0 for a.
-        title: what it shows.
+      axes: the panel.
+      index: 0 for a.
+      title: what it shows.
     """
     axes.set_title(f"({chr(ord('a') + index)}) {title}".strip(), loc="left")

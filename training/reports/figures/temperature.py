@@ -13,11 +13,11 @@ def draw(request: Request) -> Drawing:
     """Draws a row of samples for each temperature.
 
     Args:
-        request: its run is that of a flow of images; its limit is the samples of a row.
+      request: its run is that of a flow of images; its limit is the samples of a row.
 
     Returns:
-        The figure. The numbers are the temperatures, and the samples' standard deviation of a
-        pixel at each, from 0 to 1.
+      The figure. The numbers are the temperatures, and the samples' standard deviation of a
+      pixel at each, from 0 to 1.
     """
     finished = request.flow(images=True)
     count = request.count(_SHOWN, _SHOWN)

@@ -20,14 +20,14 @@ def draw(request: Request) -> Drawing:
     """Draws the data, and each flow's density over its samples.
 
     Args:
-        request: its runs are flows of the same points; its limit is how many samples are drawn.
+      request: its runs are flows of the same points; its limit is how many samples are drawn.
 
     Returns:
-        The figure. The numbers are each flow's mean log-density of test points in nats, and the
-        integral of its density over the square that is shown.
+      The figure. The numbers are each flow's mean log-density of test points in nats, and the
+      integral of its density over the square that is shown.
 
     Raises:
-        RunError: the runs are no flows of the same points in the plane.
+      RunError: if the runs are no flows of the same points in the plane.
     """
     runs = request.finished()
     specs = [run.dataset.spec for run in runs]

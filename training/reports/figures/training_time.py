@@ -17,14 +17,14 @@ def draw(request: Request) -> Drawing:
     """Draws the validation bits/dim of every flow of table 4 among the results.
 
     Args:
-        request: its results are read.
+      request: its results are read.
 
     Returns:
-        The figure. The numbers are [CPU-seconds, bits/dim] of each run at its checkpoints, by data
-        set and experiment.
+      The figure. The numbers are [CPU-seconds, bits/dim] of each run at its checkpoints, by data
+      set and experiment.
 
     Raises:
-        RunError: there is no such run, or a run's files are damaged.
+      RunError: if there is no such run, or a run's files are damaged.
     """
     curves: dict[str, dict[str, Any]] = {}
     results = Records(request.results)

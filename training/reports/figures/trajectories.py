@@ -28,11 +28,11 @@ def draw(request: Request) -> Drawing:
     """Trains both networks on the same map and draws their paths.
 
     Args:
-        request: its seed is that of the weights.
+      request: its seed is that of the weights.
 
     Returns:
-        The figure. The numbers are each network's paths [block][input], how many pairs of
-        neighbouring paths change their order, the least slope of the map, and its error.
+      The figure. The numbers are each network's paths [block][input], how many pairs of
+      neighbouring paths change their order, the least slope of the map, and its error.
     """
     x = np.linspace(-_REACH, _REACH, _PATHS, dtype=np.float32)
     networks = {

@@ -29,20 +29,20 @@ def write_figure(
     """Draws a figure, and writes the numbers in it beside it.
 
     Args:
-        name: "1" to "5", or the name of one of the others.
-        out: the PNG file; the numbers go to the same name with `.json`.
-        runs: the folders of the runs it is drawn from, in the order that `KINDS` gives.
-        seed: of everything that is drawn.
-        limit: uses so many test examples instead of the figure's own number.
-        results: the folder of finished runs, for the figures that read it.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
-        pdf: whether to write the same name with `.pdf` as well.
+      name: "1" to "5", or the name of one of the others.
+      out: the PNG file; the numbers go to the same name with `.json`.
+      runs: the folders of the runs it is drawn from, in the order that `KINDS` gives.
+      seed: of everything that is drawn.
+      limit: uses so many test examples instead of the figure's own number.
+      results: the folder of finished runs, for the figures that read it.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      pdf: whether to write the same name with `.pdf` as well.
 
     Returns:
-        What was written as JSON.
+      What was written as JSON.
 
     Raises:
-        RunError: there is no such figure, it needs other runs, or an argument cannot be used.
+      RunError: if there is no such figure, it needs other runs, or an argument cannot be used.
     """
     if name not in KINDS:
         raise RunError(f"figure {name!r} does not exist; give one of {', '.join(KINDS)}")

@@ -24,15 +24,15 @@ def prepare(
     """Makes one of the paper's tables; what table 1 says is measured first.
 
     Args:
-        number: "1" to "4".
-        results: the folder of finished runs.
-        out: where it is going to be written, if anywhere: refused before any work.
+      number: "1" to "4".
+      results: the folder of finished runs.
+      out: where it is going to be written, if anywhere: refused before any work.
 
     Returns:
-        The table.
+      The table.
 
     Raises:
-        RunError: an argument cannot be used, or results are damaged.
+      RunError: if an argument cannot be used, or results are damaged.
     """
     records = Records(results)
     _known(number)
@@ -47,14 +47,14 @@ def make_table(number: str, records: Records) -> Table:
     """Makes one of the paper's tables from what is among the results.
 
     Args:
-        number: "1" to "4".
-        records: the results.
+      number: "1" to "4".
+      records: the results.
 
     Returns:
-        The table; what was not run is said to be not run.
+      The table; what was not run is said to be not run.
 
     Raises:
-        RunError: there is no such table, or results are damaged.
+      RunError: if there is no such table, or results are damaged.
     """
     return _known(number)(records)
 
@@ -63,11 +63,11 @@ def write_table(table: Table, out: str | os.PathLike[str]) -> None:
     """Writes a table as Markdown and as PNG.
 
     Args:
-        table: the table.
-        out: either file, by its suffix `.md` or `.png`; the other one goes beside it.
+      table: the table.
+      out: either file, by its suffix `.md` or `.png`; the other one goes beside it.
 
     Raises:
-        RunError: the suffix is another one, or the files cannot be written.
+      RunError: if the suffix is another one, or the files cannot be written.
     """
     from training.reports.tables.picture import draw_table
 

@@ -17,10 +17,10 @@ def inverse(records: Sequence[Record]) -> str:
     """Says whether the certificates prove an inverse, by the largest bound of a block.
 
     Args:
-        records: the runs of one experiment.
+      records: the runs of one experiment.
 
     Returns:
-        A cell.
+      A cell.
     """
     if any((r.settings.get("model") or {}).get("architecture") == "resnet" for r in records):
         return "no: not a bijection"
@@ -38,10 +38,10 @@ def reconstruction(records: Sequence[Record]) -> str:
     """Says how far decoded images are from the encoded ones.
 
     Args:
-        records: the runs of one experiment.
+      records: the runs of one experiment.
 
     Returns:
-        A cell: the largest error of a pixel, as a share of the range, of all runs.
+      A cell: the largest error of a pixel, as a share of the range, of all runs.
     """
     if any((r.settings.get("model") or {}).get("architecture") == "resnet" for r in records):
         return "no inverse"
@@ -59,11 +59,11 @@ def spread(values: Iterable[float], form: str = "{:,.0f}") -> str:
     """Writes numbers that are often the same, as the least and the largest.
 
     Args:
-        values: the numbers.
-        form: of each.
+      values: the numbers.
+      form: of each.
 
     Returns:
-        A cell.
+      A cell.
     """
     numbers = list(values)
     ends = [form.format(end) for end in (min(numbers), max(numbers))]
@@ -74,10 +74,10 @@ def bits(record: Record) -> str:
     """Writes bits/dim.
 
     Args:
-        record: the run of a density.
+      record: the run of a density.
 
     Returns:
-        A cell, with the standard error over test images.
+      A cell, with the standard error over test images.
     """
     return f"{record.number('bits_per_dim'):.3f} ± {record.number('standard_error'):.3f}"
 
@@ -86,10 +86,10 @@ def likelihood(record: Record) -> str:
     """Says how a flow's log-determinants were found in its evaluation.
 
     Args:
-        record: the run of a flow.
+      record: the run of a flow.
 
     Returns:
-        A cell.
+      A cell.
     """
     log_det = record.metrics.get("log_det") or {}
     name, terms = log_det.get("name"), log_det.get("exact_terms", log_det.get("terms"))

@@ -55,13 +55,13 @@ def make_table(records: Records) -> Table:
     """Makes the table from `table2/EXPERIMENT_seedK/`.
 
     Args:
-        records: the results.
+      records: the results.
 
     Returns:
-        The paper's layout, then a grid for each data set with what the numbers rest on.
+      The paper's layout, then a grid for each data set with what the numbers rest on.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
     runs = {
         (data, model): records.seeds(f"{data}_classifier_{model}")

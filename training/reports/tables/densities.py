@@ -46,13 +46,13 @@ def make_table(records: Records) -> Table:
     """Makes the table.
 
     Args:
-        records: the results.
+      records: the results.
 
     Returns:
-        The paper's layout, then a grid for each data set with what the numbers rest on.
+      The paper's layout, then a grid for each data set with what the numbers rest on.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
     found = {
         (data, ending): records.find(f"{data}_flow{ending}")

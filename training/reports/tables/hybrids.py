@@ -34,13 +34,13 @@ def make_table(records: Records) -> Table:
     """Makes the table.
 
     Args:
-        records: the results.
+      records: the results.
 
     Returns:
-        A grid for each data set.
+      A grid for each data set.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
     grids, missing = [], []
     for data, title in DATASETS.items():

@@ -28,10 +28,10 @@ def mean_over_seeds(values: Sequence[float]) -> Interval:
     """Estimates the mean of a normal distribution: mean ± t s / sqrt(n).
 
     Args:
-        values: one for each seed, at least two.
+      values: one for each seed, at least two.
 
     Returns:
-        Student's interval with n - 1 degrees of freedom.
+      Student's interval with n - 1 degrees of freedom.
     """
     sample = np.asarray(values, np.float64)
     reach = stats.t.ppf((1 + _CONFIDENCE) / 2, len(sample) - 1) * stats.sem(sample)
@@ -42,10 +42,10 @@ def error_rate(record: Record) -> Interval:
     """Gives one run's error in percent, with Wilson's interval of a binomial proportion.
 
     Args:
-        record: the run of a classifier.
+      record: the run of a classifier.
 
     Returns:
-        The error rate; its interval is over test images.
+      The error rate; its interval is over test images.
     """
     percent, images = record.number("error_percent"), round(record.number("images"))
     wrong = round(percent * images / 100)
@@ -57,10 +57,10 @@ def mean_error(runs: dict[int, Record]) -> Interval:
     """Gives the error of an experiment: the mean over its seeds, or that of its one run.
 
     Args:
-        runs: the runs by seed, at least one.
+      runs: the runs by seed, at least one.
 
     Returns:
-        The error in percent.
+      The error in percent.
     """
     if len(runs) == 1:
         return error_rate(next(iter(runs.values())))
@@ -76,11 +76,11 @@ def difference(runs: dict[int, Record], others: dict[int, Record]) -> Interval |
     it, else that of two independent proportions, which is larger.
 
     Args:
-        runs: the runs by seed.
-        others: the runs to compare with.
+      runs: the runs by seed.
+      others: the runs to compare with.
 
     Returns:
-        The difference in percentage points; None if no seed is common.
+      The difference in percentage points; None if no seed is common.
     """
     common = sorted(runs.keys() & others.keys())
     if not common:

@@ -36,13 +36,13 @@ def make_table(records: Records) -> Table:
     """Makes the table.
 
     Args:
-        records: the results.
+      records: the results.
 
     Returns:
-        The table.
+      The table.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
     found = {name: records.find(name) for _, name, _ in _ROWS}
     rows = [[label, *_row(found[name], paper), name] for label, name, paper in _ROWS]

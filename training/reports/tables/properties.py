@@ -22,7 +22,7 @@ def measure(records: Records) -> None:
     """Measures the properties and writes them among the results.
 
     Args:
-        records: the results.
+      records: the results.
 
     """
     from training.quiet import import_tensorflow
@@ -51,13 +51,13 @@ def make_table(records: Records) -> Table:
     """Makes the table from the measurement among the results.
 
     Args:
-        records: the results.
+      records: the results.
 
     Returns:
-        The marks, then the numbers that they rest on.
+      The marks, then the numbers that they rest on.
 
     Raises:
-        RunError: there is no measurement, or it is damaged.
+      RunError: if there is no measurement, or it is damaged.
     """
     path = records.folder / _FILE
     content = read_json(path)

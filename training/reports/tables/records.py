@@ -19,10 +19,10 @@ class Record:
     """What a finished run left.
 
     Args:
-        folder: where its files are.
-        metrics: of `metrics.json`.
-        settings: the experiment's, of `config.json`.
-        certificate: of `certificate.json`; None where there is none.
+      folder: where its files are.
+      metrics: of `metrics.json`.
+      settings: the experiment's, of `config.json`.
+      certificate: of `certificate.json`; None where there is none.
     """
 
     folder: Path
@@ -54,13 +54,13 @@ class Record:
         """Gives a number of `metrics.json`.
 
         Args:
-            key: its name.
+          key: its name.
 
         Returns:
-            The number.
+          The number.
 
         Raises:
-            RunError: it is not there, or no number.
+          RunError: if it is not there, or no number.
         """
         value = self.metrics.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -74,8 +74,8 @@ class Record:
         """Gives the results that a classifier has by several views of each image.
 
         Returns:
-            This record with their error rate; None where `evaluate --views` was not run on the
-            same examples.
+          This record with their error rate; None where `evaluate --views` was not run on the
+          same examples.
         """
         found = self.metrics.get("views")
         if found is None:
@@ -94,10 +94,10 @@ class Records:
     `half/EXPERIMENT/`.
 
     Args:
-        folder: the folder.
+      folder: the folder.
 
     Raises:
-        RunError: there is no such folder.
+      RunError: if there is no such folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -109,14 +109,14 @@ class Records:
         """Reads an experiment's run; where only runs with several seeds were kept, seed 0's.
 
         Args:
-            experiment: its name.
-            group: `HALF` for its version of half the size.
+          experiment: its name.
+          group: `HALF` for its version of half the size.
 
         Returns:
-            The run's results; None if it was not run, or not evaluated on the test set.
+          The run's results; None if it was not run, or not evaluated on the test set.
 
         Raises:
-            RunError: its files are damaged, or of another experiment.
+          RunError: if its files are damaged, or of another experiment.
         """
         folder = self.folder / group / experiment
         if not _holds_run(folder):
@@ -132,13 +132,13 @@ class Records:
         """Reads an experiment's runs with several seeds.
 
         Args:
-            experiment: its name.
+          experiment: its name.
 
         Returns:
-            Those evaluated on the test set by their seed, in order.
+          Those evaluated on the test set by their seed, in order.
 
         Raises:
-            RunError: a folder's files are damaged, or of another experiment or seed.
+          RunError: if a folder's files are damaged, or of another experiment or seed.
         """
         found: dict[int, Record] = {}
         for folder in sorted((self.folder / _SEEDS).glob(f"{experiment}_seed*")):
@@ -159,10 +159,10 @@ class Records:
         """Reads every run.
 
         Returns:
-            The runs in the order of their folders' names, variants last.
+          The runs in the order of their folders' names, variants last.
 
         Raises:
-            RunError: files are damaged.
+          RunError: if files are damaged.
         """
         places = (self.folder, self.folder / HALF, self.folder / _SEEDS)
         folders = [folder for place in places for folder in sorted(place.glob("*"))]
@@ -173,13 +173,13 @@ def read_record(folder: Path) -> Record:
     """Reads a run's results.
 
     Args:
-        folder: where its files are.
+      folder: where its files are.
 
     Returns:
-        The results.
+      The results.
 
     Raises:
-        RunError: a file is missing or damaged; the message names it.
+      RunError: if a file is missing or damaged; the message names it.
     """
     path = folder / "metrics.json"
     metrics = read_content(path, FINISHED)
@@ -202,11 +202,11 @@ def commands(experiment: str, seed: int | None = None) -> list[str]:
     """Says how a run is made.
 
     Args:
-        experiment: its name.
-        seed: its seed, where it is one of several.
+      experiment: its name.
+      seed: its seed, where it is one of several.
 
     Returns:
-        Command lines: training, then evaluation.
+      Command lines: training, then evaluation.
     """
     run = f"runs/{experiment}" if seed is None else f"runs/{experiment}_seed{seed}"
     given = "" if seed is None else f" --seed {seed}"

@@ -36,13 +36,13 @@ def make_table(records: Records) -> Table:
     """Makes the table of `trials.json`.
 
     Args:
-        records: the results.
+      records: the results.
 
     Returns:
-        A grid of all trials.
+      A grid of all trials.
 
     Raises:
-        RunError: the file is damaged.
+      RunError: if the file is damaged.
     """
     path = records.folder / FILE
     trials = read_json(path) if path.exists() else []
