@@ -12,9 +12,9 @@ from tf_iresnet.arguments import (
     checked_integers,
     checked_real,
 )
-from tf_iresnet.layers import ActNorm
+from tf_iresnet.layers import ActNorm, InvertibleLayer
 from tf_iresnet.log_det import LogDetEstimator, PowerSeries
-from tf_iresnet.models.architecture import Architecture
+from tf_iresnet.models.architecture import Architecture, Place
 from tf_iresnet.options import option
 from training.baselines.autoregressive import MaskedAutoregressive
 from training.baselines.continuous import ContinuousFlow
@@ -22,11 +22,11 @@ from training.baselines.coupling import Coupling
 from training.baselines.linear import InvertibleLinear
 
 
-def _sizes(name: str, value: Any) -> tuple[int, ...]:
+def _sizes(name: str, value: object) -> tuple[int, ...]:
     return checked_integers(name, value, "layer of a network")
 
 
-def _tolerance(name: str, value: Any) -> float:
+def _tolerance(name: str, value: object) -> float:
     return checked_real(name, value, "must be a number above 0", lambda number: number > 0)
 
 
@@ -46,7 +46,7 @@ class NICE(_Convolutional):
       kernel_sizes: of the networks' layers.
     """
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         masked = alternating(place.index, place.channels, place.taps)
         return [Coupling(masked, place.width, self.kernel_sizes, "none", **options)]
 
@@ -62,7 +62,7 @@ class RealNVP(_Convolutional):
       kernel_sizes: of the networks' layers.
     """
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         masked = alternating(place.index, place.channels, place.taps)
         return [
             ActNorm(**options),
@@ -87,7 +87,7 @@ class Glow(_Convolutional):
 
     coupling: str = option("affine", lambda n, v: checked_choice(n, v, ("affine", "additive")))
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         scale = "sigmoid" if self.coupling == "affine" else "none"
         masked = range(place.channels // 2)
         return [
@@ -96,7 +96,7 @@ class Glow(_Convolutional):
             Coupling(masked, place.width, self.kernel_sizes, scale, **options),
         ]
 
-    def ending(self, width, channels, **options):
+    def ending(self, width: int, channels: int, **options: Any) -> list[InvertibleLayer]:
         return [Coupling(range(channels // 2), width, self.kernel_sizes, "sigmoid", **options)]
 
 
@@ -125,7 +125,7 @@ class FFJORD(_Convolutional):
     def estimator(self) -> LogDetEstimator:
         return PowerSeries(terms=1, probes=self.probes)
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         solver = (self.steps, self.rtol, self.atol)
         return [ContinuousFlow(place.width, self.kernel_sizes, *solver, self.estimator, **options)]
 
@@ -156,7 +156,7 @@ class MAF(Architecture):
                 f"leave out one of depth={self.depth} and kernel_sizes={self.kernel_sizes}."
             )
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         depth = self.depth if self.kernel_sizes is None else len(self.kernel_sizes) - 1
         backwards = place.index % 2 == 1
         return [

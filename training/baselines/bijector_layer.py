@@ -3,7 +3,6 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,8 +10,10 @@ from tensorflow_probability import bijectors as tfb
 
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers import InvertibleLayer
+from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.typing import Shape
 
-Network = Callable[[tf.Tensor], Any]
+Network = Callable[[tf.Tensor], tf.Tensor | tuple[tf.Tensor, tf.Tensor]]
 
 
 class BijectorLayer(InvertibleLayer):
@@ -23,10 +24,10 @@ class BijectorLayer(InvertibleLayer):
     log-determinant is exact; the arguments `seed` and `log_det` change nothing.
     """
 
-    network: keras.layers.Layer | None = None
+    network: keras.layers.Layer = None  # stays None where the map needs no network
 
     @abc.abstractmethod
-    def bijector(self, network: Any) -> tfb.Bijector:
+    def bijector(self, network: Network) -> tfb.Bijector:
         """Makes the bijector.
 
         Args:
@@ -39,35 +40,35 @@ class BijectorLayer(InvertibleLayer):
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.bijector(self.network).forward(tf.identity(x))
 
-    def _log_det(self, x, seed, log_det, training):
+    def _log_det(
+        self, x: tf.Tensor, seed: tf.Tensor, log_det: LogDetEstimator | None, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         # The same input in both calls: one evaluation of the network serves them.
         bijector, x = self.bijector(once(self.network)), tf.identity(x)
         y = bijector.forward(x)
         value = bijector.forward_log_det_jacobian(x, event_ndims=x.shape.rank - 1)
         return y, tf.broadcast_to(value, tf.shape(x)[:1])
 
-    def _inverse(self, y):
+    def _inverse(self, y: tf.Tensor) -> FixedPointResult:
         x = self.bijector(self.network).inverse(tf.identity(y))
         return FixedPointResult.exact(tf.ensure_shape(x, y.shape), math.inf)
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
         return tuple(output_shape)
 
 
-def once(network: keras.layers.Layer | None) -> Network | None:
+def once(network: Network) -> Network:
     """Remembers a network's first output.
 
     Args:
-      network: the network, or None.
+      network: the network.
 
     Returns:
       A function that gives that output in every later call, whatever its arguments.
     """
-    if network is None:
-        return None
-    held: list[Any] = []
+    held: list[tf.Tensor | tuple[tf.Tensor, tf.Tensor]] = []
 
-    def call(x: tf.Tensor) -> Any:
+    def call(x: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         if not held:
             held.append(network(x))
         return held[0]

@@ -8,7 +8,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_iresnet.functions import softplus
-from training.baselines.bijector_layer import BijectorLayer
+from tf_iresnet.typing import Config, Shape
+from training.baselines.bijector_layer import BijectorLayer, Network
 from training.baselines.networks import PlainNetwork
 
 SCALES = ("none", "tanh", "sigmoid")
@@ -51,9 +52,9 @@ class Coupling(BijectorLayer):
         self.kernel_sizes = tuple(kernel_sizes)
         self.scale = scale
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        channels = input_shape[-1]
+        channels = tf.TensorShape(input_shape)[-1]
         others = [index for index in range(channels) if index not in self.masked]
         if not self.masked or not others or not set(self.masked) < set(range(channels)):
             raise ValueError(
@@ -74,7 +75,7 @@ class Coupling(BijectorLayer):
                 name="factor", shape=(len(others),), initializer="ones", autocast=False
             )
 
-    def bijector(self, network: Any) -> tfb.Bijector:
+    def bijector(self, network: Network) -> tfb.Bijector:
         def shift_and_log_scale(x: tf.Tensor, _: int) -> tuple[tf.Tensor, tf.Tensor | None]:
             output = network(x)
             if self.scale == "none":
@@ -94,7 +95,7 @@ class Coupling(BijectorLayer):
         ordered = tfb.Permute(tf.constant(self._order))
         return tfb.Chain([tfb.Invert(ordered), coupling, ordered])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "masked": self.masked,

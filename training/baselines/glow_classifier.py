@@ -7,6 +7,7 @@ import keras
 
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.options import takes
+from tf_iresnet.typing import Config
 from training.baselines.architectures import Glow
 
 
@@ -39,5 +40,5 @@ class GlowClassifier(FeatureClassifier):
     ):
         super().__init__(event_shape, classes, architecture, **options)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), **self.architecture.get_config()}

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.layers.tracking import track
+from tf_iresnet.typing import Shape
 
 
 class Affine(keras.layers.Layer):
@@ -36,7 +37,7 @@ class Affine(keras.layers.Layer):
         self.initializer = "zeros" if zero else "he_normal"
         self.mask = mask
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         spatial = [self.kernel_size] * (len(input_shape) - 2)
         self.kernel = self.add_weight(
             name="kernel",
@@ -44,7 +45,8 @@ class Affine(keras.layers.Layer):
             initializer=self.initializer,
         )
         self.bias = self.add_weight(name="bias", shape=(self.outputs,), initializer="zeros")
-        self._map = map_for_kernel(tuple(self.kernel.shape), tuple(input_shape[1:-1]))
+        space = tf.TensorShape(input_shape)[1:-1]
+        self._map = map_for_kernel(tuple(self.kernel.shape), tuple(space))
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -90,8 +92,8 @@ class PlainNetwork(keras.layers.Layer):
         ]
         track(self, "layers", self.layers)
 
-    def build(self, input_shape: Any) -> None:
-        *shape, channels = input_shape
+    def build(self, input_shape: Shape) -> None:
+        *shape, channels = tf.TensorShape(input_shape)
         for layer in self.layers:
             layer.build((*shape, channels + self.timed))
             channels = layer.outputs
@@ -172,7 +174,7 @@ class MaskedNetwork(keras.layers.Layer):
         ]
         track(self, "layers", self.layers)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         *space, channels = self.event_shape
         for layer in self.layers:
             layer.build((None, *space, channels))

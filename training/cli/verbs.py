@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ from training.experiments.catalog import experiment_names, load_experiment
 from training.quiet import import_tensorflow
 from training.reports.figures import describe
 from training.runs.files import as_text, new_file, write_files
+from training.typing import JsonObject
 
 if TYPE_CHECKING:
     from training.measures.finished import Finished
@@ -345,5 +346,5 @@ def _open(folder: str, data_dir: str | None) -> "Finished":
     return open_finished(folder, data_dir)
 
 
-def _show(results: dict[str, Any]) -> None:
+def _show(results: JsonObject) -> None:
     say(json.dumps(results, indent=2, ensure_ascii=False))

@@ -1,6 +1,6 @@
 """Refusals of arguments no batches can be made from."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from training.data.augment import AUGMENTATIONS
 from training.data.preprocess import TASKS, needs_labels
@@ -9,7 +9,7 @@ from training.data.spec import SPLITS, DataSpec
 _DTYPES = ("float32", "float64")
 
 
-def check_count(name: str, value: Any, least: int) -> None:
+def check_count(name: str, value: int, least: int) -> None:
     """Refuses what is no integer of at least `least`.
 
     Args:
@@ -24,7 +24,7 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name}={value!r} is no usable number; give an integer >= {least}")
 
 
-def check_common(spec: DataSpec, batch_size: Any, seed: Any, task: str, dtype: str) -> None:
+def check_common(spec: DataSpec, batch_size: int, seed: int, task: str, dtype: str) -> None:
     """Refuses wrong arguments that training and evaluation have in common.
 
     Args:
@@ -47,7 +47,7 @@ def check_common(spec: DataSpec, batch_size: Any, seed: Any, task: str, dtype: s
         raise ValueError(f"dtype={dtype!r} does not hold the data; use one of {', '.join(_DTYPES)}")
 
 
-def check_augment(spec: DataSpec, augment: Any) -> None:
+def check_augment(spec: DataSpec, augment: Sequence[str]) -> None:
     """Refuses augmentations that do not exist or that the data set cannot take.
 
     Args:
@@ -67,7 +67,7 @@ def check_augment(spec: DataSpec, augment: Any) -> None:
         raise ValueError(f"augment={augment!r} is for images; leave it empty for {spec.name!r}")
 
 
-def check_limit(spec: DataSpec, split: str, limit: Any) -> int:
+def check_limit(spec: DataSpec, split: str, limit: int | None) -> int:
     """Finds how many examples of a split are asked for.
 
     Args:

@@ -1,6 +1,5 @@
 """Images that do not belong to a data set."""
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -8,10 +7,11 @@ import numpy as np
 from training.data import Dataset, load_dataset
 from training.data.randomness import stream_key
 from training.errors import RunError
+from training.typing import PathLike
 
 
 def outliers(
-    dataset: Dataset, count: int, seed: int, data_dir: str | os.PathLike[str] | None = None
+    dataset: Dataset, count: int, seed: int, data_dir: PathLike | None = None
 ) -> dict[str, np.ndarray]:
     """Makes sets of outliers of a data set of images.
 

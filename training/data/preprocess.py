@@ -1,12 +1,12 @@
 """From stored examples to what a model reads: dequantised for densities, scaled for classes."""
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
 from tf_iresnet.randomness import midpoints_of
-from training.data.randomness import example_words
+from tf_iresnet.typing import DTypeLike
+from training.data.randomness import Whole, example_words
 from training.data.spec import DataSpec
 
 TASKS = ("density", "classification", "hybrid", "conditional")
@@ -24,7 +24,9 @@ def needs_labels(task: str) -> bool:
     return task != "density"
 
 
-def prepare(spec: DataSpec, task: str, x: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor:
+def prepare(
+    spec: DataSpec, task: str, x: tf.Tensor, key: int, first: Whole, dtype: DTypeLike
+) -> tf.Tensor:
     """Turns stored examples into a model's input.
 
     Args:
@@ -46,7 +48,7 @@ def prepare(spec: DataSpec, task: str, x: tf.Tensor, key: int, first: Any, dtype
     return dequantise(x, key, first, dtype)
 
 
-def target(spec: DataSpec, task: str, labels: tf.Tensor, dtype: Any) -> tf.Tensor:
+def target(spec: DataSpec, task: str, labels: tf.Tensor, dtype: DTypeLike) -> tf.Tensor:
     """Turns labels into what a model reads beside x.
 
     Args:
@@ -61,7 +63,7 @@ def target(spec: DataSpec, task: str, labels: tf.Tensor, dtype: Any) -> tf.Tenso
     return tf.one_hot(labels, spec.classes, dtype=dtype) if task == "conditional" else labels
 
 
-def dequantise(images: tf.Tensor, key: int, first: Any, dtype: Any) -> tf.Tensor:
+def dequantise(images: tf.Tensor, key: int, first: Whole, dtype: DTypeLike) -> tf.Tensor:
     """Adds uniform noise to integer pixels.
 
     The noise takes the 2^15 midpoints of a regular grid on the unit interval. Up to 256 levels

@@ -6,9 +6,12 @@ neither on the batch it came in nor on where the stream was entered.
 """
 
 import hashlib
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
+
+#: An integer, in Python or in a graph.
+Whole: TypeAlias = tf.Tensor | int
 
 _PHILOX = 1
 _WORDS_PER_COUNT = 4
@@ -29,7 +32,7 @@ def stream_key(seed: int, purpose: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def example_words(key: int, first: Any, count: Any, words: int) -> tf.Tensor:
+def example_words(key: int, first: Whole, count: Whole, words: int) -> tf.Tensor:
     """Draws 32-bit words for consecutive examples of a stream.
 
     Args:
@@ -65,7 +68,7 @@ def unit_interval(words: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(words, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
-def shuffled_indices(key: int, first: Any, count: Any, size: int) -> tf.Tensor:
+def shuffled_indices(key: int, first: Whole, count: Whole, size: int) -> tf.Tensor:
     """Reads an endless row of shuffled epochs from any place on.
 
     Args:

@@ -2,13 +2,13 @@
 
 import difflib
 import functools
-import os
 from pathlib import Path
 
 from training.data.digits import digits
 from training.data.spec import DataError, Dataset
 from training.data.tfds_images import data_folder, prepared_folder, tfds_images
 from training.data.toy import TOY_NAMES, toy
+from training.typing import PathLike
 
 _TFDS_NAMES = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")
 KNOWN_DATASETS = ("digits", *_TFDS_NAMES, *TOY_NAMES)
@@ -16,7 +16,7 @@ KNOWN_DATASETS = ("digits", *_TFDS_NAMES, *TOY_NAMES)
 
 def load_dataset(
     name: str,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     *,
     toy_size: int = 20_000,
     toy_seed: int = 0,

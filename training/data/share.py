@@ -1,9 +1,10 @@
 """Which examples of a batch a pipeline reads, where several devices share the batch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
+
+from training.data.randomness import Whole
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Share:
         """Gives the number of the batch that an element is a part of."""
         return element // self.replicas
 
-    def places(self, element: tf.Tensor, batch_size: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def places(self, element: tf.Tensor, batch_size: Whole) -> tuple[tf.Tensor, tf.Tensor]:
         """Gives where an element begins and ends in its batch.
 
         Args:

@@ -2,17 +2,22 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from training.data.spec import Arrays, DataError, Dataset, DataSpec, SplitRange
+from training.typing import PathLike
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 _VALIDATION = 5_000
 _SMALL = 10_000  # a smaller training set gives up a tenth for validation instead
 
 
-def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+def data_folder(data_dir: PathLike | None) -> Path:
     """Finds the folder of prepared data sets.
 
     Args:
@@ -94,7 +99,7 @@ def _damaged(name: str, place: Path | str, error: Exception) -> DataError:
     )
 
 
-def _describe(name: str, builder: Any) -> DataSpec:
+def _describe(name: str, builder: "DatasetBuilder") -> DataSpec:
     features, splits = builder.info.features, builder.info.splits
     if not {"image", "label"} <= set(features or ()) or not {"train", "test"} <= set(splits):
         raise DataError(
@@ -117,7 +122,7 @@ def _describe(name: str, builder: Any) -> DataSpec:
     return DataSpec(name, tuple(image.shape), 256, getattr(label, "num_classes", None), ranges)
 
 
-def _read(tfds: Any, builder: Any, source: str) -> Arrays:
+def _read(tfds: ModuleType, builder: "DatasetBuilder", source: str) -> Arrays:
     # One file after the other: the order of the examples is then that of the files, whatever
     # their number, and slices agree with TensorFlow Datasets' own "train[-5000:]".
     order = tfds.ReadConfig(interleave_cycle_length=1)

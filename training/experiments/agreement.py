@@ -1,8 +1,9 @@
 """Whether two experiments are the same run: in which settings they differ."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from training.experiments.config import Experiment
+from training.typing import Json, RawSettings
 
 _FREE = ("description",)  # does not change what a run computes
 
@@ -11,8 +12,8 @@ class Difference(NamedTuple):
     """A setting, its value in the first experiment and that in the second."""
 
     setting: str
-    first: Any
-    second: Any
+    first: Json
+    second: Json
 
 
 def differences(first: Experiment, second: Experiment) -> list[Difference]:
@@ -45,8 +46,8 @@ def is_longer(found: list[Difference]) -> bool:
     return [item.setting for item in found] == ["steps"] and found[0].second > found[0].first
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(settings: RawSettings, prefix: str = "") -> RawSettings:
+    flat: RawSettings = {}
     for key, value in settings.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -4,13 +4,13 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from training.console import warn
 from training.errors import RunError
 from training.experiments.config import Experiment, parse_experiment
 from training.experiments.lengths import make_way, out_of_reach
 from training.experiments.settings import AnyFlow
+from training.typing import Json, RawSettings
 
 _TABLES = ("schedule", "log_det", "eval_log_det", "model")  # of several kinds
 _FOLDER = Path(__file__).parent
@@ -69,7 +69,7 @@ def load_experiment(
     return experiment
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str) -> RawSettings:
     """Reads an experiment's file over the one that it extends."""
     path = _FOLDER / f"{name}.toml"
     try:
@@ -80,7 +80,7 @@ def _read(name: str) -> dict[str, Any]:
     return written if base is None else _merged(_read(base), written)
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _merged(base: RawSettings, changes: RawSettings) -> RawSettings:
     """Puts changes over a base; of a table of another kind only what all kinds share stays."""
     merged = dict(base)
     for key, value in changes.items():
@@ -91,7 +91,7 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _shared(old: RawSettings, new: RawSettings) -> RawSettings:
     """Takes from a table what still holds with the kind that the changes name."""
     if "name" in new and new["name"] != old.get("name"):
         return {}
@@ -100,7 +100,7 @@ def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return old
 
 
-def _apply(settings: dict[str, Any], override: str) -> None:
+def _apply(settings: RawSettings, override: str) -> None:
     place, equals, text = override.partition("=")
     *parents, last = (part.strip() for part in place.split("."))
     if not equals or not last or not all(parents):
@@ -119,7 +119,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     settings[last] = value
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> Json:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

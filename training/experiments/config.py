@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -28,6 +28,7 @@ from training.experiments.settings import (
     Share,
     none,
 )
+from training.typing import Json, JsonObject, RawSettings
 
 
 class Roulette(Settings):
@@ -91,7 +92,7 @@ class FlowModel(Blocks, AnyFlow):
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1, control_variate=True)
 
     @property
-    def measured_by(self) -> dict[str, Any]:
+    def measured_by(self) -> JsonObject:
         """How an evaluation finds log-determinants, as `metrics.json` says it."""
         return self.eval_log_det.model_dump(mode="json")
 
@@ -282,7 +283,7 @@ _EXPERIMENT: TypeAdapter[Experiment] = TypeAdapter(
 )
 
 
-def parse_experiment(settings: Any) -> Experiment:
+def parse_experiment(settings: RawSettings) -> Experiment:
     """Checks settings and completes them by the defaults.
 
     Args:
@@ -301,7 +302,7 @@ def parse_experiment(settings: Any) -> Experiment:
         raise RunError("; ".join(map(_explain, refusals(_EXPERIMENT, error)))) from error
 
 
-def parse_recorded(settings: Any) -> Experiment:
+def parse_recorded(settings: RawSettings) -> Experiment:
     """Reads the settings that a run has written down, in which none are left to their defaults.
 
     Args:
@@ -319,7 +320,7 @@ def parse_recorded(settings: Any) -> Experiment:
     return parse_experiment(settings)
 
 
-def _named(settings: Any) -> Any:
+def _named(settings: Json) -> Json:
     """Names the architecture, which files do not that are older than the baselines."""
     model = settings.get("model") if isinstance(settings, dict) else None
     if not isinstance(model, dict):

@@ -1,12 +1,12 @@
 """Lengths in steps that give way, or come to nothing, where a run is made shorter."""
 
 from collections.abc import Collection
-from typing import Any
 
 from training.experiments.config import Cosine, Experiment, Piecewise
+from training.typing import RawSettings
 
 
-def make_way(settings: dict[str, Any], written: Experiment, chosen: Collection[str]) -> list[str]:
+def make_way(settings: RawSettings, written: Experiment, chosen: Collection[str]) -> list[str]:
     """Shortens a warm-up that leaves nothing of the steps, to the share that it had of them.
 
     Args:

@@ -4,11 +4,15 @@ import difflib
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-_Schema = dict[str, Any]
+from training.typing import Json, JsonObject
+
+_Schema = JsonObject
+_T = TypeVar("_T")
 
 
 class Refusal(NamedTuple):
@@ -23,11 +27,11 @@ class Refusal(NamedTuple):
 
     place: str
     problem: str
-    value: Any
+    value: Json
     remedy: str
 
 
-def refusals(kind: TypeAdapter[Any], error: ValidationError) -> list[Refusal]:
+def refusals(kind: TypeAdapter[_T], error: ValidationError) -> list[Refusal]:
     """Says what is wrong, once for each place.
 
     Args:
@@ -51,7 +55,7 @@ def refusals(kind: TypeAdapter[Any], error: ValidationError) -> list[Refusal]:
 
 
 @functools.cache
-def _root(kind: TypeAdapter[Any]) -> "_Root":
+def _root(kind: TypeAdapter[_T]) -> "_Root":
     return _Root(kind.json_schema())
 
 
@@ -89,7 +93,7 @@ class _Root:
         return None
 
 
-def _refusal(root: _Root, item: Any) -> Refusal:
+def _refusal(root: _Root, item: ErrorDetails) -> Refusal:
     schema, above, place = root.whole, root.whole, []
     for part in item["loc"]:
         tag = "discriminator" in root.resolved(schema)
@@ -116,7 +120,7 @@ def _refusal(root: _Root, item: Any) -> Refusal:
     )
 
 
-def _remedy(root: _Root, schema: _Schema, value: Any) -> str:
+def _remedy(root: _Root, schema: _Schema, value: Json) -> str:
     kinds = [kind for kind in root.members(schema) if kind.get("type") != "null"]
     tables = [kind for kind in kinds if kind.get("type") == "object"]
     words = [_noun(root, kind) for kind in kinds if kind not in tables]
@@ -130,7 +134,7 @@ def _remedy(root: _Root, schema: _Schema, value: Any) -> str:
     return ", or ".join(words)
 
 
-def _fits(schema: _Schema, value: Any) -> bool:
+def _fits(schema: _Schema, value: Json) -> bool:
     if "enum" in schema:
         return value in schema["enum"]
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -167,7 +171,7 @@ def _range(schema: _Schema) -> Iterator[str]:
         yield " and ".join(found)
 
 
-def _choices(values: Sequence[Any]) -> str:
+def _choices(values: Sequence[Json]) -> str:
     *some, last = map(repr, values)
     return f"{', '.join(some)} or {last}" if some else last
 
@@ -198,7 +202,7 @@ def _is_below(other: str, place: str) -> bool:
     return other != place and (not place or other.startswith(f"{place}."))
 
 
-def shown(value: Any) -> str:
+def shown(value: Json) -> str:
     """Writes a value as it is given on the command line.
 
     Args:

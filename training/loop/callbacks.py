@@ -1,7 +1,6 @@
 """What happens around Keras' training loop: stopping, bookkeeping, checkpoints."""
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,6 +14,7 @@ from training.experiments.config import Experiment
 from training.runs.checkpoints import Checkpoints
 from training.runs.machine import cpu_seconds
 from training.runs.run import Run
+from training.typing import Logs
 from training.workers.votes import Vote
 
 
@@ -40,17 +40,17 @@ class Steps(keras.callbacks.Callback):
         self._done = 0
         self._amid = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._done = steps_done(self.model)
         self._vote.begin(self._done)
         self._amid = self._done % self._interval > 0
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         if self._amid:  # a part of them is done, and Keras has just forgotten it
             self._checkpoints.restore_metrics()
             self._amid = False
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._done += 1
         if self._done >= self._steps:
             self.model.stop_training = True
@@ -78,7 +78,7 @@ class Record(keras.callbacks.Callback):
         self._checkpoints = checkpoints
         self._spent = spent
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         step = steps_done(self.model)
         check_finite(logs, step, self._checkpoints)
         record = {"step": step, **{name: float(value) for name, value in (logs or {}).items()}}
@@ -103,7 +103,7 @@ class Save(keras.callbacks.Callback):
         self._checkpoints = checkpoints
         self._vote = vote
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._checkpoints.save(steps_done(self.model))
         if self._vote.ends and not self.model.stop_training:
             raise Terminated
@@ -116,8 +116,9 @@ class Bounds(keras.callbacks.Callback):
     the weights just trained and the largest over the blocks. TensorBoard shows what is in the logs.
     """
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if not all(math.isfinite(value) for value in (logs or {}).values()):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        logs = {} if logs is None else logs
+        if not all(math.isfinite(value) for value in logs.values()):
             return
         try:
             bound = certify(self.model).contraction
@@ -141,7 +142,7 @@ def estimated_lipschitz(model: keras.Model) -> float:
     return max(block.branch.lipschitz_estimate() for block in blocks)
 
 
-def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:
+def check_finite(logs: Logs | None, step: int, checkpoints: Checkpoints) -> None:
     """Refuses losses that are no numbers.
 
     Args:

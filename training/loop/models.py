@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import log_det, models
+from tf_iresnet.typing import Config
 from training import baselines
 from training.data import DataSpec
 from training.errors import RunError
@@ -23,7 +24,8 @@ from training.experiments.config import (
     Roulette,
 )
 from training.experiments.settings import AnyFlow
-from training.loop.muon import Muon
+from training.loop.muon import LearningRate, Muon
+from training.typing import Keywords
 
 _OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -97,17 +99,17 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
         self.smoothing = smoothing
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         labels = tf.one_hot(tf.cast(tf.reshape(y_true, [-1]), tf.int32), y_pred.shape[-1])
         return keras.losses.categorical_crossentropy(
             labels, y_pred, from_logits=True, label_smoothing=self.smoothing
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "smoothing": self.smoothing}
 
 
-def _density_arguments(experiment: Experiment, settings: FlowModel) -> dict[str, Any]:
+def _density_arguments(experiment: Experiment, settings: FlowModel) -> Keywords:
     arguments = dict(settings)
     del arguments["architecture"]
     for name in ("log_det", "eval_log_det"):
@@ -175,7 +177,7 @@ def _estimator(settings: LogDet) -> log_det.LogDetEstimator:
 
 def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
     settings = experiment.optimizer
-    arguments: dict[str, Any] = {
+    arguments: Keywords = {
         "learning_rate": _schedule(experiment),
         "weight_decay": settings.weight_decay or None,
         "global_clipnorm": settings.clipnorm,
@@ -188,7 +190,7 @@ def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
     return _OPTIMIZERS[settings.name](**arguments)
 
 
-def _schedule(experiment: Experiment) -> Any:
+def _schedule(experiment: Experiment) -> LearningRate:
     rate, schedule = experiment.optimizer.learning_rate, experiment.schedule
     if isinstance(schedule, Cosine):
         warmup = schedule.warmup_steps

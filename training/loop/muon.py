@@ -1,9 +1,15 @@
 """Muon: momentum whose matrices are made orthogonal before they are a step."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
+import tensorflow as tf
 from keras import ops
+
+from tf_iresnet.typing import Config
+
+#: A constant learning rate, or one of Keras' schedules.
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al.: the steepest at 0 that stays bounded
 _EPSILON = 1e-7
@@ -50,7 +56,7 @@ class Muon(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.02,
+        learning_rate: LearningRate = 0.02,
         momentum: float = 0.95,
         adam_ratio: float = 0.1,
         beta_1: float = 0.9,
@@ -70,7 +76,7 @@ class Muon(keras.optimizers.Optimizer):
         self.momentum, self.adam_ratio, self.steps = momentum, adam_ratio, steps
         self.beta_1, self.beta_2 = beta_1, beta_2
 
-    def build(self, variables: list[Any]) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         """Makes the momentums, and Adam's second moments."""
         if self.built:
             return
@@ -81,7 +87,9 @@ class Muon(keras.optimizers.Optimizer):
             for v in variables
         ]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         """Updates one variable."""
         index = self._get_variable_index(variable)
         first, second = self._first[index], self._second[index]
@@ -100,7 +108,7 @@ class Muon(keras.optimizers.Optimizer):
         square = second / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), count))
         self.assign_sub(variable, self.adam_ratio * rate * mean / (ops.sqrt(square) + _EPSILON))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Gives what makes an equal optimizer."""
         return super().get_config() | {
             "momentum": self.momentum,
@@ -111,7 +119,7 @@ class Muon(keras.optimizers.Optimizer):
         }
 
 
-def orthogonal_factor(matrix: Any, steps: int) -> Any:
+def orthogonal_factor(matrix: tf.Tensor, steps: int) -> tf.Tensor:
     """Finds U V^T of a matrix U S V^T, up to singular values of about 0.7 to 1.2.
 
     Args:
@@ -131,6 +139,6 @@ def orthogonal_factor(matrix: Any, steps: int) -> Any:
     return x if wide else ops.transpose(x)
 
 
-def _is_kernel(variable: Any) -> bool:
+def _is_kernel(variable: keras.Variable) -> bool:
     """Whether a variable is a convolution's: (taps..., inputs, outputs)."""
     return len(variable.shape) > 2

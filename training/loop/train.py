@@ -4,9 +4,8 @@ import contextlib
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,7 +22,8 @@ from training.runs.checkpoints import Checkpoints, check_settings
 from training.runs.files import is_full, trouble
 from training.runs.machine import cores, processor, versions
 from training.runs.run import Run
-from training.workers.devices import Devices, make_devices
+from training.typing import Keywords, PathLike, Results
+from training.workers.devices import Devices, FitData, make_devices
 from training.workers.signals import Request, termination
 from training.workers.votes import Vote
 from training.workers.watchdog import Watchdog
@@ -31,14 +31,14 @@ from training.workers.watchdog import Watchdog
 
 def train(
     experiment: Experiment,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     command: str = "",
     verbose: int = 2,
     devices: Devices | None = None,
     hang_timeout: float = 300,
-) -> dict[str, Any]:
+) -> Results:
     """Trains an experiment, or continues it from its last checkpoint.
 
     An epoch of `fit` is the interval between two checkpoints. Batch t is a function of seed and
@@ -120,7 +120,7 @@ def train(
 
 
 def repeating_command(
-    name: str, out: str | os.PathLike[str], steps: int | None, seed: int | None, sets: Sequence[str]
+    name: str, out: PathLike, steps: int | None, seed: int | None, sets: Sequence[str]
 ) -> str:
     """Writes down how to repeat a run, without the folders of this machine.
 
@@ -143,9 +143,11 @@ def repeating_command(
     return shlex.join(words)
 
 
-def _batches(experiment: Experiment, dataset: Dataset, devices: Devices) -> Any:
+def _batches(
+    experiment: Experiment, dataset: Dataset, devices: Devices
+) -> "Callable[[int], Batches]":
     """Reads the data, so that what is wrong with it shows before any work."""
-    common: dict[str, Any] = {"seed": experiment.seed, "task": experiment.data_task}
+    common: Keywords = {"seed": experiment.seed, "task": experiment.data_task}
     common["dtype"] = "float64" if experiment.precision == "float64" else "float32"
     size, limit = experiment.batch_size, experiment.validation_images
     if size < devices.replicas:
@@ -182,8 +184,8 @@ class Batches:
     `whole` are the training batches that are not shared out.
     """
 
-    training: Any
-    validation: Any
+    training: FitData
+    validation: FitData
     validation_steps: int
     whole: tf.data.Dataset
 
@@ -239,11 +241,11 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
         ) from error
 
 
-def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
+def _callbacks(session: Session, start: int, hang_timeout: float) -> list[keras.callbacks.Callback]:
     """Makes the callbacks; of several processes one notes what happens."""
     run, checkpoints, devices = session.run, session.checkpoints, session.devices
     vote = Vote(session.request, devices)
-    steps: list[Any] = [Steps(session.experiment, checkpoints, vote)]
+    steps: list[keras.callbacks.Callback] = [Steps(session.experiment, checkpoints, vote)]
     if devices.workers > 1:
         steps.append(Watchdog(hang_timeout, devices.worker))
     if not devices.is_chief:
@@ -260,7 +262,7 @@ def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
     ]
 
 
-def _summary(experiment: Experiment, model: keras.Model, run: Run) -> dict[str, Any]:
+def _summary(experiment: Experiment, model: keras.Model, run: Run) -> Results:
     last = run.history()[-1]
     return {
         "experiment": experiment.name,

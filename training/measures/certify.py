@@ -1,6 +1,6 @@
 """Certificates of a run's model, and what it costs to make an unproven one provable."""
 
-from typing import Any
+import keras
 
 from tf_iresnet import certify, rescale
 from tf_iresnet.certificate import Certificate, Rescaling
@@ -8,6 +8,7 @@ from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.measuring import measure
 from training.runs.files import write_json
+from training.typing import Results
 
 
 def certify_run(
@@ -35,7 +36,7 @@ def certify_run(
     check_rescale(below)
     refuse_baseline(finished)
     certificate = certified(finished.model)
-    content: dict[str, Any] = {"steps": finished.step, **certificate.to_dict()}
+    content: Results = {"steps": finished.step, **certificate.to_dict()}
     table = str(certificate)
     if below is not None:
         before = _cost(finished, images)
@@ -87,7 +88,7 @@ def refuse_baseline(finished: Finished) -> None:
         )
 
 
-def certified(model: Any) -> Certificate:
+def certified(model: keras.Model) -> Certificate:
     """Certifies a model.
 
     Args:
@@ -105,7 +106,7 @@ def certified(model: Any) -> Certificate:
         raise RunError(str(error)) from error
 
 
-def rescaled(model: Any, below: float) -> Rescaling:
+def rescaled(model: keras.Model, below: float) -> Rescaling:
     """Scales a model's blocks until their bounds are below a number.
 
     Args:
@@ -124,6 +125,6 @@ def rescaled(model: Any, below: float) -> Rescaling:
         raise RunError(str(error)) from error
 
 
-def _cost(finished: Finished, images: int) -> dict[str, Any]:
+def _cost(finished: Finished, images: int) -> Results:
     results = measure(finished, "validation", images)
     return {k: results[k] for k in ("bits_per_dim", "error_percent", "images") if k in results}

@@ -1,13 +1,13 @@
 """Two runs compared on the same examples."""
 
 import zipfile
-from typing import Any
 
 import numpy as np
 
 from training.errors import RunError
 from training.measures.finished import Finished
 from training.runs.run import Run
+from training.typing import Results
 
 PER_EXAMPLE = "per_image.npz"  # the file of the single values
 
@@ -45,7 +45,7 @@ def values_left_by(run: Run, finished: Finished, split: str) -> np.ndarray:
     )
 
 
-def paired(run: Run, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+def paired(run: Run, ours: np.ndarray, theirs: np.ndarray) -> Results:
     """Compares two runs example by example.
 
     Args:

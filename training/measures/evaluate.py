@@ -1,7 +1,6 @@
 """Results on held-out examples, by averaged weights."""
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,11 @@ from training.loop.models import parameter_count
 from training.measures.comparing import PER_EXAMPLE, paired, values_left_by
 from training.measures.finished import Finished
 from training.measures.inputs import inputs_with_index, probe_seed
-from training.measures.measuring import bits_function, of_examples, summary
+from training.measures.measuring import BitsPerDim, bits_function, of_examples, summary
 from training.measures.views import by_views_of, check_views
 from training.runs.machine import cores, cpu_seconds, processor, versions
 from training.runs.run import Run
+from training.typing import Results
 
 _SPREAD = {"images": 64, "draws": 8}  # of the estimator's standard deviation
 
@@ -28,7 +28,7 @@ def evaluate(
     limit: int | None = None,
     against: Run | None = None,
     by_views: bool = False,
-) -> dict[str, Any]:
+) -> Results:
     """Measures bits/dim or the error rate, of a hybrid both, and writes `metrics.json`.
 
     A result on the whole test set is not replaced there by one on fewer examples. The values of the
@@ -67,7 +67,7 @@ def evaluate(
     if by_views:
         results["views"] = by_views_of(finished, split, limit)
     certificate = _certificate(finished)
-    if finished.is_flow and finished.model.eval_log_det.stochastic:
+    if bits_per_dim is not None and finished.model.eval_log_det.stochastic:
         results["estimator"] = _spread(finished, split, len(singles), certificate, bits_per_dim)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
@@ -94,7 +94,7 @@ def evaluate(
     )
 
 
-def _is_of(results: dict[str, Any], split: str, images: int) -> bool:
+def _is_of(results: Results, split: str, images: int) -> bool:
     return (results.get("split"), results.get("images")) == (split, images)
 
 
@@ -118,8 +118,8 @@ def _spread(
     split: str,
     images: int,
     certificate: Certificate | None,
-    bits_per_dim: Any,
-) -> dict[str, Any]:
+    bits_per_dim: BitsPerDim,
+) -> Results:
     """The noise of one draw of the log-determinants in the values of single images."""
     images, model = min(images, _SPREAD["images"]), finished.model
     _, inputs = next(inputs_with_index(finished, split, images, images))

@@ -1,7 +1,5 @@
 """The evaluation's estimate of bits/dim against its exact value."""
 
-from typing import Any
-
 import numpy as np
 
 from tf_iresnet.log_det import Exact
@@ -10,11 +8,12 @@ from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.inputs import inputs_with_index, probe_seed
 from training.measures.measuring import bits_function
+from training.typing import Results
 
 _BYTES = 64 * 2**20  # about what the dense Jacobians of a batch may take
 
 
-def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> dict[str, Any]:
+def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> Results:
     """Compares the estimate with full Jacobians on the same dequantised test images.
 
     A draw is one evaluation of all the images. Those of a draw share the roulette's number of

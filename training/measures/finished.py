@@ -1,10 +1,8 @@
 """A run's model as its averaged weights define it, with everything needed to use it."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -16,6 +14,7 @@ from training.loop.models import build_model
 from training.runs.checkpoints import Checkpoints, check_settings
 from training.runs.files import Writer
 from training.runs.run import Run
+from training.typing import PathLike, Results
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,12 @@ class Finished:
                 "give the folder of an invertible network"
             )
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Results:
         """Returns what `metrics.json` says of these weights; results of others are left out."""
         held = self.run.metrics()
         return held if held.get("steps") == self.step else {}
 
-    def add_metrics(
-        self, values: dict[str, Any], files: Mapping[Path, Writer] | None = None
-    ) -> dict[str, Any]:
+    def add_metrics(self, values: Results, files: Mapping[Path, Writer] | None = None) -> Results:
         """Adds results to `metrics.json`, where results of other weights are dropped.
 
         Args:
@@ -90,9 +87,7 @@ class Finished:
         return metrics
 
 
-def open_finished(
-    folder: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None
-) -> Finished:
+def open_finished(folder: PathLike, data_dir: PathLike | None = None) -> Finished:
     """Loads a run's last checkpoint for use, whether or not its training has ended.
 
     Args:
@@ -122,7 +117,7 @@ def open_finished(
     return Finished(run, experiment, dataset, model, step)
 
 
-def _untrained(folder: str | os.PathLike[str]) -> str:
+def _untrained(folder: PathLike) -> str:
     return (
         f"{str(folder)!r} has no checkpoint yet; give its `python -m training train` command "
         "again and wait for the first one"

@@ -1,7 +1,6 @@
 """What a model reads of a split, in order, and the seeds that belong to it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +12,7 @@ from training.measures.finished import Finished
 
 def batches_with_index(
     finished: Finished, split: str, limit: int | None, batch_size: int | None = None
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
+) -> Iterator[tuple[int, tuple[tf.Tensor, ...]]]:
     """Goes through a split in order.
 
     Args:
@@ -50,7 +49,7 @@ def batches_with_index(
 
 def inputs_with_index(
     finished: Finished, split: str, limit: int | None, batch_size: int | None = None
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
+) -> Iterator[tuple[int, tuple[tf.Tensor, ...]]]:
     """Goes through what the model reads of a split; arguments as in `batches_with_index`.
 
     Args:

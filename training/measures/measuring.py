@@ -1,6 +1,7 @@
 """Bits/dim and errors of the model as it is, example by example and in the mean."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +15,13 @@ from training.measures.inputs import (
     inputs_with_index,
     probe_seed,
 )
+from training.typing import Results
+
+#: Bits/dim [batch] of a seed, x [batch, ...] and the contexts, if there are any.
+BitsPerDim: TypeAlias = Callable[..., tf.Tensor]
 
 
-def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+def measure(finished: Finished, split: str, limit: int | None) -> Results:
     """Measures bits/dim or the error rate, of a hybrid both, of the model as it is.
 
     Args:
@@ -35,7 +40,7 @@ def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]
 
 
 def of_examples(
-    finished: Finished, split: str, limit: int | None, bits_per_dim: Any
+    finished: Finished, split: str, limit: int | None, bits_per_dim: BitsPerDim | None
 ) -> dict[str, np.ndarray]:
     """Measures each example.
 
@@ -50,14 +55,14 @@ def of_examples(
       float64 [examples].
     """
     found = {}
-    if finished.is_flow:
+    if bits_per_dim is not None:
         found["bits"] = _bits(finished, split, limit, bits_per_dim)
     if finished.is_classifier:
         found["mistakes"] = mistakes_of(finished, split, limit)
     return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
 
 
-def summary(finished: Finished, measured: dict[str, np.ndarray]) -> dict[str, Any]:
+def summary(finished: Finished, measured: dict[str, np.ndarray]) -> Results:
     """Sums up what was measured of the examples.
 
     Args:
@@ -67,7 +72,7 @@ def summary(finished: Finished, measured: dict[str, np.ndarray]) -> dict[str, An
     Returns:
       Means, with standard errors, and what they were measured with.
     """
-    results: dict[str, Any] = {}
+    results: Results = {}
     if "bits" in measured:
         results |= _density(finished, measured["bits"])
     if "mistakes" in measured:
@@ -76,7 +81,7 @@ def summary(finished: Finished, measured: dict[str, np.ndarray]) -> dict[str, An
     return results
 
 
-def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) -> Any:
+def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) -> BitsPerDim:
     """Compiles bits/dim per example as a function of a seed, x and the context, if there is one.
 
     Args:
@@ -93,7 +98,9 @@ def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) ->
     )
 
 
-def _bits(finished: Finished, split: str, limit: int | None, bits_per_dim: Any) -> list[np.ndarray]:
+def _bits(
+    finished: Finished, split: str, limit: int | None, bits_per_dim: BitsPerDim
+) -> list[np.ndarray]:
     seed = finished.experiment.seed
     return [
         bits_per_dim(probe_seed(seed, "evaluation/probes", first), *inputs).numpy()
@@ -101,7 +108,7 @@ def _bits(finished: Finished, split: str, limit: int | None, bits_per_dim: Any) 
     ]
 
 
-def _density(finished: Finished, bits: np.ndarray) -> dict[str, Any]:
+def _density(finished: Finished, bits: np.ndarray) -> Results:
     measured_by = finished.experiment.model.measured_by  # type: ignore[union-attr]
     results = {
         "bits_per_dim": float(bits.mean()),

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,9 +14,10 @@ from training.measures import pictures
 from training.measures.auroc import auroc
 from training.measures.finished import Finished
 from training.measures.inputs import inputs_with_index, probe_seed
-from training.measures.measuring import bits_function
+from training.measures.measuring import BitsPerDim, bits_function
 from training.runs.files import as_json, write_files
 from training.runs.machine import cpu_seconds, versions
+from training.typing import PathLike, Results
 
 _CONFIDENCE = 0.95
 
@@ -26,8 +26,8 @@ def score_outliers(
     finished: Finished,
     *,
     limit: int = 1_000,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> dict[str, Any]:
+    data_dir: PathLike | None = None,
+) -> Results:
     """Scores test images and outliers by their bits/dim; writes `ood.json` and `ood.png`.
 
     Two scores, both larger for what fits less: "likelihood" is bits/dim itself, "typicality" how
@@ -106,13 +106,13 @@ def score_outliers(
     return results
 
 
-def _area(inside: np.ndarray, outside: np.ndarray) -> dict[str, Any]:
+def _area(inside: np.ndarray, outside: np.ndarray) -> Results:
     area = auroc(inside, outside, _CONFIDENCE)
     return {"value": area.value, "interval": [area.low, area.high]}
 
 
 def _of_split(
-    finished: Finished, bits_per_dim: Any, split: str, count: int, purpose: str
+    finished: Finished, bits_per_dim: BitsPerDim, split: str, count: int, purpose: str
 ) -> np.ndarray:
     seed = finished.experiment.seed
     found = [
@@ -122,7 +122,9 @@ def _of_split(
     return np.concatenate(found).astype(np.float64)
 
 
-def _of_images(finished: Finished, bits_per_dim: Any, kind: str, images: np.ndarray) -> np.ndarray:
+def _of_images(
+    finished: Finished, bits_per_dim: BitsPerDim, kind: str, images: np.ndarray
+) -> np.ndarray:
     seed, size = finished.experiment.seed, finished.experiment.eval_batch_size
     noise, found = stream_key(seed, f"ood/{kind} noise"), []
     for first in range(0, len(images), size):

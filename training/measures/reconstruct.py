@@ -1,7 +1,6 @@
 """How well a model's inverse finds the images it was given."""
 
-import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +10,7 @@ from training.measures import pictures
 from training.measures.finished import Finished
 from training.measures.inputs import input_specs, inputs_with_index
 from training.runs.files import new_file
+from training.typing import PathLike, Results
 
 _SHOWN = 16
 _CHECKED = 1_000
@@ -71,7 +71,7 @@ def round_trips(finished: Finished, count: int) -> RoundTrips:
     return RoundTrips(*shown, *map(np.concatenate, (errors, steps, converged)))
 
 
-def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> dict[str, Any]:
+def write_reconstructions(finished: Finished, out: PathLike) -> Results:
     """Encodes and decodes up to 1,000 test images, draws the first, notes the errors.
 
     Errors are shares of the pixels' range. Images whose inverse was not found are counted, and
@@ -99,7 +99,7 @@ def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> di
     return report
 
 
-def _report(errors: np.ndarray, steps: np.ndarray, converged: np.ndarray) -> dict[str, Any]:
+def _report(errors: np.ndarray, steps: np.ndarray, converged: np.ndarray) -> Results:
     finite = np.isfinite(errors)
     return {
         "images": len(errors),

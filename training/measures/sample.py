@@ -1,7 +1,6 @@
 """Pictures of what a flow generates."""
 
 import math
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +12,7 @@ from training.measures.finished import Finished
 from training.measures.inputs import probe_seed
 from training.measures.measuring import bits_function
 from training.runs.files import new_file, write_files
+from training.typing import PathLike
 
 
 def draw_samples(
@@ -59,7 +59,7 @@ def draw_samples(
 
 def write_samples(
     finished: Finished,
-    out: str | os.PathLike[str],
+    out: PathLike,
     count: int,
     *,
     seed: int = 0,

@@ -1,7 +1,5 @@
 """Error rates of several views of each image."""
 
-from typing import Any
-
 import numpy as np
 
 from training.data import views
@@ -9,6 +7,7 @@ from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.inputs import batches_with_index
 from training.measures.measuring import mistakes_of
+from training.typing import Results
 
 
 def check_views(finished: Finished) -> None:
@@ -29,7 +28,7 @@ def check_views(finished: Finished) -> None:
         )
 
 
-def by_views_of(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+def by_views_of(finished: Finished, split: str, limit: int | None) -> Results:
     """Measures the error rate of the mean of the logits of several views of each image.
 
     Args:

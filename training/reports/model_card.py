@@ -1,9 +1,8 @@
 """The page that goes with an exported model: what it is, how to call it, how good, how made."""
 
-from typing import Any
-
 from tf_iresnet.certificate import Certificate
 from training.measures.finished import Finished
+from training.typing import Results
 
 _FLOW = """\
 | signature | inputs | outputs |
@@ -118,7 +117,7 @@ def _inputs(finished: Finished) -> str:
     )
 
 
-def _results(metrics: dict[str, Any]) -> list[str]:
+def _results(metrics: Results) -> list[str]:
     lines = []
     place = "on {images} images of the {split} set"
     if metrics.get("bits_per_dim") is not None:

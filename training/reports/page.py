@@ -1,7 +1,6 @@
 """The page of results, made from what finished runs left and from nothing else."""
 
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
 from training.reports.tables import (
@@ -18,6 +17,7 @@ from training.reports.tables.intervals import error_rate
 from training.reports.tables.records import Record, Records
 from training.reports.tables.table import Grid
 from training.runs.files import read_json
+from training.typing import JsonObject
 
 _HEAD = """\
 # Results
@@ -175,7 +175,7 @@ def _outliers(records: Records) -> list[str]:
     ]
 
 
-def _area(area: dict[str, Any]) -> str:
+def _area(area: JsonObject) -> str:
     low, high = area["interval"]
     return f"{area['value']:.3f} [{low:.3f}, {high:.3f}]"
 

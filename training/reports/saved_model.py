@@ -13,10 +13,11 @@ from training.measures.certify import certified, check_rescale, refuse_baseline,
 from training.measures.finished import Finished
 from training.reports.model_card import model_card
 from training.runs.files import as_text, trouble, write_files
+from training.typing import PathLike
 
 
 def write_saved_model(
-    finished: Finished, out: str | os.PathLike[str], *, below: float | None = None
+    finished: Finished, out: PathLike, *, below: float | None = None
 ) -> Certificate | None:
     """Certifies and exports the averaged weights, with a model card as README.md.
 

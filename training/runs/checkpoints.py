@@ -2,9 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tf_iresnet.models.training.model import Model
@@ -152,7 +153,7 @@ class Checkpoints:
             self._checkpoint, str(self._folder), max_to_keep=_KEPT, checkpoint_name="step"
         )
 
-    def _of(self, names: Any) -> tf.train.Checkpoint:
+    def _of(self, names: Iterable[str]) -> tf.train.Checkpoint:
         """Makes a checkpoint of some parts of the state."""
         checkpoint = tf.train.Checkpoint(**{name: self._state[name] for name in names})
         _ = checkpoint.save_counter  # makes it, so that it is restored, too
@@ -179,7 +180,9 @@ class Checkpoints:
         return None
 
 
-def _without(variables: list[Any], weights: list[Any]) -> list[Any]:
+def _without(
+    variables: Sequence[keras.Variable], weights: Sequence[keras.Variable]
+) -> list[keras.Variable]:
     known = {id(weight) for weight in weights}
     return [variable for variable in variables if id(variable) not in known]
 
@@ -193,7 +196,7 @@ class _Written(tf.train.experimental.PythonState):
     def serialize(self) -> str:
         return self._text
 
-    def deserialize(self, string_value: Any) -> None:
+    def deserialize(self, string_value: str) -> None:
         """Leaves the text as it is: the next checkpoint is of the settings that go on."""
 
 

@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from training.errors import RunError
+from training.typing import Json, PathLike
 
-Writer = Callable[[BinaryIO], Any]
+Writer = Callable[[BinaryIO], object]
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this disk is used up"}
 _OTHER = (errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT)
 _FREE = "free some of it, then give the same command again"
@@ -56,7 +57,7 @@ def _beside(path: Path, write: Writer) -> Iterator[str]:
         Path(name).unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Writes a JSON file.
 
     Args:
@@ -69,7 +70,7 @@ def write_json(path: Path, content: Any) -> None:
     write_files({path: as_json(content)})
 
 
-def as_json(content: Any) -> Writer:
+def as_json(content: Json) -> Writer:
     """Makes a writer of JSON.
 
     Args:
@@ -136,7 +137,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """Reads a file written by `write_json`.
 
     Args:
@@ -158,7 +159,7 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def new_file(path: str | os.PathLike[str]) -> Path:
+def new_file(path: PathLike) -> Path:
     """Prepares the place of a file that is going to be written.
 
     Args:
@@ -187,7 +188,7 @@ def _full(error: Exception) -> int | None:
     return next((code for code in _FULL if code == number or os.strerror(code) in text), None)
 
 
-def _finite(content: Any) -> Any:
+def _finite(content: Json) -> Json:
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

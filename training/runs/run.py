@@ -6,13 +6,13 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
 from training.experiments.agreement import differences, is_longer
 from training.experiments.config import Experiment, parse_recorded
 from training.runs.contents import HISTORY, METRICS, read_content
 from training.runs.files import Writer, as_json, read_json, trouble, write_files, write_json
+from training.typing import HistoryEntry, JsonObject, PathLike, Results
 
 
 class Run:
@@ -22,7 +22,7 @@ class Run:
       folder: the folder; it need not exist.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: PathLike):
         self.folder = Path(folder)
         self._config = self.folder / "config.json"
         self._metrics = self.folder / "metrics.json"
@@ -156,7 +156,7 @@ class Run:
         """
         return str(self._content().get("command", ""))
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Results:
         """Reads the results.
 
         Returns:
@@ -167,9 +167,7 @@ class Run:
         """
         return read_content(self._metrics, METRICS) if self._metrics.exists() else {}
 
-    def write_metrics(
-        self, metrics: dict[str, Any], files: Mapping[Path, Writer] | None = None
-    ) -> None:
+    def write_metrics(self, metrics: Results, files: Mapping[Path, Writer] | None = None) -> None:
         """Replaces the results.
 
         Args:
@@ -181,7 +179,7 @@ class Run:
         """
         write_files({**(files or {}), self._metrics: as_json(metrics)})
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[HistoryEntry]:
         """Reads what was noted at each checkpoint.
 
         Returns:
@@ -192,7 +190,7 @@ class Run:
         """
         return read_content(self._history, HISTORY) if self._history.exists() else []
 
-    def write_history(self, records: list[dict[str, Any]]) -> None:
+    def write_history(self, records: list[HistoryEntry]) -> None:
         """Replaces the records.
 
         Args:
@@ -200,7 +198,7 @@ class Run:
         """
         write_json(self._history, records)
 
-    def _content(self) -> dict[str, Any]:
+    def _content(self) -> JsonObject:
         if not self.is_there:
             if self.checkpoints.is_dir():
                 raise RunError(self._without_config())

@@ -6,13 +6,16 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from tf_iresnet import replicas
 from training.data import Share
 from training.errors import RunError
+
+#: What `fit` reads, on one device or shared out.
+FitData: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
 
 # What TensorFlow raises when a worker has ended or does not answer.
 _LOST = (
@@ -47,7 +50,7 @@ class Devices:
         """Whether this process is the one that writes."""
         return self.worker == 0
 
-    def batches(self, make: Callable[[Share], tf.data.Dataset]) -> Any:
+    def batches(self, make: Callable[[Share], tf.data.Dataset]) -> FitData:
         """Makes a data set of which every replica reads its own share.
 
         Args:
@@ -150,7 +153,7 @@ def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devi
 
 
 @functools.cache
-def _sum(strategy: tf.distribute.Strategy) -> Any:
+def _sum(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
     """What adds up numbers over a strategy's replicas, traced once for each strategy."""
     return tf.function(replicas.summed)
 

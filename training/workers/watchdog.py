@@ -4,9 +4,10 @@ import os
 import sys
 import threading
 import time
-from typing import Any
 
 import keras
+
+from training.typing import Logs
 
 HANGS = 75  # the exit status: "temporary failure, try again"
 
@@ -30,22 +31,22 @@ class Watchdog(keras.callbacks.Callback):
         self._last: float | None = None
         self._ended = threading.Event()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._last = time.monotonic()
 
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._last = time.monotonic()
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         self._last = None  # its first step is traced
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._last = time.monotonic()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         self._ended.set()
 
     def _watch(self) -> None:

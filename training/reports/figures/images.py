@@ -1,9 +1,9 @@
 """Grids of images inside figures."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from training.measures import pictures
 from training.measures.finished import Finished
@@ -24,7 +24,7 @@ def shares(finished: Finished, samples: np.ndarray) -> np.ndarray:
     return np.clip(np.floor(samples), 0, levels - 1) / max(levels - 1, 1)
 
 
-def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float) -> Any:
+def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float) -> Figure:
     """Draws labelled rows of images.
 
     Args:

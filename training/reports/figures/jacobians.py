@@ -1,11 +1,13 @@
 """Dense Jacobians of a flow's branches, and what the series of their traces says."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.functions import Function, Parameters
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.typing import Config
 
 
 class DenseTraces(LogDetEstimator):
@@ -28,10 +30,16 @@ class DenseTraces(LogDetEstimator):
         self.partial = np.zeros((terms, examples))
         self.radius = 0.0  # the largest spectral radius of a branch's Jacobian
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"terms": len(self.partial), "examples": len(self.exact)}
 
-    def __call__(self, function, parameters, x, seed=None):
+    def __call__(
+        self,
+        function: Function,
+        parameters: Parameters,
+        x: tf.Tensor,
+        seed: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         parameters = list(parameters)
         for index, jacobian in enumerate(_jacobians(function, parameters, x)):
             self.exact[index] += np.linalg.slogdet(np.eye(len(jacobian)) + jacobian)[1]
@@ -45,7 +53,7 @@ class DenseTraces(LogDetEstimator):
         return g, tf.zeros(tf.shape(x)[:1], x.dtype)
 
 
-def _jacobians(function: Any, parameters: list[tf.Tensor], x: tf.Tensor) -> Any:
+def _jacobians(function: Function, parameters: Parameters, x: tf.Tensor) -> Iterator[np.ndarray]:
     """Yields the Jacobian of each example, [d, d] in float64, by one product for each row."""
     size = x.shape[1:].num_elements()
     units = tf.reshape(tf.eye(size, dtype=x.dtype), [size, *x.shape[1:]])

@@ -1,14 +1,14 @@
 """What a figure is drawn from, and what comes out."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
 
 from training.errors import RunError
 from training.runs.run import Run
+from training.typing import JsonObject, Numbers, PathLike
 
 if TYPE_CHECKING:
     from training.measures.finished import Finished
@@ -19,7 +19,7 @@ class Drawing(NamedTuple):
 
     figure: Figure
     caption: str
-    numbers: dict[str, Any]
+    numbers: Numbers
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Request:
     seed: int
     limit: int | None
     results: Path
-    data_dir: str | os.PathLike[str] | None
+    data_dir: PathLike | None
 
     def finished(self) -> list["Finished"]:
         """Loads the runs with their models, in order."""
@@ -72,7 +72,7 @@ class Request:
         """Says how many test examples to use."""
         return min(default if self.limit is None else self.limit, available)
 
-    def sources(self) -> list[dict[str, Any]]:
+    def sources(self) -> list[JsonObject]:
         """Says for the record which runs these are."""
         found = []
         for folder in self.runs:

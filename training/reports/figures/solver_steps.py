@@ -3,10 +3,9 @@
 A step is one evaluation of the branch, the first one at the start of the iteration.
 """
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from tf_iresnet.certificate import residual_blocks
 from tf_iresnet.fixed_point import Picard
@@ -14,6 +13,7 @@ from training.measures.finished import Finished
 from training.measures.inputs import batches_with_index
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import COLUMN, CYCLE, MARKERS, new_figure
+from training.typing import Numbers
 
 _IMAGES = 32
 _STEPS = (1, 2, 3, 5, 8, 12, 20, 30, 50)
@@ -30,7 +30,7 @@ def draw(request: Request) -> Drawing:
       The figure. The numbers are, for each run, the median over images of the RMS error of an
       image as a share of the pixels' range, by steps; null where it is not finite.
     """
-    numbers: dict[str, Any] = {"steps": list(_STEPS), "runs": []}
+    numbers: Numbers = {"steps": list(_STEPS), "runs": []}
     for finished in request.finished():
         coeff = getattr(finished.experiment.model, "coeff", None)
         count = request.count(_IMAGES, finished.dataset.spec.split_sizes["test"])
@@ -60,7 +60,7 @@ def _error(finished: Finished, count: int, steps: int) -> float:
     return float(np.median(np.sqrt(squares.mean(axis=tuple(range(1, squares.ndim))))))
 
 
-def _figure(numbers: dict[str, Any]) -> Any:
+def _figure(numbers: Numbers) -> Figure:
     figure = new_figure(COLUMN, 2.4)
     axes = figure.subplots()
     for index, run in enumerate(numbers["runs"]):
@@ -77,7 +77,7 @@ def _figure(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-def _caption(numbers: dict[str, Any]) -> str:
+def _caption(numbers: Numbers) -> str:
     return (
         f"Median error of {numbers['images']} reconstructed test images against the number of "
         f"evaluations of each branch by the fixed-point iteration, the first of which is at its "

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -22,7 +22,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
 )
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_SETTINGS: dict[str, Any] = {
+_SETTINGS = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -63,7 +63,7 @@ def new_figure(width: float, height: float, padding: float = 0.04) -> Figure:
     return Figure(figsize=(width, height), layout=layout)
 
 
-def letter(axes: Any, index: int, title: str = "") -> None:
+def letter(axes: Axes, index: int, title: str = "") -> None:
     """Marks a panel by a letter before its title.
 
     Args:

@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
 from training.reports.figures import KINDS
@@ -13,19 +12,20 @@ from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import look
 from training.runs.files import Writer, as_json, new_file, write_files
 from training.runs.machine import cores, cpu_seconds, versions
+from training.typing import JsonObject, PathLike
 
 
 def write_figure(
     name: str,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
-    runs: Sequence[str | os.PathLike[str]] = (),
+    runs: Sequence[PathLike] = (),
     seed: int = 0,
     limit: int | None = None,
-    results: str | os.PathLike[str],
-    data_dir: str | os.PathLike[str] | None = None,
+    results: PathLike,
+    data_dir: PathLike | None = None,
     pdf: bool = False,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Draws a figure, and writes the numbers in it beside it.
 
     Args:

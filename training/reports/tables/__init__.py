@@ -1,6 +1,5 @@
 """The paper's tables, from the results of finished runs."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from training.reports.tables import classification, densities, invertible_classi
 from training.reports.tables.records import Records
 from training.reports.tables.table import Table
 from training.runs.files import as_text, new_file, write_files
+from training.typing import PathLike
 
 _MAKERS = {
     "1": properties.make_table,
@@ -18,9 +18,7 @@ _MAKERS = {
 }
 
 
-def prepare(
-    number: str, results: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
-) -> Table:
+def prepare(number: str, results: PathLike, out: PathLike | None = None) -> Table:
     """Makes one of the paper's tables; what table 1 says is measured first.
 
     Args:
@@ -59,7 +57,7 @@ def make_table(number: str, records: Records) -> Table:
     return _known(number)(records)
 
 
-def write_table(table: Table, out: str | os.PathLike[str]) -> None:
+def write_table(table: Table, out: PathLike) -> None:
     """Writes a table as Markdown and as PNG.
 
     Args:
@@ -86,7 +84,7 @@ def _known(number: str) -> Callable[[Records], Table]:
     return _MAKERS[number]
 
 
-def _files(out: str | os.PathLike[str]) -> tuple[Path, Path]:
+def _files(out: PathLike) -> tuple[Path, Path]:
     path = Path(out)
     if path.suffix not in (".md", ".png"):
         raise RunError(f"--out {str(out)!r} cannot be written; name a .md or a .png file")

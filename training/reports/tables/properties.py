@@ -1,12 +1,11 @@
 """Table 1: properties of the systems, each mark from a measurement."""
 
-from typing import Any
-
 from training.errors import RunError
 from training.reports.tables.records import Records
 from training.reports.tables.table import Grid, Table
 from training.runs.files import read_json, write_json
 from training.runs.machine import cpu_seconds, versions
+from training.typing import JsonObject
 
 _SYSTEMS = ("ResNet", "NICE", "Real-NVP", "Glow", "FFJORD", "i-ResNet", "Residual Flow")
 _FILE = "properties.json"
@@ -88,6 +87,6 @@ def make_table(records: Records) -> Table:
     )
 
 
-def _numbers(evidence: dict[str, Any]) -> str:
+def _numbers(evidence: JsonObject) -> str:
     shown = {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in evidence.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())

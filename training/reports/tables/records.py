@@ -1,14 +1,13 @@
 """The one reader of finished runs' results: what a table or a page is made from."""
 
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
 from training.runs.contents import FINISHED, HISTORY, read_content
 from training.runs.files import read_json
+from training.typing import HistoryEntry, JsonObject, PathLike, RawSettings, Results
 
 _MEASURES = ("error_percent", "bits_per_dim")
 _SEEDS, HALF = "table2", "half"  # folders of runs that vary an experiment
@@ -26,9 +25,9 @@ class Record:
     """
 
     folder: Path
-    metrics: dict[str, Any]
-    settings: dict[str, Any]
-    certificate: dict[str, Any] | None
+    metrics: Results
+    settings: RawSettings
+    certificate: JsonObject | None
 
     @property
     def experiment(self) -> str:
@@ -45,7 +44,7 @@ class Record:
         """Whether the run was evaluated on test examples."""
         return self.metrics.get("split") == "test" and any(key in self.metrics for key in _MEASURES)
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[HistoryEntry]:
         """Reads what was noted during training; nothing where it was not kept."""
         path = self.folder / "history.json"
         return read_content(path, HISTORY) if path.exists() else []
@@ -100,7 +99,7 @@ class Records:
       RunError: if there is no such folder.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: PathLike):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise RunError(f"--results {str(folder)!r} is no folder; give one of finished runs")
@@ -221,7 +220,7 @@ def _holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("metrics.json", "config.json"))
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _mapping(path: Path) -> JsonObject:
     content = read_json(path)
     if not isinstance(content, dict):
         raise RunError(f"{str(path)!r} is damaged: it holds no mapping; restore it")
