@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +17,8 @@ from training.experiments.config import Experiment
 from training.loop.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
 from training.loop.models import build_model, parameter_count
 from training.runs.checkpoints import Checkpoints, check_settings
+from training.runs.commands import command as command_line
+from training.runs.commands import portable
 from training.runs.files import is_full, trouble
 from training.runs.machine import cores, processor, versions
 from training.runs.run import Run
@@ -81,7 +81,16 @@ def train(
         devices.check_same("a last checkpoint of step", start)
         if start > experiment.steps:
             raise RunError(f"{str(out)!r} has done {start} steps; ask for at least as many")
-        session = Session(experiment, model, run, checkpoints, devices, request)
+        session = Session(
+            experiment=experiment,
+            model=model,
+            run=run,
+            checkpoints=checkpoints,
+            devices=devices,
+            request=request,
+            verbose=verbose if devices.is_chief else 0,
+            hang_timeout=hang_timeout,
+        )
         if devices.is_chief:
             if start == experiment.steps and run.metrics().get("steps") == start:
                 say(f"{experiment.name} in {str(out)!r} is finished: {start} steps are done")
@@ -93,11 +102,9 @@ def train(
             run.begin(experiment, command)
             checkpoints.clean()
             _introduce(session, start)
-        else:
-            verbose = 0
         try:
             while start < experiment.steps:
-                _fit(session, start, batches_for(start), verbose, hang_timeout)
+                _fit(session, start, batches_for(start))
                 start = steps_done(model)
                 if start < experiment.steps:  # `fit` has ended with changes to the model
                     devices.check_same("done a number of steps of", start)  # waits for the writer
@@ -134,13 +141,12 @@ def repeating_command(
     Returns:
       A command line.
     """
-    folder = f"runs/{os.path.basename(os.path.abspath(out))}"
-    words = ["python", "-m", "training", "train", name, "--out", folder]
+    words = ["train", name, "--out", portable(out)]
     words += [] if steps is None else ["--steps", str(steps)]
     words += [] if seed is None else ["--seed", str(seed)]
     for change in sets:
         words += ["--set", change]
-    return shlex.join(words)
+    return command_line(*words)
 
 
 def _batches(
@@ -200,6 +206,8 @@ class Session:
     checkpoints: Checkpoints
     devices: Devices
     request: Request
+    verbose: int
+    hang_timeout: float
 
 
 def _introduce(session: Session, start: int) -> None:
@@ -213,7 +221,7 @@ def _introduce(session: Session, start: int) -> None:
     )
 
 
-def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_timeout: float) -> None:
+def _fit(session: Session, start: int, batches: Batches) -> None:
     """Trains to the end or, amid an interval, to the end of that."""
     experiment, model = session.experiment, session.model
     first, done = divmod(start, experiment.interval)
@@ -229,9 +237,9 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
             initial_epoch=first,
             epochs=first + left,
             steps_per_epoch=min(experiment.interval - done, experiment.steps - start),
-            verbose=verbose,
+            verbose=session.verbose,
             shuffle=False,  # the stream is shuffled
-            callbacks=_callbacks(session, start, hang_timeout),
+            callbacks=_callbacks(session, start),
         )
     except SkippedStepsError as error:
         raise RunError(
@@ -241,13 +249,13 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
         ) from error
 
 
-def _callbacks(session: Session, start: int, hang_timeout: float) -> list[keras.callbacks.Callback]:
+def _callbacks(session: Session, start: int) -> list[keras.callbacks.Callback]:
     """Makes the callbacks; of several processes one notes what happens."""
     run, checkpoints, devices = session.run, session.checkpoints, session.devices
     vote = Vote(session.request, devices)
     steps: list[keras.callbacks.Callback] = [Steps(session.experiment, checkpoints, vote)]
     if devices.workers > 1:
-        steps.append(Watchdog(hang_timeout, devices.worker))
+        steps.append(Watchdog(session.hang_timeout, devices.worker))
     if not devices.is_chief:
         return [*steps, Save(checkpoints, vote)]
     records = run.history()

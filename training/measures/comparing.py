@@ -12,7 +12,7 @@ from training.typing import Results
 PER_EXAMPLE = "per_image.npz"  # the file of the single values
 
 
-def values_left_by(run: Run, finished: Finished, split: str) -> np.ndarray:
+def read_values(run: Run, finished: Finished, split: str) -> np.ndarray:
     """Reads the values that another run's evaluation on the same examples left.
 
     Args:
@@ -45,7 +45,7 @@ def values_left_by(run: Run, finished: Finished, split: str) -> np.ndarray:
     )
 
 
-def paired(run: Run, ours: np.ndarray, theirs: np.ndarray) -> Results:
+def compare(run: Run, ours: np.ndarray, theirs: np.ndarray) -> Results:
     """Compares two runs example by example.
 
     Args:

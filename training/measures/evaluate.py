@@ -9,11 +9,11 @@ from tf_iresnet.certificate import Certificate
 from tf_iresnet.certificate.variance import doubt_of_variance
 from training.console import warn
 from training.loop.models import parameter_count
-from training.measures.comparing import PER_EXAMPLE, paired, values_left_by
+from training.measures.comparing import PER_EXAMPLE, compare, read_values
 from training.measures.finished import Finished
 from training.measures.inputs import inputs_with_index, probe_seed
-from training.measures.measuring import BitsPerDim, bits_function, of_examples, summary
-from training.measures.views import by_views_of, check_views
+from training.measures.measuring import measure_examples, summarise
+from training.measures.views import check_views, measure_by_views
 from training.runs.machine import cores, cpu_seconds, processor, versions
 from training.runs.run import Run
 from training.typing import Results
@@ -57,18 +57,17 @@ def evaluate(
     if by_views:
         check_views(finished)
     experiment, before = finished.experiment, cpu_seconds()
-    other = None if against is None else values_left_by(against, finished, split)
-    bits_per_dim = bits_function(finished) if finished.is_flow else None
-    measured = of_examples(finished, split, limit, bits_per_dim)
-    results = summary(finished, measured)
+    other = None if against is None else read_values(against, finished, split)
+    measured = measure_examples(finished, split, limit)
+    results = summarise(finished, measured)
     singles = next(iter(measured.values()))
     if against is not None and other is not None:
-        results["against"] = paired(against, singles, other)
+        results["against"] = compare(against, singles, other)
     if by_views:
-        results["views"] = by_views_of(finished, split, limit)
+        results["views"] = measure_by_views(finished, split, limit)
     certificate = _certificate(finished)
-    if bits_per_dim is not None and finished.model.eval_log_det.stochastic:
-        results["estimator"] = _spread(finished, split, len(singles), certificate, bits_per_dim)
+    if finished.is_flow and finished.model.eval_log_det.stochastic:
+        results["estimator"] = _spread(finished, split, len(singles), certificate)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
     values = {
@@ -118,13 +117,14 @@ def _spread(
     split: str,
     images: int,
     certificate: Certificate | None,
-    bits_per_dim: BitsPerDim,
 ) -> Results:
     """The noise of one draw of the log-determinants in the values of single images."""
     images, model = min(images, _SPREAD["images"]), finished.model
     _, inputs = next(inputs_with_index(finished, split, images, images))
     values = [
-        bits_per_dim(probe_seed(finished.experiment.seed, f"evaluation/spread/{draw}", 0), *inputs)
+        finished.bits_per_dim(
+            probe_seed(finished.experiment.seed, f"evaluation/spread/{draw}", 0), *inputs
+        )
         for draw in range(_SPREAD["draws"])
     ]
     proven = not doubt_of_variance(model.flow, model.eval_log_det, certificate)

@@ -7,7 +7,6 @@ from training.console import say
 from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.inputs import inputs_with_index, probe_seed
-from training.measures.measuring import bits_function
 from training.typing import Results
 
 _BYTES = 64 * 2**20  # about what the dense Jacobians of a batch may take
@@ -32,15 +31,13 @@ def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> Re
       RunError: if the model has no density, or an argument is out of range.
       DataError: if the test set has fewer images.
     """
-    if not finished.is_flow:
-        name = finished.experiment.name
-        raise RunError(f"{name} is a classifier, which has no density; give a flow's folder")
+    finished.check_density()
     for option, value, least in (("--images", images, 1), ("--draws", draws, 2)):
         if value < least:
             raise RunError(f"{option} {value} is too small; give at least {least}")
     seed, dims = finished.experiment.seed, finished.dataset.spec.dims
     few = max(1, _BYTES // (8 * dims * dims))
-    exactly = bits_function(finished, Exact())
+    exactly = finished.bits_per_dim_by(Exact())
     exact = np.concatenate(
         [
             exactly(probe_seed(seed, "exact", first), *inputs).numpy().astype(np.float64)
@@ -48,12 +45,12 @@ def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> Re
         ]
     )
     say(f"exact: {exact.mean():.5f} bits/dim on {images} images; {draws} estimates follow")
-    estimate, batches = bits_function(finished), list(inputs_with_index(finished, "test", images))
+    batches = list(inputs_with_index(finished, "test", images))
     estimates = np.array(
         [
             np.concatenate(
                 [
-                    estimate(probe_seed(seed, f"draw {n}", first), *inputs).numpy()
+                    finished.bits_per_dim(probe_seed(seed, f"draw {n}", first), *inputs).numpy()
                     for first, inputs in batches
                 ]
             )

@@ -1,11 +1,15 @@
 """A run's model as its averaged weights define it, with everything needed to use it."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import keras
+import tensorflow as tf
 
+from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.models.invertible_model import InvertibleModel
 from training.data import Dataset, load_dataset
 from training.errors import RunError
@@ -15,6 +19,9 @@ from training.runs.checkpoints import Checkpoints, check_settings
 from training.runs.files import Writer
 from training.runs.run import Run
 from training.typing import PathLike, Results
+
+#: Bits/dim [batch] of a seed, x [batch, ...] and the contexts, if there are any.
+BitsPerDim: TypeAlias = Callable[..., tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,48 @@ class Finished:
     def is_baseline(self) -> bool:
         """Whether the model is one to compare with, of which no Lipschitz constant is known."""
         return self.experiment.model.architecture != "iresnet"
+
+    @property
+    def span(self) -> float:
+        """The range of the values that the model reads: a flow's levels of a pixel, else 1."""
+        return float(self.dataset.spec.levels or 1) if self.is_flow else 1.0
+
+    @property
+    def input_specs(self) -> list[tf.TensorSpec]:
+        """What the model reads: x and, if the flow is conditional, the context."""
+        shapes = [self.dataset.spec.event_shape]
+        if self.is_conditional:
+            shapes.append((self.dataset.spec.classes,))
+        return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
+
+    @functools.cached_property
+    def bits_per_dim(self) -> BitsPerDim:
+        """The model's bits/dim as its evaluation finds them, compiled; for densities alone."""
+        return self.bits_per_dim_by(None)
+
+    def bits_per_dim_by(self, log_det: LogDetEstimator | None) -> BitsPerDim:
+        """Compiles the model's bits/dim.
+
+        Args:
+          log_det: replaces the estimator of the model's evaluation; None for that.
+        """
+        return tf.function(
+            lambda seed, x, *context: self.model.bits_per_dim(x, seed, log_det, *context),
+            input_signature=[tf.TensorSpec([3], tf.int32), *self.input_specs],
+            autograph=False,
+        )
+
+    def check_density(self) -> None:
+        """Refuses a model that has no density.
+
+        Raises:
+          RunError: if it has none.
+        """
+        if not self.is_flow:
+            raise RunError(
+                f"{self.experiment.name} is a classifier, which has no density; give a flow's "
+                "folder"
+            )
 
     def check_invertible(self) -> None:
         """Refuses a model that has no inverse.

@@ -52,33 +52,12 @@ def inputs_with_index(
 ) -> Iterator[tuple[int, tuple[tf.Tensor, ...]]]:
     """Goes through what the model reads of a split; arguments as in `batches_with_index`.
 
-    Args:
-      finished: the run.
-      split: "train", "validation" or "test".
-      limit: how many examples to use; None for all.
-      batch_size: the size of a batch; None takes the experiment's.
-
     Yields:
-      The index of a batch's first example, and a tuple as `input_specs` describes it.
+      The index of a batch's first example, and a tuple as `Finished.input_specs` describes it.
     """
-    count = len(input_specs(finished))
+    count = len(finished.input_specs)
     for first, parts in batches_with_index(finished, split, limit, batch_size):
         yield first, parts[:count]
-
-
-def input_specs(finished: Finished) -> list[tf.TensorSpec]:
-    """Describes what the model reads.
-
-    Args:
-      finished: the run.
-
-    Returns:
-      The specifications of x and, for a conditional flow, of the context.
-    """
-    shapes = [finished.dataset.spec.event_shape]
-    if finished.is_conditional:
-        shapes.append((finished.dataset.spec.classes,))
-    return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
 
 
 def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:

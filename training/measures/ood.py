@@ -1,8 +1,5 @@
 """How well a density tells images of another kind from those it was trained for."""
 
-import os
-import shlex
-
 import numpy as np
 import tensorflow as tf
 
@@ -13,8 +10,9 @@ from training.errors import RunError
 from training.measures import pictures
 from training.measures.auroc import auroc
 from training.measures.finished import Finished
-from training.measures.inputs import inputs_with_index, probe_seed
-from training.measures.measuring import BitsPerDim, bits_function
+from training.measures.inputs import probe_seed
+from training.measures.measuring import bits_of_split
+from training.runs.commands import command, portable
 from training.runs.files import as_json, write_files
 from training.runs.machine import cpu_seconds, versions
 from training.typing import PathLike, Results
@@ -51,8 +49,7 @@ def score_outliers(
     Typicality.
     """
     name, seed, before = finished.experiment.name, finished.experiment.seed, cpu_seconds()
-    if not finished.is_flow:
-        raise RunError(f"{name} is a classifier, which has no density; give a flow's folder")
+    finished.check_density()
     if finished.is_conditional:
         raise RunError(f"{name} has a density for each class; give an unconditional flow's folder")
     if limit < 2:
@@ -60,21 +57,17 @@ def score_outliers(
     sizes = finished.dataset.spec.split_sizes
     test_images = min(limit, sizes["test"])
     sets = outliers(finished.dataset, test_images, seed, data_dir)
-    bits_per_dim = bits_function(finished)
     # The test images as `evaluate` sees them.
-    test = _of_split(finished, bits_per_dim, "test", test_images, "evaluation/probes")
+    test = bits_of_split(finished, "test", test_images, "evaluation/probes")
     held_out = min(limit, sizes["validation"])
-    usual = _of_split(finished, bits_per_dim, "validation", held_out, "ood/validation").mean()
-    bits = {kind: _of_images(finished, bits_per_dim, kind, x) for kind, x in sets.items()}
+    usual = bits_of_split(finished, "validation", held_out, "ood/validation").mean()
+    bits = {kind: _of_images(finished, kind, x) for kind, x in sets.items()}
     for kind, values in (("test", test), *bits.items()):
         if not np.isfinite(values).all():
             raise RunError(f"bits/dim of {kind!r} images are not finite; train {name} again")
-    folder = os.path.basename(os.path.abspath(finished.run.folder))
     results = {
         "experiment": name,
-        "command": shlex.join(
-            ["python", "-m", "training", "ood", f"runs/{folder}", "--limit", str(limit)]
-        ),
+        "command": command("ood", portable(finished.run.folder), "--limit", str(limit)),
         "seed": seed,
         "steps": finished.step,
         "validation": {"images": held_out, "bits_per_dim": float(usual)},
@@ -111,24 +104,11 @@ def _area(inside: np.ndarray, outside: np.ndarray) -> Results:
     return {"value": area.value, "interval": [area.low, area.high]}
 
 
-def _of_split(
-    finished: Finished, bits_per_dim: BitsPerDim, split: str, count: int, purpose: str
-) -> np.ndarray:
-    seed = finished.experiment.seed
-    found = [
-        bits_per_dim(probe_seed(seed, purpose, first), *inputs).numpy()
-        for first, inputs in inputs_with_index(finished, split, count)
-    ]
-    return np.concatenate(found).astype(np.float64)
-
-
-def _of_images(
-    finished: Finished, bits_per_dim: BitsPerDim, kind: str, images: np.ndarray
-) -> np.ndarray:
+def _of_images(finished: Finished, kind: str, images: np.ndarray) -> np.ndarray:
     seed, size = finished.experiment.seed, finished.experiment.eval_batch_size
     noise, found = stream_key(seed, f"ood/{kind} noise"), []
     for first in range(0, len(images), size):
         x = dequantise(tf.constant(images[first : first + size]), noise, first, tf.float32)
         probes = probe_seed(seed, f"ood/{kind} probes", first)
-        found.append(bits_per_dim(probes, x).numpy())
+        found.append(finished.bits_per_dim(probes, x).numpy())
     return np.concatenate(found).astype(np.float64)

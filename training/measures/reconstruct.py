@@ -8,7 +8,7 @@ import tensorflow as tf
 from training.errors import RunError
 from training.measures import pictures
 from training.measures.finished import Finished
-from training.measures.inputs import input_specs, inputs_with_index
+from training.measures.inputs import inputs_with_index
 from training.runs.files import new_file
 from training.typing import PathLike, Results
 
@@ -51,11 +51,10 @@ def round_trips(finished: Finished, count: int) -> RoundTrips:
     spec = finished.dataset.spec
     if not spec.is_image:
         raise RunError(f"{spec.name!r} holds no images to show; use `python -m training sample`")
-    span = float(spec.levels or 1) if finished.is_flow else 1.0
-    model = finished.model
+    model, span = finished.model, finished.span
     round_trip = tf.function(
         lambda x, *context: model.decode(model.encode(x, *context), True, *context),
-        input_signature=input_specs(finished),
+        input_signature=finished.input_specs,
         autograph=False,
     )
     errors, steps, converged = [], [], []

@@ -10,7 +10,6 @@ from training.errors import RunError
 from training.measures import pictures
 from training.measures.finished import Finished
 from training.measures.inputs import probe_seed
-from training.measures.measuring import bits_function
 from training.runs.files import new_file, write_files
 from training.typing import PathLike
 
@@ -121,7 +120,7 @@ def density_of_plane(
     Returns:
       The density [side, side] at `pictures.plane_points`.
     """
-    density, points, bits = bits_function(finished, Exact()), pictures.plane_points(), []
+    density, points, bits = finished.bits_per_dim_by(Exact()), pictures.plane_points(), []
     for first in range(0, len(points), 4_000):
         x = points[first : first + 4_000]
         rows = [] if context is None else [np.tile(context, (len(x), 1))]

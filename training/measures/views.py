@@ -1,12 +1,10 @@
 """Error rates of several views of each image."""
 
-import numpy as np
-
 from training.data import views
 from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.inputs import batches_with_index
-from training.measures.measuring import mistakes_of
+from training.measures.measuring import find_mistakes
 from training.typing import Results
 
 
@@ -28,7 +26,7 @@ def check_views(finished: Finished) -> None:
         )
 
 
-def by_views_of(finished: Finished, split: str, limit: int | None) -> Results:
+def measure_by_views(finished: Finished, split: str, limit: int | None) -> Results:
     """Measures the error rate of the mean of the logits of several views of each image.
 
     Args:
@@ -41,7 +39,7 @@ def by_views_of(finished: Finished, split: str, limit: int | None) -> Results:
     """
     augment = finished.experiment.augment
     _, (x, _) = next(batches_with_index(finished, split, 1))
-    mistakes = np.concatenate(mistakes_of(finished, split, limit, augment))
+    mistakes = find_mistakes(finished, split, limit, augment)
     return {
         "count": len(views(x, augment)),
         "split": split,

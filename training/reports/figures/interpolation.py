@@ -36,9 +36,7 @@ def draw(request: Request) -> Drawing:
     ends = decoded[:, [0, -1]].reshape(x.shape)
     numbers = {
         "shares": shares_of_way.tolist(),
-        "largest_error_at_ends": float(
-            np.abs(ends - x.numpy()).max() / (finished.dataset.spec.levels or 1)
-        ),
+        "largest_error_at_ends": float(np.abs(ends - x.numpy()).max() / finished.span),
     }
     figure = rows_figure(list(shares(finished, decoded)), [""] * pairs, COLUMN)
     caption = (

@@ -55,8 +55,7 @@ def _error(finished: Finished, count: int, steps: int) -> float:
     finally:
         for block, solver in zip(blocks, solvers, strict=True):
             block.solver = solver
-    span = float(finished.dataset.spec.levels or 1) if finished.is_flow else 1.0
-    squares = np.square((back.numpy().astype(np.float64) - x.numpy()) / span)
+    squares = np.square((back.numpy().astype(np.float64) - x.numpy()) / finished.span)
     return float(np.median(np.sqrt(squares.mean(axis=tuple(range(1, squares.ndim))))))
 
 

@@ -1,8 +1,6 @@
 """From the name of a figure to its files: PNG, PDF, and the numbers in it as JSON."""
 
 import importlib
-import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from training.errors import RunError
 from training.reports.figures import KINDS
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import look
+from training.runs.commands import command, portable
 from training.runs.files import Writer, as_json, new_file, write_files
 from training.runs.machine import cores, cpu_seconds, versions
 from training.typing import JsonObject, PathLike
@@ -61,14 +60,14 @@ def write_figure(
     module = importlib.import_module(f"training.reports.figures.{kind.module}")
     with look():
         drawing: Drawing = module.draw(request)
-    words = ["python", "-m", "training", "figure", name, "--out", path.name]
+    words = ["figure", name, "--out", path.name]
     for run in runs:
-        words += ["--run", f"runs/{os.path.basename(os.path.abspath(run))}"]
+        words += ["--run", portable(run)]
     words += ["--seed", str(seed), *([] if limit is None else ["--limit", str(limit)])]
     content = {
         "figure": name,
         "caption": drawing.caption,
-        "command": shlex.join(words),
+        "command": command(*words),
         "seed": seed,
         "runs": request.sources(),
         "cores": cores(),

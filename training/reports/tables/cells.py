@@ -22,7 +22,7 @@ def inverse(records: Sequence[Record]) -> str:
     Returns:
       A cell.
     """
-    if any((r.settings.get("model") or {}).get("architecture") == "resnet" for r in records):
+    if any(record.architecture == "resnet" for record in records):
         return "no: not a bijection"
     bounds = [record.certificate and record.certificate.get("contraction") for record in records]
     known = [bound for bound in bounds if isinstance(bound, int | float)]
@@ -43,7 +43,7 @@ def reconstruction(records: Sequence[Record]) -> str:
     Returns:
       A cell: the largest error of a pixel, as a share of the range, of all runs.
     """
-    if any((r.settings.get("model") or {}).get("architecture") == "resnet" for r in records):
+    if any(record.architecture == "resnet" for record in records):
         return "no inverse"
     found = [record.metrics.get("reconstruction") for record in records]
     known = [report for report in found if report]
@@ -80,6 +80,11 @@ def bits(record: Record) -> str:
       A cell, with the standard error over test images.
     """
     return f"{record.number('bits_per_dim'):.3f} ± {record.number('standard_error'):.3f}"
+
+
+def costs(record: Record) -> list[str]:
+    """Writes a run's parameters, the CPU-seconds of its training and its steps, a cell each."""
+    return [f"{record.number(key):,.0f}" for key in ("parameters", "cpu_seconds", "steps")]
 
 
 def likelihood(record: Record) -> str:

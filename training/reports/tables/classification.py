@@ -8,7 +8,7 @@ from training.reports.tables.cells import (
     spread,
 )
 from training.reports.tables.intervals import difference, mean_error
-from training.reports.tables.records import Record, Records, commands
+from training.reports.tables.records import Record, Records, commands_for_missing
 from training.reports.tables.table import NOT_RUN, Grid, Table
 
 _DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -73,12 +73,7 @@ def make_table(records: Records) -> Table:
         for data, name in _DATASETS.items()
     ]
     certified = ["inverse guaranteed", *(_guarantee(runs, model) for model in _MODELS)]
-    missing = [
-        line
-        for (data, model), found in runs.items()
-        if not found
-        for line in commands(f"{data}_classifier_{model}", seed=0)
-    ]
+    by_name = {f"{data}_classifier_{model}": found for (data, model), found in runs.items()}
     return Table(
         title="Table 2: error of classifiers, in percent",
         grids=[
@@ -86,7 +81,7 @@ def make_table(records: Records) -> Table:
             *(_details(data, runs, records.find(f"{data}_classifier_best")) for data in _DATASETS),
         ],
         notes=_NOTES,
-        missing=missing,
+        missing=commands_for_missing(by_name, seed=0),
     )
 
 

@@ -1,10 +1,12 @@
 """The one reader of finished runs' results: what a table or a page is made from."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.errors import RunError
+from training.runs.commands import command
 from training.runs.contents import FINISHED, HISTORY, read_content
 from training.runs.files import read_json
 from training.typing import HistoryEntry, JsonObject, PathLike, RawSettings, Results
@@ -38,6 +40,11 @@ class Record:
     def seed(self) -> int:
         """The run's seed."""
         return self.metrics["seed"]
+
+    @property
+    def architecture(self) -> str | None:
+        """What the model is made of; None where the settings do not say."""
+        return (self.settings.get("model") or {}).get("architecture")
 
     @property
     def measured(self) -> bool:
@@ -197,22 +204,24 @@ def read_record(folder: Path) -> Record:
     )
 
 
-def commands(experiment: str, seed: int | None = None) -> list[str]:
-    """Says how a run is made.
+def commands_for_missing(found: Mapping[str, object], seed: int | None = None) -> list[str]:
+    """Says how the runs are made that are not there.
 
     Args:
-      experiment: its name.
-      seed: its seed, where it is one of several.
+      found: what is there of each experiment; nothing, or None, where its run is missing.
+      seed: of the runs, where it is one of several.
 
     Returns:
-      Command lines: training, then evaluation.
+      Command lines.
     """
+    return [line for name, runs in found.items() if not runs for line in _commands(name, seed)]
+
+
+def _commands(experiment: str, seed: int | None) -> list[str]:
+    """Says how a run is trained and then evaluated."""
     run = f"runs/{experiment}" if seed is None else f"runs/{experiment}_seed{seed}"
-    given = "" if seed is None else f" --seed {seed}"
-    return [
-        f"python -m training train {experiment} --out {run}{given}",
-        f"python -m training evaluate {run}",
-    ]
+    given = [] if seed is None else ["--seed", str(seed)]
+    return [command("train", experiment, "--out", run, *given), command("evaluate", run)]
 
 
 def _holds_run(folder: Path) -> bool:
