@@ -54,7 +54,7 @@ class NICE(_Convolutional):
 @keras.saving.register_keras_serializable("training")
 @dataclass(frozen=True)
 class RealNVP(_Convolutional):
-    """Affine couplings, each after ActNorm in place of the paper's batch normalisation.
+    """Affine couplings, each after ActNorm, which stands for the paper's batch normalisation.
 
     Args:
       blocks: couplings of each scale.
@@ -75,8 +75,8 @@ class RealNVP(_Convolutional):
 class Glow(_Convolutional):
     """Steps of ActNorm, an invertible 1x1 convolution and a coupling.
 
-    Where half of the channels leave, one more affine coupling makes what leaves a normal whose
-    mean and scale are functions of what stays.
+    Where half of the channels leave, one more affine coupling models them as a normal whose mean
+    and scale are functions of the channels that stay.
 
     Args:
       blocks: steps of each scale.
@@ -140,9 +140,8 @@ class MAF(Architecture):
     Args:
       blocks: autoregressive layers of each scale.
       hidden: width of the networks' hidden layers.
-      depth: how many hidden layers a dense network has.
-      kernel_sizes: of masked convolutions, odd, in place of dense layers, and `depth` then
-        stays at 1; None for none.
+      depth: how many hidden layers a dense network has; 1 for a convolutional one.
+      kernel_sizes: of masked convolutions, odd; None for dense networks.
     """
 
     depth: int = option(1, lambda n, v: checked_integer(n, v, 1))
@@ -166,18 +165,15 @@ class MAF(Architecture):
 
 
 def alternating(index: int, channels: int, taps: int) -> list[int]:
-    """Chooses the channels that stay in the coupling of a given place.
+    """Returns the channels that a coupling leaves as they are.
 
-    After a squeeze they are those of half of the pixels of each 2 x 2 block: checkerboard, rows
-    and columns in turn, and then the other halves. Without one they are every second.
+    After a squeeze they are half of the pixels of each 2 x 2 block: in turn a checkerboard, rows
+    and columns, and then the other half of each. Without a squeeze they are every second channel.
 
     Args:
       index: the coupling's place in its scale.
       channels: how many there are.
       taps: pixels of a block, a power of 2.
-
-    Returns:
-      Their indices.
     """
     if taps == 1:
         return [channel for channel in range(channels) if channel % 2 == index % 2]

@@ -21,7 +21,7 @@ class MaskedAutoregressive(BijectorLayer):
 
     Args:
       hidden: widths of the network's hidden layers.
-      backwards: whether the order of the dimensions is turned round.
+      backwards: whether the order of the dimensions is reversed.
       kernel_sizes: of masked convolutions, odd, one more than hidden layers; None for a dense
         network.
       **kwargs: of `keras.layers.Layer`.

@@ -17,24 +17,21 @@ Network = Callable[[tf.Tensor], tf.Tensor | tuple[tf.Tensor, tf.Tensor]]
 
 
 class BijectorLayer(InvertibleLayer):
-    """A layer that a subclass describes by a bijector around its own Keras network.
+    """A layer that makes a bijector around its own Keras network; a subclass says which.
 
-    The bijector, data towards latent, is made anew in each call and sees a tensor that nothing
-    else holds: TFP's cache cannot find values of other weights, and all weights are Keras'. Its
-    log-determinant is exact; the arguments `seed` and `log_det` change nothing.
+    Each call makes the bijector, from data to latent, and hands it a fresh tensor: so TFP's cache
+    never returns what other weights gave, and all weights are Keras'. The log-determinant is exact;
+    the arguments `seed` and `log_det` change nothing.
     """
 
     network: keras.layers.Layer = None  # stays None where the map needs no network
 
     @abc.abstractmethod
     def bijector(self, network: Network) -> tfb.Bijector:
-        """Makes the bijector.
+        """Makes the bijector of single examples, without the batch axis.
 
         Args:
-          network: what to call in place of `self.network`.
-
-        Returns:
-          A bijector of single examples, without the batch axis.
+          network: the layer's own, or a function that answers for it.
         """
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -58,14 +55,7 @@ class BijectorLayer(InvertibleLayer):
 
 
 def once(network: Network) -> Network:
-    """Remembers a network's first output.
-
-    Args:
-      network: the network.
-
-    Returns:
-      A function that gives that output in every later call, whatever its arguments.
-    """
+    """Returns a function that evaluates a network once, and gives that output in every call."""
     held: list[tf.Tensor | tuple[tf.Tensor, tf.Tensor]] = []
 
     def call(x: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:

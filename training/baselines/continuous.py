@@ -148,7 +148,7 @@ class ContinuousFlow(InvertibleLayer):
 
 
 def _filled(x: tf.Tensor) -> tf.Tensor:
-    """Puts an example into an empty batch: a solver's error of nothing is no number."""
+    """Adds an example to an empty batch, for which a solver's error would be NaN."""
     empty = tf.cast(tf.equal(tf.shape(x)[0], 0), tf.int32)
     filled = tf.pad(x, [[0, empty], *[[0, 0]] * (x.shape.rank - 1)])
     return tf.ensure_shape(filled, (None, *x.shape[1:]))
@@ -205,7 +205,7 @@ def _runge_kutta(steps: int) -> Callable[..., _Solution]:
 
 
 def _no_trace(ode_fn: _Derivative, shape: tf.TensorShape, dtype: tf.DType) -> _Augmented:
-    """Leaves the log-determinant out."""
+    """Leaves the log-determinant at zero."""
 
     def augmented(time: tf.Tensor, state: _State) -> _State:
         return ode_fn(time, state[0]), tf.zeros_like(state[1])

@@ -14,8 +14,9 @@ from tf_iresnet.typing import Config
 class BaselineFlow(DensityModel):
     r"""A density p(x) = N(f(x)) \|det df/dx\| with f a baseline's layers.
 
-    All is as in `tf_iresnet.models.density.DensityModel`, but that nothing bounds a Lipschitz
-    constant, and that there is no context. Networks compute in the dtype of the weights.
+    It differs from other models of `tf_iresnet.models.density.DensityModel` in that nothing bounds
+    a Lipschitz constant, and that there is no context. Networks compute in the dtype of the
+    weights.
 
     Args:
       event_shape: the shape of one example.

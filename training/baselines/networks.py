@@ -113,22 +113,22 @@ class PlainNetwork(keras.layers.Layer):
 class MaskedNetwork(keras.layers.Layer):
     """A network whose output i depends on the inputs before i alone.
 
-    It turns [batch, d], examples without their shape, into a shift and a log-scale, both
-    [batch, d]; the last layer starts at zero. Vectors pass dense layers (MADE), images
-    convolutions that see the pixels before theirs in raster order and, of their own pixel, the
-    channels before. A kernel's entries outside the mask are stored but never used.
+    It maps flattened examples [batch, d] to a shift and a log-scale, both [batch, d]; the last
+    layer starts at zero. Vectors pass dense layers (MADE). Images pass convolutions that see the
+    pixels before theirs in raster order and, of their own pixel, the channels before. A kernel's
+    entries outside the mask are stored but never used.
 
     Args:
       event_shape: the shape of an example, channels last.
       hidden: widths of the hidden layers.
-      kernel_sizes: of the layers, one more than hidden ones; odd. None is for vectors.
-      backwards: whether "before" means after: the order of the inputs is turned round.
+      kernel_sizes: of the layers, odd, one more than hidden layers; None for vectors.
+      backwards: whether "before" means after: the order of the inputs is reversed.
 
     Raises:
       ValueError: if the sizes do not fit.
 
-    Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4; van den Oord,
-    Kalchbrenner, Kavukcuoglu 2016 (Pixel Recurrent Neural Networks), section 3.4.
+    Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4; van den Oord, Kalchbrenner,
+    Kavukcuoglu 2016 (Pixel Recurrent Neural Networks), section 3.4.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class MaskedNetwork(keras.layers.Layer):
 
 
 def _mask_of_kernel(sizes: Sequence[int], own: np.ndarray, backwards: bool) -> np.ndarray:
-    """Returns a convolution's mask: all of the pixels before, and what is seen of the own one."""
+    """Returns a convolution's mask: all pixels before, and `own` for the pixel itself."""
     place = np.arange(np.prod(sizes, dtype=int)).reshape(sizes)[..., None, None]
     centre = place.size // 2
     before = place > centre if backwards else place < centre

@@ -1,4 +1,4 @@
-"""Refusals of arguments no batches can be made from."""
+"""Refusals of arguments that no batches can be made from."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ def check_count(name: str, value: int, least: int) -> None:
     """Refuses what is no integer of at least `least`.
 
     Args:
-      name: the argument's name.
-      value: its value.
+      name: of the argument.
+      value: as given.
       least: the smallest allowed value.
 
     Raises:
@@ -68,18 +68,15 @@ def check_augment(spec: DataSpec, augment: Sequence[str]) -> None:
 
 
 def check_limit(spec: DataSpec, split: str, limit: int | None) -> int:
-    """Finds how many examples of a split are asked for.
+    """Returns how many examples of a split are asked for.
 
     Args:
       spec: the data set's description.
       split: the name of the split.
       limit: the number asked for, or None for all.
 
-    Returns:
-      The number of examples.
-
     Raises:
-      ValueError: if there is no such split, or it has not so many examples.
+      ValueError: if there is no such split, or it has fewer examples.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} does not exist; use one of {', '.join(SPLITS)}")

@@ -82,7 +82,7 @@ def eval_arrays(
     limit: int | None = None,
     dtype: str = "float32",
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Gives what `eval_batches` yields as whole arrays.
+    """Returns what `eval_batches` yields as whole arrays: x for densities, (x, y) otherwise.
 
     Args:
       dataset: the data set.
@@ -91,9 +91,6 @@ def eval_arrays(
       task: as for `eval_batches`.
       limit: how many examples to use, from the first on; None for all.
       dtype: the type of x, "float32" or "float64".
-
-    Returns:
-      x for densities, (x, y) otherwise.
 
     Raises:
       ValueError: if an argument cannot be used; the message names it.

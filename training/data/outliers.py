@@ -26,7 +26,7 @@ def outliers(
       data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
 
     Returns:
-      uint8 images [count, height, width, channels] by name.
+      uint8 images [count, height, width, channels] by the set's name.
 
     Raises:
       RunError: if the data are no images.
@@ -54,5 +54,5 @@ def outliers(
 
 
 def _padded(images: np.ndarray) -> np.ndarray:
-    """Grey images of 28x28 in the middle of colour images of 32x32."""
+    """Puts grey images of 28x28 into the middle of colour images of 32x32."""
     return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))), 3, axis=-1)

@@ -13,14 +13,7 @@ TASKS = ("density", "classification", "hybrid", "conditional")
 
 
 def needs_labels(task: str) -> bool:
-    """Says whether a task reads labels.
-
-    Args:
-      task: one of `TASKS`.
-
-    Returns:
-      True for all but plain densities.
-    """
+    """Whether one of `TASKS` reads labels."""
     return task != "density"
 
 
@@ -58,26 +51,23 @@ def target(spec: DataSpec, task: str, labels: tf.Tensor, dtype: DTypeLike) -> tf
       dtype: float32 or float64.
 
     Returns:
-      The labels, or for conditional densities one-hot vectors [n, num_classes] of `dtype`.
+      The labels; for conditional densities one-hot vectors [n, num_classes] of `dtype`.
     """
     return tf.one_hot(labels, spec.classes, dtype=dtype) if task == "conditional" else labels
 
 
 def dequantise(images: tf.Tensor, key: int, first: Whole, dtype: DTypeLike) -> tf.Tensor:
-    """Adds uniform noise to integer pixels.
+    """Adds uniform noise on (0, 1) to integer pixels.
 
-    The noise takes the 2^15 midpoints of a regular grid on the unit interval. Up to 256 levels
-    the sum is then exact even in float32: it never rounds up to the next level, its floor is the
-    pixel, and the noise's mean is exactly one half.
+    The noise takes the 2^15 midpoints of a regular grid on the unit interval. Up to 256 levels the
+    sum is then exact even in float32: it never rounds up to the next level, its floor is the pixel,
+    and the noise's mean is exactly one half.
 
     Args:
       images: uint8 images [n, height, width, channels], consecutive in their stream.
       key: the key of the noise.
       first: the place of the first image in the stream.
-      dtype: float32 or float64.
-
-    Returns:
-      Images + u with u in (0, 1), of `dtype`.
+      dtype: of the result, float32 or float64.
     """
     dims = math.prod(images.shape[1:])
     words = example_words(key, first, tf.shape(images)[0], -(-dims // 2))

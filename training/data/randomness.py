@@ -1,8 +1,8 @@
 """Random numbers and orders that are pure functions of a seed and of a place in a stream.
 
-Philox is a counter-based generator: its n-th block of four words needs no earlier block. Each
-example owns a range of counters given by its place in the stream, so what is drawn for it depends
-neither on the batch it came in nor on where the stream was entered.
+Philox is a counter-based generator: its n-th block of four words takes no other block. Each example
+owns a range of counters given by its place in the stream, so what is drawn for it depends neither
+on its batch nor on where the stream was entered.
 """
 
 import hashlib
@@ -24,9 +24,6 @@ def stream_key(seed: int, purpose: str) -> int:
     Args:
       seed: the run's seed.
       purpose: what is drawn; two purposes never share numbers.
-
-    Returns:
-      The key.
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
@@ -57,14 +54,7 @@ def example_words(key: int, first: Whole, count: Whole, words: int) -> tf.Tensor
 
 
 def unit_interval(words: tf.Tensor) -> tf.Tensor:
-    """Turns words into float32 numbers, uniform in [0, 1).
-
-    Args:
-      words: uint32 words.
-
-    Returns:
-      Multiples of 2^-24, of the same shape.
-    """
+    """Turns uint32 words into float32 multiples of 2^-24, uniform in [0, 1)."""
     return tf.cast(tf.bitwise.right_shift(words, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
@@ -78,8 +68,9 @@ def shuffled_indices(key: int, first: Whole, count: Whole, size: int) -> tf.Tens
       size: the number of examples in an epoch.
 
     Returns:
-      Indices in [0, size), int64 of shape [count]. Every `size` places from a multiple of
-      `size` on hold every index once.
+      Indices in [0, size), int64 of shape [count]. From every multiple of `size` on, `size` places
+      hold
+      each index once.
     """
     places = tf.cast(first, tf.int64) + tf.range(count, dtype=tf.int64)
     epochs = places // size

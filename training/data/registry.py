@@ -23,15 +23,14 @@ def load_dataset(
 ) -> Dataset:
     """Finds a data set; its examples are read when first used, and once per process.
 
+    The same arguments give the same object.
+
     Args:
-      name: one of `KNOWN_DATASETS`, or any image classification set of TensorFlow Datasets
-        that is prepared in the folder.
+      name: one of `KNOWN_DATASETS`, or any image classification set of TensorFlow Datasets that is
+        prepared in the folder.
       data_dir: the folder of prepared TensorFlow Datasets; None takes TFDS_DATA_DIR.
       toy_size: the number of training points of a toy set.
       toy_seed: the seed a toy set is drawn from.
-
-    Returns:
-      The data set; the same object for the same arguments.
 
     Raises:
       DataError: if the name is unknown, or the set is not prepared in that folder.

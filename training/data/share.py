@@ -25,22 +25,19 @@ class Share:
     of: int = 1
 
     def even(self, batch_size: int) -> int | None:
-        """Gives the size that all elements have, or None where they differ."""
+        """The size of all elements; None where they differ."""
         return None if batch_size % self.of else batch_size // self.of
 
     def batch_of(self, element: tf.Tensor) -> tf.Tensor:
-        """Gives the number of the batch that an element is a part of."""
+        """The number of the batch that an element is a part of."""
         return element // self.replicas
 
     def places(self, element: tf.Tensor, batch_size: Whole) -> tuple[tf.Tensor, tf.Tensor]:
-        """Gives where an element begins and ends in its batch.
+        """Returns where an element begins in its batch, and where the next one does.
 
         Args:
           element: the number of the element, an int64 scalar.
           batch_size: the number of examples in its batch.
-
-        Returns:
-          The first place, and the one after the last.
         """
         replica = self.first + element % self.replicas
         return batch_size * replica // self.of, batch_size * (replica + 1) // self.of

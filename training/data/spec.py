@@ -86,7 +86,7 @@ class Dataset:
 
     Args:
       spec: the description.
-      read: gives all the examples of a source, in their fixed order. Splits are slices of it.
+      read: returns all the examples of a source in their fixed order. Splits are slices of it.
     """
 
     def __init__(self, spec: DataSpec, read: Callable[[str], Arrays]):
@@ -98,13 +98,13 @@ class Dataset:
         return f"Dataset({self.spec.name!r}, event_shape={self.spec.event_shape})"
 
     def arrays(self, split: str) -> Arrays:
-        """Gives the examples of a split as read-only arrays: images uint8, labels int32.
+        """Returns the examples of a split as read-only arrays, without a copy.
 
         Args:
           split: "train", "validation" or "test".
 
         Returns:
-          The examples in their fixed order, without a copy.
+          The examples in their fixed order: images uint8, labels int32.
 
         Raises:
           ValueError: if there is no such split.

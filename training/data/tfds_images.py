@@ -1,4 +1,4 @@
-"""Any prepared image classification set of TensorFlow Datasets, by one code path."""
+"""Any prepared image classification set of TensorFlow Datasets."""
 
 import os
 from pathlib import Path
@@ -14,18 +14,15 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
 _VALIDATION = 5_000
-_SMALL = 10_000  # a smaller training set gives up a tenth for validation instead
+_SMALL = 10_000  # a smaller training set gives up a tenth for validation
 
 
 def data_folder(data_dir: PathLike | None) -> Path:
-    """Finds the folder of prepared data sets.
+    """Returns the folder of prepared data sets, which need not exist.
 
     Args:
-      data_dir: the folder, or None for the environment variable TFDS_DATA_DIR, and without
-        that for the place TensorFlow Datasets itself uses.
-
-    Returns:
-      The folder, which need not exist.
+      data_dir: the folder. None takes the environment variable TFDS_DATA_DIR, and without that the
+        place that TensorFlow Datasets itself uses.
     """
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(place).expanduser()
@@ -39,7 +36,7 @@ def prepared_folder(name: str, folder: Path) -> Path | None:
       folder: the folder of prepared data sets.
 
     Returns:
-      The folder of that version, or None if there is none.
+      The folder of that version; None if there is none.
     """
     path, _, version = name.partition(":")
     found = [
@@ -55,15 +52,12 @@ def _version(text: str) -> tuple[int, ...]:
 def tfds_images(name: str, folder: Path) -> Dataset:
     """Describes a prepared data set with the features "image" and "label"; downloads nothing.
 
-    The validation set is the last 5,000 training images, or the last tenth of a training set
-    of fewer than 10,000.
+    The validation set is the last 5,000 training images, or the last tenth of a training set of
+    fewer than 10,000.
 
     Args:
       name: the data set's name in TensorFlow Datasets.
       folder: the folder of prepared data sets.
-
-    Returns:
-      The data set, its images still unread.
 
     Raises:
       DataError: if the set is not prepared in that folder, or is no image classification set.

@@ -17,14 +17,9 @@ class Difference(NamedTuple):
 
 
 def differences(first: Experiment, second: Experiment) -> list[Difference]:
-    """Finds the settings in which two experiments differ.
+    """Lists the settings in which two experiments differ, as far as they change what is computed.
 
-    Args:
-      first: an experiment.
-      second: another one.
-
-    Returns:
-      The settings that change what is computed, in order; None stands for one that is not there.
+    A setting that one of them lacks has the value None there.
     """
     old, new = (_flat(settings.model_dump(mode="json")) for settings in (first, second))
     return [
@@ -35,14 +30,7 @@ def differences(first: Experiment, second: Experiment) -> list[Difference]:
 
 
 def is_longer(found: list[Difference]) -> bool:
-    """Says whether the second experiment is the first one with more steps, and nothing else.
-
-    Args:
-      found: their differences.
-
-    Returns:
-      Whether it is.
-    """
+    """Whether the second experiment is the first one with more steps and nothing else."""
     return [item.setting for item in found] == ["steps"] and found[0].second > found[0].first
 
 

@@ -17,11 +17,7 @@ _FOLDER = Path(__file__).parent
 
 
 def experiment_names() -> list[str]:
-    """Lists the experiments.
-
-    Returns:
-      Their names in order.
-    """
+    """Lists the experiments' names in order."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
@@ -30,18 +26,15 @@ def load_experiment(
 ) -> Experiment:
     """Reads an experiment and applies changes to it.
 
-    A warm-up that leaves nothing of fewer steps gives way, unless it is changed by name; a
-    warning says so.
+    Where fewer steps are asked for than the warm-up takes, the warm-up is shortened with them,
+    unless the changes name it; a warning says so.
 
     Args:
       name: one of `experiment_names`.
-      overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes
-        around words may be left out.
+      overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes around
+        words may be left out.
       steps: replaces the number of steps.
       seed: replaces the seed.
-
-    Returns:
-      The experiment.
 
     Raises:
       RunError: if the experiment is unknown, or a setting cannot be used.
@@ -81,7 +74,7 @@ def _read(name: str) -> RawSettings:
 
 
 def _merged(base: RawSettings, changes: RawSettings) -> RawSettings:
-    """Puts changes over a base; of a table of another kind only what all kinds share stays."""
+    """Puts changes over a base; from a table of another kind only shared settings are kept."""
     merged = dict(base)
     for key, value in changes.items():
         old = base.get(key)
@@ -92,7 +85,7 @@ def _merged(base: RawSettings, changes: RawSettings) -> RawSettings:
 
 
 def _shared(old: RawSettings, new: RawSettings) -> RawSettings:
-    """Takes from a table what still holds with the kind that the changes name."""
+    """Returns what of a table holds for the kind that the changes name, too."""
     if "name" in new and new["name"] != old.get("name"):
         return {}
     if "architecture" in new and new["architecture"] != old.get("architecture", "iresnet"):

@@ -150,8 +150,8 @@ class Optimizer(Settings):
     """One of Keras' optimizers, or `training.loop.muon.Muon`.
 
     `momentum` is that of "sgd" and of "muon", and `nesterov` of "sgd" ("muon" always has it).
-    `weight_decay` is Keras' own, decoupled from the gradient, and applies to kernels. An L2 term
-    of strength w inside SGD with momentum m corresponds to about w / (1 - m) of it.
+    `weight_decay` is Keras' own, decoupled from the gradient, and applies to kernels. An L2 term of
+    strength w inside SGD with momentum m corresponds to about w / (1 - m) of it.
     """
 
     name: Literal["adam", "adamax", "adamw", "muon", "sgd"] = "adam"
@@ -287,10 +287,7 @@ def parse_experiment(settings: RawSettings) -> Experiment:
     """Checks settings and completes them by the defaults.
 
     Args:
-      settings: nested settings as read from TOML or JSON.
-
-    Returns:
-      The experiment.
+      settings: as read from TOML or JSON.
 
     Raises:
       RunError: if a setting is unknown, missing or out of range; the message names it.
@@ -303,13 +300,11 @@ def parse_experiment(settings: RawSettings) -> Experiment:
 
 
 def parse_recorded(settings: RawSettings) -> Experiment:
-    """Reads the settings that a run has written down, in which none are left to their defaults.
+    """Reads the settings that a run has written down.
 
     Args:
-      settings: as in `config.json`.
-
-    Returns:
-      The experiment; what files older than a setting do not hold is what was done then.
+      settings: as in `config.json`. Where those of an i-ResNet name no `normalization`, it is
+        "power_iteration".
 
     Raises:
       RunError: as `parse_experiment` does.
@@ -321,7 +316,7 @@ def parse_recorded(settings: RawSettings) -> Experiment:
 
 
 def _named(settings: Json) -> Json:
-    """Names the architecture, which files do not that are older than the baselines."""
+    """Names the architecture "iresnet" where the settings of a model name none."""
     model = settings.get("model") if isinstance(settings, dict) else None
     if not isinstance(model, dict):
         return settings

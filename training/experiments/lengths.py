@@ -1,4 +1,4 @@
-"""Lengths in steps that give way, or come to nothing, where a run is made shorter."""
+"""Lengths in steps that have to change, or come to nothing, where a run is made shorter."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ from training.typing import RawSettings
 
 
 def make_way(settings: RawSettings, written: Experiment, chosen: Collection[str]) -> list[str]:
-    """Shortens a warm-up that leaves nothing of the steps, to the share that it had of them.
+    """Shortens a warm-up that would take all of the steps to its share of the written steps.
 
     Args:
       settings: the changed settings, in which the warm-up is replaced.
@@ -32,14 +32,7 @@ def make_way(settings: RawSettings, written: Experiment, chosen: Collection[str]
 
 
 def out_of_reach(experiment: Experiment) -> list[str]:
-    """Finds what is set for steps that never come.
-
-    Args:
-      experiment: the experiment.
-
-    Returns:
-      What to tell the user.
-    """
+    """Tells the user which boundaries lie beyond the last step."""
     if not isinstance(experiment.schedule, Piecewise):
         return []
     boundaries, steps = experiment.schedule.boundaries, experiment.steps

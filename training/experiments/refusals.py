@@ -34,13 +34,11 @@ class Refusal(NamedTuple):
 def refusals(kind: TypeAdapter[_T], error: ValidationError) -> list[Refusal]:
     """Says what is wrong, once for each place.
 
+    Of the members of a union, all of which complain, the one that came furthest speaks.
+
     Args:
       kind: what was validated.
-      error: what came of it.
-
-    Returns:
-      What is refused. Of the members of a union, all of which complain, the one that came
-      furthest speaks.
+      error: what the validation raised.
     """
     root = _root(kind)
     found: dict[str, Refusal] = {}
@@ -177,7 +175,7 @@ def _choices(values: Sequence[Json]) -> str:
 
 
 def _nearest(root: _Root, table: _Schema, place: list[str]) -> str:
-    """Which name was meant: one of the same table, or else one of another."""
+    """Says which name was meant: one of the same table, or else one of another."""
     last = place[-1]
     here = [name for kind in root.members(table) for name in kind.get("properties", {})]
     close = difflib.get_close_matches(last, here, n=1)
@@ -203,14 +201,7 @@ def _is_below(other: str, place: str) -> bool:
 
 
 def shown(value: Json) -> str:
-    """Writes a value as it is given on the command line.
-
-    Args:
-      value: the value.
-
-    Returns:
-      One line of at most 60 characters.
-    """
+    """Writes a value as it is given on the command line, in at most 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     text = json.dumps(value, default=str) if isinstance(value, dict | list) else repr(value)

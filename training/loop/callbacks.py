@@ -23,7 +23,7 @@ class Terminated(Exception):
 
 
 class Steps(keras.callbacks.Callback):
-    """Looks after each step: whether it was the last one, or is to be saved.
+    """Counts steps: after each, training may end or the state be saved.
 
     Args:
       experiment: how many steps there are, and in which intervals.
@@ -46,7 +46,7 @@ class Steps(keras.callbacks.Callback):
         self._amid = self._done % self._interval > 0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        if self._amid:  # a part of them is done, and Keras has just forgotten it
+        if self._amid:  # Keras resets metrics as an epoch begins
             self._checkpoints.restore_metrics()
             self._amid = False
 
@@ -55,7 +55,7 @@ class Steps(keras.callbacks.Callback):
         if self._done >= self._steps:
             self.model.stop_training = True
         elif self._vote.after(self._done) and self._done % self._interval:
-            # At the end of an interval `Save` does so, after what is noted there.
+            # At the end of an interval `Save` does so, after `Record`.
             self._checkpoints.save(self._done)
             raise Terminated
 
@@ -63,13 +63,13 @@ class Steps(keras.callbacks.Callback):
 class Record(keras.callbacks.Callback):
     """Notes losses and cost at the end of each of Keras' epochs.
 
-    It comes before `Save`: after an interruption between the two the notes only reach too far,
-    which is mended on resuming.
+    It comes before `Save`: an interruption between the two leaves an entry too many, which resuming
+    removes.
 
     Args:
       run: the run's folder.
       checkpoints: its checkpoints.
-      spent: processor seconds of earlier processes.
+      spent: processor seconds of the processes before this one.
     """
 
     def __init__(self, run: Run, checkpoints: Checkpoints, spent: float):
@@ -91,7 +91,7 @@ class Record(keras.callbacks.Callback):
 class Save(keras.callbacks.Callback):
     """Saves the state at the end of each of Keras' epochs, in all processes at once.
 
-    It is the last callback, since training may be asked to end there.
+    It is the last callback, since it may end training.
 
     Args:
       checkpoints: where to.
@@ -110,10 +110,10 @@ class Save(keras.callbacks.Callback):
 
 
 class Bounds(keras.callbacks.Callback):
-    """Adds to the logs, at the end of each epoch, how large the blocks' Lipschitz constants are.
+    """Adds the blocks' Lipschitz constants to the logs, at the end of each epoch, for TensorBoard.
 
-    `lipschitz_bound` is proven, `lipschitz_estimate` is what the layers believe; both are of
-    the weights just trained and the largest over the blocks. TensorBoard shows what is in the logs.
+    `lipschitz_bound` is proven, `lipschitz_estimate` is the layers' own estimate; both are of the
+    weights just trained, and the largest over the blocks.
     """
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -130,20 +130,13 @@ class Bounds(keras.callbacks.Callback):
 
 
 def estimated_lipschitz(model: keras.Model) -> float:
-    """Estimates the largest Lipschitz constant of a model's branches, from below.
-
-    Args:
-      model: the model.
-
-    Returns:
-      The largest of what the branches believe in.
-    """
+    """Returns the layers' estimate of the largest Lipschitz constant of a branch, from below."""
     blocks = [b for b in layers_inside(model.flow) if isinstance(b, InvertibleResidual)]
     return max(block.branch.lipschitz_estimate() for block in blocks)
 
 
 def check_finite(logs: Logs | None, step: int, checkpoints: Checkpoints) -> None:
-    """Refuses losses that are no numbers.
+    """Refuses losses that are infinite or NaN.
 
     Args:
       logs: Keras' logs.
@@ -162,12 +155,5 @@ def check_finite(logs: Logs | None, step: int, checkpoints: Checkpoints) -> None
 
 
 def steps_done(model: Model) -> int:
-    """Counts the steps a model has been trained for.
-
-    Args:
-      model: the compiled model.
-
-    Returns:
-      Their number; skipped steps count, too.
-    """
+    """Returns how many steps a model has been trained for; skipped ones count."""
     return int(tf.convert_to_tensor(model.steps_taken))

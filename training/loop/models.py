@@ -43,14 +43,11 @@ _CLASSIFIERS = {
 
 
 def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
-    """Builds and compiles an experiment's model, the optimizer's state included.
+    """Builds and compiles an experiment's model; all variables exist, those of the optimizer, too.
 
     Args:
       experiment: the experiment.
       spec: the description of its data set.
-
-    Returns:
-      The model; all its variables exist.
 
     Raises:
       RunError: if the model cannot be built for this data set.
@@ -80,20 +77,13 @@ def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
 
 
 def parameter_count(model: keras.Model) -> int:
-    """Counts a model's trainable parameters.
-
-    Args:
-      model: the model.
-
-    Returns:
-      Their number.
-    """
+    """Counts a model's trainable parameters."""
     return sum(int(v.shape.num_elements()) for v in (w.value for w in model.trainable_variables))
 
 
 @keras.saving.register_keras_serializable("training")
 class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of logits and integer labels, which share `smoothing` with all classes."""
+    """The cross-entropy of logits and integer labels, of which all classes share `smoothing`."""
 
     def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any):
         super().__init__(name=name, **kwargs)

@@ -109,7 +109,7 @@ class Muon(keras.optimizers.Optimizer):
         self.assign_sub(variable, self.adam_ratio * rate * mean / (ops.sqrt(square) + _EPSILON))
 
     def get_config(self) -> Config:
-        """Gives what makes an equal optimizer."""
+        """Returns the constructor's arguments."""
         return super().get_config() | {
             "momentum": self.momentum,
             "adam_ratio": self.adam_ratio,
@@ -120,14 +120,11 @@ class Muon(keras.optimizers.Optimizer):
 
 
 def orthogonal_factor(matrix: tf.Tensor, steps: int) -> tf.Tensor:
-    """Finds U V^T of a matrix U S V^T, up to singular values of about 0.7 to 1.2.
+    """Returns U V^T of a matrix U S V^T, up to singular values of about 0.7 to 1.2.
 
     Args:
-      matrix: [rows, columns], floating.
+      matrix: [rows, columns], floating; zeros give zeros.
       steps: of the Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X.
-
-    Returns:
-      The factor, in the shape and dtype of `matrix`; zeros for zeros.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else ops.transpose(matrix)

@@ -41,8 +41,8 @@ def train(
 ) -> Results:
     """Trains an experiment, or continues it from its last checkpoint.
 
-    An epoch of `fit` is the interval between two checkpoints. Batch t is a function of seed and
-    t, so that an interrupted run ends as an uninterrupted one.
+    An epoch of `fit` is the interval between two checkpoints. Batch t is a function of the seed and
+    t, so that a run that is interrupted and resumed ends as one that is not.
 
     Args:
       experiment: the experiment.
@@ -106,7 +106,7 @@ def train(
             while start < experiment.steps:
                 _fit(session, start, batches_for(start))
                 start = steps_done(model)
-                if start < experiment.steps:  # `fit` has ended with changes to the model
+                if start < experiment.steps:  # `fit` changes the model as it ends
                     devices.check_same("done a number of steps of", start)  # waits for the writer
                     checkpoints.restore()
         except Terminated:
@@ -129,7 +129,7 @@ def train(
 def repeating_command(
     name: str, out: PathLike, steps: int | None, seed: int | None, sets: Sequence[str]
 ) -> str:
-    """Writes down how to repeat a run, without the folders of this machine.
+    """Returns the command that repeats a run, without the folders of this machine.
 
     Args:
       name: the experiment.
@@ -137,9 +137,6 @@ def repeating_command(
       steps: the number of steps, if it was given.
       seed: the seed, if it was given.
       sets: the changes to settings.
-
-    Returns:
-      A command line.
     """
     words = ["train", name, "--out", portable(out)]
     words += [] if steps is None else ["--steps", str(steps)]
@@ -152,7 +149,7 @@ def repeating_command(
 def _batches(
     experiment: Experiment, dataset: Dataset, devices: Devices
 ) -> "Callable[[int], Batches]":
-    """Reads the data, so that what is wrong with it shows before any work."""
+    """Opens the data, so that what is wrong with them shows before any work."""
     common: Keywords = {"seed": experiment.seed, "task": experiment.data_task}
     common["dtype"] = "float64" if experiment.precision == "float64" else "float32"
     size, limit = experiment.batch_size, experiment.validation_images
@@ -198,7 +195,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Session:
-    """What belongs to one process' training."""
+    """What belongs to the training of one process."""
 
     experiment: Experiment
     model: Model
@@ -222,7 +219,7 @@ def _introduce(session: Session, start: int) -> None:
 
 
 def _fit(session: Session, start: int, batches: Batches) -> None:
-    """Trains to the end or, amid an interval, to the end of that."""
+    """Trains to the end, or from amid an interval to its end."""
     experiment, model = session.experiment, session.model
     first, done = divmod(start, experiment.interval)
     left = 1 if done else math.ceil((experiment.steps - start) / experiment.interval)
@@ -250,7 +247,7 @@ def _fit(session: Session, start: int, batches: Batches) -> None:
 
 
 def _callbacks(session: Session, start: int) -> list[keras.callbacks.Callback]:
-    """Makes the callbacks; of several processes one notes what happens."""
+    """Makes the callbacks; of several processes one keeps the records."""
     run, checkpoints, devices = session.run, session.checkpoints, session.devices
     vote = Vote(session.request, devices)
     steps: list[keras.callbacks.Callback] = [Steps(session.experiment, checkpoints, vote)]

@@ -16,8 +16,8 @@ def certify_run(
 ) -> tuple[str, tuple[str, ...]]:
     """Certifies the averaged weights, and writes `certificate.json`.
 
-    The file describes the weights that the run holds. With `below` those in memory are scaled
-    and measured before and after, and the file says in "rescaled" what came of it; the run's
+    The file describes the weights that the run holds. With `below` those in memory are scaled and
+    measured before and after, and the file says in "rescaled" what came of it; the run's
     checkpoints stay as they are.
 
     Args:
@@ -60,10 +60,10 @@ def certify_run(
 
 
 def check_rescale(below: float | None) -> None:
-    """Refuses what no block can be scaled below.
+    """Refuses a bound that no block can be scaled below.
 
     Args:
-      below: the number, or None.
+      below: the bound; None for no scaling.
 
     Raises:
       RunError: if it is not in (0, 1].
@@ -91,12 +91,6 @@ def refuse_baseline(finished: Finished) -> None:
 def certified(model: keras.Model) -> Certificate:
     """Certifies a model.
 
-    Args:
-      model: the model.
-
-    Returns:
-      The certificate.
-
     Raises:
       RunError: if a part has no known bound.
     """
@@ -114,7 +108,7 @@ def rescaled(model: keras.Model, below: float) -> Rescaling:
       below: the number.
 
     Returns:
-      What was scaled, and the certificate since.
+      What was scaled, and the certificate of the scaled model.
 
     Raises:
       RunError: if a part has no known bound, or cannot be scaled.

@@ -13,7 +13,7 @@ PER_EXAMPLE = "per_image.npz"  # the file of the single values
 
 
 def read_values(run: Run, finished: Finished, split: str) -> np.ndarray:
-    """Reads the values that another run's evaluation on the same examples left.
+    """Reads the values of single examples that another run's evaluation has left.
 
     Args:
       run: the other run.
@@ -57,7 +57,7 @@ def compare(run: Run, ours: np.ndarray, theirs: np.ndarray) -> Results:
       The mean difference, of this run minus the other, with its standard error.
 
     Raises:
-      RunError: if they are of different examples, or of one.
+      RunError: if they are of different examples, or of fewer than two.
     """
     if len(ours) < 2 or len(ours) != len(theirs):
         raise RunError(

@@ -31,21 +31,21 @@ def evaluate(
 ) -> Results:
     """Measures bits/dim or the error rate, of a hybrid both, and writes `metrics.json`.
 
-    A result on the whole test set is not replaced there by one on fewer examples. The values of the
+    The results on the whole test set stay there when fewer examples are evaluated. The values of
     single examples stay in the run's folder, so that two runs can be compared example by example.
 
-    One dequantisation per image and one set of probes per image, both functions of the run's
-    seed and the image's index. A roulette draws the number of terms for each image.
+    Each image has one dequantisation and one set of probes, both functions of the run's seed and
+    the image's index. A roulette draws the number of terms for each image.
 
     Args:
       finished: the run.
       split: "train", "validation" or "test".
       limit: how many examples to use, from the first on; None for all.
-      against: another run, evaluated on the same examples: their mean difference, of this run
-        minus the other, goes to "against", with the standard error of paired differences.
-        Of hybrids it is bits/dim that is compared.
-      by_views: measure also the error rate of the mean of the logits of several views of each
-        image, those of `training.data.views` that fit the training: it goes to "views".
+      against: another run, evaluated on the same examples. Their mean difference, of this run minus
+        the other, goes to "against", with the standard error of paired differences. Of hybrids it
+        is bits/dim that is compared.
+      by_views: whether to measure also the error rate of the mean of the logits of several views of
+        each image, those of `training.data.views` that fit the training. It goes to "views".
 
     Returns:
       The results, with the others in `metrics.json`.
@@ -98,7 +98,7 @@ def _is_of(results: Results, split: str, images: int) -> bool:
 
 
 def _certificate(finished: Finished) -> Certificate | None:
-    """What is proven of the model, or None where a part has no known bound."""
+    """Returns what is proven of the model; None where a part has no known bound."""
     try:
         return certify(finished.model)
     except ValueError:
@@ -106,7 +106,7 @@ def _certificate(finished: Finished) -> Certificate | None:
 
 
 def _certified(certificate: Certificate | None) -> float | None:
-    """The proven bound of all blocks, if there is a finite one."""
+    """Returns the proven bound of all blocks, if there is a finite one."""
     if certificate is None or not math.isfinite(certificate.contraction):
         return None
     return certificate.contraction
@@ -118,7 +118,7 @@ def _spread(
     images: int,
     certificate: Certificate | None,
 ) -> Results:
-    """The noise of one draw of the log-determinants in the values of single images."""
+    """Measures the noise of the log-determinants' draw in the values of single images."""
     images, model = min(images, _SPREAD["images"]), finished.model
     _, inputs = next(inputs_with_index(finished, split, images, images))
     values = [

@@ -15,9 +15,8 @@ _BYTES = 64 * 2**20  # about what the dense Jacobians of a batch may take
 def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> Results:
     """Compares the estimate with full Jacobians on the same dequantised test images.
 
-    A draw is one evaluation of all the images. Those of a draw share the roulette's number of
-    terms, so that draws, not images, are what is independent: the difference's standard error
-    is over draws.
+    A draw is one evaluation of all the images. Within it they share the roulette's number of terms,
+    so that draws are independent and images are not: the difference's standard error is over draws.
 
     Args:
       finished: the run of a flow.

@@ -1,4 +1,4 @@
-"""A run's model as its averaged weights define it, with everything needed to use it."""
+"""A run's model with its averaged weights, and everything needed to use it."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class Finished:
       run: the folder.
       experiment: what it holds.
       dataset: the experiment's data set.
-      model: the model, with averaged weights and a converged spectral state.
+      model: the model, with averaged weights.
       step: the number of steps it was trained for.
     """
 
@@ -59,7 +59,7 @@ class Finished:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the model is one to compare with, of which no Lipschitz constant is known."""
+        """Whether the model is a baseline, of which no Lipschitz constant is known."""
         return self.experiment.model.architecture != "iresnet"
 
     @property
@@ -117,12 +117,12 @@ class Finished:
             )
 
     def metrics(self) -> Results:
-        """Returns what `metrics.json` says of these weights; results of others are left out."""
+        """Returns what `metrics.json` says of these weights; nothing if it is of others."""
         held = self.run.metrics()
         return held if held.get("steps") == self.step else {}
 
     def add_metrics(self, values: Results, files: Mapping[Path, Writer] | None = None) -> Results:
-        """Adds results to `metrics.json`, where results of other weights are dropped.
+        """Adds results to `metrics.json`, and drops there what is of other weights.
 
         Args:
           values: the new results.
@@ -143,9 +143,6 @@ def open_finished(folder: PathLike, data_dir: PathLike | None = None) -> Finishe
       folder: the run's folder.
       data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
 
-    Returns:
-      The run with its model.
-
     Raises:
       RunError: if it is no run's folder, a file in it is damaged, it has no checkpoint that can be
         read, or its weights were trained with other settings than it says.
@@ -156,7 +153,7 @@ def open_finished(folder: PathLike, data_dir: PathLike | None = None) -> Finishe
     run.check_notes()
     if not run.checkpoints.is_dir():
         raise RunError(_untrained(folder))
-    check_settings(run.checkpoints, experiment)  # before a model is made of others
+    check_settings(run.checkpoints, experiment)  # before the model is made
     dataset = load_dataset(experiment.dataset, data_dir)
     model = build_model(experiment, dataset.spec)
     step = Checkpoints(run.checkpoints, experiment, model).restore()

@@ -69,7 +69,7 @@ def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
       first: the index of the batch's first example.
 
     Returns:
-      Three words of int32, as the library's models take them.
+      Three int32 words, as the library's models take them.
     """
     key = np.array([stream_key(seed, purpose)], np.uint64).view(np.int32)
     return np.append(key, np.int32(first)).astype(np.int32)

@@ -28,8 +28,8 @@ def score_outliers(
 ) -> Results:
     """Scores test images and outliers by their bits/dim; writes `ood.json` and `ood.png`.
 
-    Two scores, both larger for what fits less: "likelihood" is bits/dim itself, "typicality" how
-    far it is from the mean over validation images. Each gets the area under the ROC curve of every
+    Both scores are larger for what fits less: "likelihood" is bits/dim itself, "typicality" its
+    distance from the mean over validation images. Each gets the area under the ROC curve of every
     set of outliers against the test images. Noise and probes are functions of the run's seed, of
     the set and of the image's index; nothing is chosen on the test images.
 

@@ -65,7 +65,7 @@ def write_image(file: BinaryIO, rgb: np.ndarray) -> None:
 
 
 def plane_points(side: int = 200) -> np.ndarray:
-    """Gives the middles of a square grid's cells over the plane of the toy densities.
+    """Returns the centres of a square grid's cells over the plane of the toy densities.
 
     Args:
       side: the number of cells along an edge.
@@ -116,7 +116,7 @@ def write_histograms(
         heights, _ = np.histogram(array, edges, density=True)
         axes.stairs(heights, edges, fill=not number, alpha=1 if number else 0.4, label=name)
     axes.axvline(mark, color="black", linewidth=0.8)
-    # What is of one value makes a bin that would hide all others.
+    # Values that are all alike fill one bin, whose height would hide all others.
     axes.set(xlabel=label, ylabel="density", yscale="log")
     axes.legend()
     figure.savefig(file, format="png", dpi=120)

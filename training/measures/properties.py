@@ -42,7 +42,7 @@ _LARGEST_Z = 5.0  # an unbiased normal mean goes beyond it once in 1.7 million m
 
 
 class Measured(TypedDict):
-    """Whether a system has a property, None where that means nothing, and numbers by name."""
+    """Whether a system has a property, None where the question means nothing, and why."""
 
     value: bool | None
     evidence: dict[str, float]
@@ -53,13 +53,13 @@ def measure_properties(
 ) -> dict[str, dict[str, Measured]]:
     """Measures the properties of one layer of each system, on vectors in float64.
 
-    A Jacobian is free-form if at different points it may be any matrix: then the differences
-    of the Jacobians at many points span all d^2 entries. Constant linear maps around a layer,
-    such as permutations, change nothing about that number. A direction is analytic if it takes
-    one evaluation of the layer's network. A likelihood is exact if the log-determinant is that
-    of the dense Jacobian, up to rounding, for every seed. Where it is not, the estimator is
-    unbiased if the mean of independent draws deviates from the truth by less than five standard
-    errors; that a bias exists is shown at kernels of the largest norm that the constraint allows.
+    A Jacobian is free-form if it may be any matrix at different points: then the differences of the
+    Jacobians at many points span all d^2 entries. Constant linear maps around a layer, such as
+    permutations, do not change that number. A direction is analytic if it takes one evaluation of
+    the layer's network. A likelihood is exact if the log-determinant is that of the dense Jacobian,
+    up to rounding, for every seed. Where it is not, the estimator is unbiased if the mean of
+    independent draws deviates from the truth by less than five standard errors. A bias shows at
+    kernels of the largest norm that the constraint allows.
 
     Args:
       seed: of the weights, the points and the draws.
@@ -75,13 +75,10 @@ def measure_properties(
 
 
 def one_layer_each(seed: int = 0) -> dict[str, InvertibleLayer]:
-    """Makes one layer of each system, moved away from its initial weights.
+    """Makes one layer of each system, built for vectors and moved away from its initial weights.
 
     Args:
       seed: of the weights.
-
-    Returns:
-      The layers by the systems' names, built for vectors.
     """
     keras.utils.set_random_seed(seed)
     half, dtype = range(_DIMS // 2), "float64"

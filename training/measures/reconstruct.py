@@ -41,9 +41,6 @@ def round_trips(finished: Finished, count: int) -> RoundTrips:
       finished: the run.
       count: how many, from the first on.
 
-    Returns:
-      What came back.
-
     Raises:
       RunError: if the model has no inverse, or the data are no images.
     """
@@ -71,7 +68,7 @@ def round_trips(finished: Finished, count: int) -> RoundTrips:
 
 
 def write_reconstructions(finished: Finished, out: PathLike) -> Results:
-    """Encodes and decodes up to 1,000 test images, draws the first, notes the errors.
+    """Encodes and decodes up to 1,000 test images, draws the first and notes the errors.
 
     Errors are shares of the pixels' range. Images whose inverse was not found are counted, and
     framed red in the picture: their row of reconstructions is the solver's last iterate.

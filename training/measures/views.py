@@ -15,7 +15,7 @@ def check_views(finished: Finished) -> None:
       finished: the run.
 
     Raises:
-      RunError: if it is a density, or was trained on images as they are.
+      RunError: if it has a density, or was trained on images as they are.
     """
     experiment = finished.experiment
     if finished.is_flow or not {"crop", "flip"} & set(experiment.augment):
@@ -30,7 +30,7 @@ def measure_by_views(finished: Finished, split: str, limit: int | None) -> Resul
     """Measures the error rate of the mean of the logits of several views of each image.
 
     Args:
-      finished: the run.
+      finished: the run of a classifier.
       split: "train", "validation" or "test".
       limit: how many examples to use, from the first on; None for all.
 

@@ -34,15 +34,12 @@ Where `converged` is false, `x` is NaN.
 
 
 def model_card(finished: Finished, certificate: Certificate | None, rescaled: bool = False) -> str:
-    """Describes a run's model from its settings and from what was measured so far.
+    """Describes a run's model, in Markdown, from its settings and from what was measured.
 
     Args:
       finished: the run.
       certificate: what is proven of the exported weights; None for a baseline.
       rescaled: whether the exported weights were scaled after they were measured.
-
-    Returns:
-      A page in Markdown.
     """
     spec, metrics = finished.dataset.spec, finished.metrics()
     sizes = ", ".join(map(str, spec.event_shape))

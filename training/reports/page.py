@@ -1,4 +1,4 @@
-"""The page of results, made from what finished runs left and from nothing else."""
+"""The page of results, made from the files of finished runs and from nothing else."""
 
 from pathlib import Path
 
@@ -52,14 +52,11 @@ _DIFFERENCES = """\
 
 
 def make_page(results: Path, figures: Path) -> str:
-    """Writes the page.
+    """Writes the page in Markdown, with its figures in the folder `figures` beside it.
 
     Args:
       results: the folder of finished runs.
       figures: the folder of figures with their numbers.
-
-    Returns:
-      Markdown, in which figures are in the folder `figures` beside the page.
 
     Raises:
       RunError: if files are damaged.
@@ -144,7 +141,7 @@ def _result(record: Record) -> str:
 
 
 def _outliers(records: Records) -> list[str]:
-    """What `python -m training ood` found, if it was run."""
+    """Returns what `python -m training ood` found, if it was run."""
     rows = []
     for path in sorted(records.folder.glob("*/ood.json")):
         content = read_json(path)

@@ -27,8 +27,8 @@ def write_saved_model(
       below: blocks whose bound is not below this are scaled until it is; None for none.
 
     Returns:
-      What is proven of the exported model; `certificate.json` in its folder says the same.
-      Nothing for a baseline.
+      What is proven of the exported model, as `certificate.json` in its folder says; None for a
+      baseline.
 
     Raises:
       RunError: if the folder exists or cannot be written to, its name is no number, or a part of

@@ -1,4 +1,4 @@
-"""Checkpoints of all that training changes, numbered by step, the last few of which are kept."""
+"""Checkpoints of all that training changes, numbered by step; the last few are kept."""
 
 import json
 import shutil
@@ -24,14 +24,14 @@ _SETTINGS = "settings/.ATTRIBUTES/py_state"
 class Checkpoints:
     """The checkpoints in one folder.
 
-    TensorFlow writes each under another name first, lists it only when it is complete, and
-    compares every tensor with its checksum when reading. The files are what counts: the list may
-    be lost. Each holds the settings that its weights were trained with.
+    TensorFlow writes each under another name first, lists it when it is complete, and compares
+    every tensor with its checksum when reading. The files count, and the list may be lost. Each
+    checkpoint holds the settings that its weights were trained with.
 
     Args:
       folder: the folder.
       experiment: the settings of the run.
-      model: its compiled model; its optimizer and its metrics, already built, are saved with it.
+      model: its compiled model; the optimizer and the metrics, all built, are saved with it.
       writes: whether this process writes; of several workers one does.
     """
 
@@ -56,7 +56,7 @@ class Checkpoints:
         self.step: int | None = None
 
     def save(self, step: int) -> None:
-        """Saves the state after `step` steps; every worker has to call it.
+        """Saves the state after some steps; every worker has to call it.
 
         Args:
           step: the number of steps done.
@@ -127,10 +127,10 @@ class Checkpoints:
             metric.assign(total)
 
     def clean(self) -> None:
-        """Prepares the folder for saving after the restored step, which no file of it hinders.
+        """Removes from the folder what would hinder saving after the restored step.
 
-        What a process that was killed while saving has left unfinished is removed. What is of a
-        later step cannot be read, and goes to a folder of its own. The list names the others.
+        Files that a killed process has left unfinished are deleted. Those of later steps cannot be
+        read, and go to a folder of their own. The list then names the others.
         """
         last = -1 if self.step is None else self.step
         good = sorted(step for step in _steps(self._folder) if step <= last)
@@ -156,7 +156,7 @@ class Checkpoints:
     def _of(self, names: Iterable[str]) -> tf.train.Checkpoint:
         """Makes a checkpoint of some parts of the state."""
         checkpoint = tf.train.Checkpoint(**{name: self._state[name] for name in names})
-        _ = checkpoint.save_counter  # makes it, so that it is restored, too
+        _ = checkpoint.save_counter  # makes the counter, for it to be restored
         return checkpoint
 
     def _read(self, path: str) -> str | None:
@@ -165,7 +165,7 @@ class Checkpoints:
             names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
         except Exception as error:  # whatever a damaged file provokes
             return first_line(error)
-        # Earlier versions did not write all parts.
+        # A checkpoint need not hold every part, but always these two.
         there = {name.split("/")[0] for name in names}
         parts = [name for name in self._state if name in there | {"model", "optimizer"}]
         try:
@@ -188,7 +188,7 @@ def _without(
 
 
 class _Written(tf.train.experimental.PythonState):
-    """A text that is saved; what is restored is looked at by `check_settings`."""
+    """A text that is saved with the state; `check_settings` reads it."""
 
     def __init__(self, text: str):
         self._text = text
@@ -197,13 +197,13 @@ class _Written(tf.train.experimental.PythonState):
         return self._text
 
     def deserialize(self, string_value: str) -> None:
-        """Leaves the text as it is: the next checkpoint is of the settings that go on."""
+        """Keeps the text: the next checkpoint is of this process' settings."""
 
 
 def check_settings(folder: Path, experiment: Experiment) -> None:
     """Refuses checkpoints whose weights were trained with other settings.
 
-    Those of earlier versions hold no settings, and those that are damaged none that can be read.
+    A checkpoint that is damaged, or holds no settings, is passed over.
 
     Args:
       folder: the folder of the checkpoints.
@@ -244,7 +244,7 @@ def _settings(path: Path) -> str | None:
 
 
 def _steps(folder: Path) -> set[int]:
-    """The steps of the checkpoints whose files are there."""
+    """Returns the steps of the checkpoints whose files are there."""
     return {_step(path.stem) for path in folder.glob("step-*.index")} - {-1}
 
 

@@ -1,4 +1,4 @@
-"""What the files of a run hold, as far as anything reads it; whatever else is there stays."""
+"""What the files of a run must hold for others to read them; more may stand there."""
 
 import itertools
 import math

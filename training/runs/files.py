@@ -71,27 +71,17 @@ def write_json(path: Path, content: Json) -> None:
 
 
 def as_json(content: Json) -> Writer:
-    """Makes a writer of JSON.
+    """Returns a writer of JSON, for `write_files`.
 
     Args:
       content: what `json` can hold; numbers that are not finite become null.
-
-    Returns:
-      The writer, for `write_files`.
     """
     text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     return as_text(text + "\n")
 
 
 def as_text(text: str) -> Writer:
-    """Makes a writer of text.
-
-    Args:
-      text: the text.
-
-    Returns:
-      The writer, for `write_files`.
-    """
+    """Returns a writer of a text, for `write_files`."""
     return lambda file: file.write(text.encode("utf-8"))
 
 
@@ -100,51 +90,28 @@ def trouble(error: Exception) -> str:
 
     Args:
       error: of Python, or of TensorFlow, which tells a full disk by its message alone.
-
-    Returns:
-      The reason and the remedy.
     """
     code = _full(error)
     if code is not None:
         return f"{_FULL[code]} ({os.strerror(code)}); {_FREE}"
-    text = str(error)  # TensorFlow's begins with its own affairs
+    text = str(error)  # TensorFlow's message begins with its own files and lines
     known = (os.strerror(code) for code in _OTHER if os.strerror(code) in text)
     reason = getattr(error, "strerror", None) or next(known, None) or first_line(error)
     return f"{reason}; free the disk, or choose a folder you may write to"
 
 
 def is_full(error: Exception) -> bool:
-    """Says whether an error is that of a full disk, or of a quota.
-
-    Args:
-      error: of Python or of TensorFlow.
-
-    Returns:
-      Whether it is.
-    """
+    """Whether an error, of Python or of TensorFlow, is that of a full disk or a quota."""
     return _full(error) is not None
 
 
 def first_line(error: Exception) -> str:
-    """Shortens an error's message.
-
-    Args:
-      error: the error.
-
-    Returns:
-      Its first line, at most 200 characters; the kind of error where there is none.
-    """
+    """Returns the first 200 characters of a message's first line, or else the kind of error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def read_json(path: Path) -> Json:
     """Reads a file written by `write_json`.
-
-    Args:
-      path: where from.
-
-    Returns:
-      Its content.
 
     Raises:
       RunError: if it is not there, cannot be read or is no JSON.
@@ -160,13 +127,10 @@ def read_json(path: Path) -> Json:
 
 
 def new_file(path: PathLike) -> Path:
-    """Prepares the place of a file that is going to be written.
+    """Prepares the place of a file that is going to be written, and returns its path.
 
     Args:
-      path: where to.
-
-    Returns:
-      The path; its folder exists.
+      path: where to; its folder is made.
 
     Raises:
       RunError: if there is a folder in that place, or its own folder cannot be written to.

@@ -42,7 +42,7 @@ class Run:
           experiment: the experiment that is asked for.
 
         Returns:
-          Whether the folder already holds it.
+          Whether the folder holds it already.
 
         Raises:
           RunError: if it holds something else, or cannot be written to.
@@ -65,9 +65,9 @@ class Run:
         return self.is_there
 
     def check_untrained(self) -> None:
-        """Refuses to start from nothing where there once were checkpoints.
+        """Refuses to start anew where there are results without checkpoints.
 
-        A run that was killed before its first checkpoint may have noted one interval.
+        One interval may be noted: of a run that was killed before its first checkpoint.
 
         Raises:
           RunError: if the folder holds results, which training would replace.
@@ -79,7 +79,7 @@ class Run:
             )
 
     def begin(self, experiment: Experiment, command: str) -> None:
-        """Notes what the folder holds from now on.
+        """Notes what the folder holds.
 
         Args:
           experiment: the experiment.
@@ -91,10 +91,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder, and keeps a second training out of it while the first one runs.
-
-        Yields:
-          Nothing.
+        """Makes the folder, and keeps others from training in it.
 
         Raises:
           RunError: if another process trains there, or the folder cannot be made.
@@ -121,9 +118,6 @@ class Run:
     def experiment(self) -> Experiment:
         """Reads which experiment the folder holds.
 
-        Returns:
-          The experiment.
-
         Raises:
           RunError: if the folder holds no run, or one of another version of this package.
         """
@@ -135,7 +129,7 @@ class Run:
             raise RunError(f"{str(self._config)!r} cannot be used: {error}") from error
 
     def check_notes(self) -> None:
-        """Refuses files that what is measured could not be added to.
+        """Refuses files to which nothing can be added.
 
         Raises:
           RunError: if `metrics.json` or `history.json` is damaged, or of another experiment.
@@ -149,18 +143,11 @@ class Run:
             )
 
     def command(self) -> str:
-        """Reads the command that repeats the run.
-
-        Returns:
-          The command.
-        """
+        """Reads the command that repeats the run."""
         return str(self._content().get("command", ""))
 
     def metrics(self) -> Results:
-        """Reads the results.
-
-        Returns:
-          The results so far, or nothing.
+        """Reads the results; there may be none.
 
         Raises:
           RunError: if the file is damaged.
@@ -180,10 +167,7 @@ class Run:
         write_files({**(files or {}), self._metrics: as_json(metrics)})
 
     def history(self) -> list[HistoryEntry]:
-        """Reads what was noted at each checkpoint.
-
-        Returns:
-          One record per checkpoint, in order.
+        """Reads what was noted at each checkpoint, in order.
 
         Raises:
           RunError: if the file is damaged.
@@ -191,10 +175,10 @@ class Run:
         return read_content(self._history, HISTORY) if self._history.exists() else []
 
     def write_history(self, records: list[HistoryEntry]) -> None:
-        """Replaces the records.
+        """Replaces what was noted at each checkpoint.
 
         Args:
-          records: one per checkpoint, in order.
+          records: an entry for each checkpoint, in order.
         """
         write_json(self._history, records)
 

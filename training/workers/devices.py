@@ -51,13 +51,10 @@ class Devices:
         return self.worker == 0
 
     def batches(self, make: Callable[[Share], tf.data.Dataset]) -> FitData:
-        """Makes a data set of which every replica reads its own share.
+        """Makes a data set, for `fit`, of which every replica reads its own share.
 
         Args:
           make: makes the data set of a share.
-
-        Returns:
-          What `fit` reads on these devices.
         """
         if self.replicas == 1:
             return make(Share())
@@ -71,9 +68,6 @@ class Devices:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Says in one line that another worker is lost, where TensorFlow notices.
-
-        Yields:
-          Nothing.
 
         Raises:
           RunError: if another worker has ended, or does not answer.
@@ -93,8 +87,8 @@ class Devices:
         """Adds up numbers over all replicas; every process has to call it.
 
         Args:
-          values: this process' numbers, as many in every process. Sums of whole numbers are
-            exact, and so the same in every process.
+          values: this process' numbers, as many in every process. Sums of whole numbers are exact,
+            and so the same in every process.
 
         Returns:
           Their sums, to which a process contributes once for each of its replicas.
@@ -124,15 +118,12 @@ class Devices:
 
 
 def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devices:
-    """Prepares the devices; it has to come before anything TensorFlow computes.
+    """Prepares the devices, before TensorFlow computes anything.
 
     Args:
-      kind: "none" for one device, "mirrored" for all local ones (the GPUs, where there are
-        any), or "multiworker" for the processes that TF_CONFIG or Slurm names.
+      kind: "none" for one device, "mirrored" for all local ones (the GPUs, where there are any), or
+        "multiworker" for the processes that TF_CONFIG or Slurm names.
       logical_devices: into how many devices to split the processor.
-
-    Returns:
-      The devices.
 
     Raises:
       RunError: if they cannot be had.
@@ -154,7 +145,7 @@ def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devi
 
 @functools.cache
 def _sum(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What adds up numbers over a strategy's replicas, traced once for each strategy."""
+    """Returns what adds up numbers over a strategy's replicas, traced once for each strategy."""
     return tf.function(replicas.summed)
 
 

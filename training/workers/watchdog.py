@@ -15,9 +15,8 @@ HANGS = 75  # the exit status: "temporary failure, try again"
 class Watchdog(keras.callbacks.Callback):
     """Ends the process when no step has ended for a while.
 
-    Workers wait for each other in every step, so that one that is stopped, or whose machine is
-    out of reach, stops them all. TensorFlow would wait for ever. The first step, which is
-    traced, is waited for.
+    Workers wait for each other in every step, so that one that is stopped, or out of reach, stops
+    them all, and TensorFlow waits for ever. The first step, which is traced, may take any time.
 
     Args:
       seconds: how long to wait for a step.

@@ -20,7 +20,8 @@ def draw(request: Request) -> Drawing:
 
     Returns:
       The figure. The numbers are the shares of the way, and the largest error of a pixel of the
-      images at the ends, as a share of the range.
+      images
+      at the ends, as a share of the range.
     """
     finished = request.flow(images=True)
     pairs = request.count(_PAIRS, finished.dataset.spec.split_sizes["test"] // 2)

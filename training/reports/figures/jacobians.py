@@ -11,12 +11,12 @@ from tf_iresnet.typing import Config
 
 
 class DenseTraces(LogDetEstimator):
-    """Stands in for a block's estimator in eager code, and takes its Jacobians to NumPy.
+    """Takes the place of a block's estimator, in eager code, and keeps its dense Jacobians' values.
 
-    It returns log-determinants of zero, so that a flow's total is that of everything else. What
-    it meets is added up over blocks in float64: "exact" is ln|det(I + J)| of each example by
-    `numpy.linalg.slogdet`, and row n of "partial" is the series of traces tr(J^k), cut after term
-    n + 1.
+    It returns log-determinants of zero, so that a flow's total is that of everything else. Its own
+    values are sums over blocks in float64: "exact" is ln|det(I + J)| of each example by
+    `numpy.linalg.slogdet`, and row n of "partial" is the series of traces tr(J^k), cut after term n
+    + 1.
 
     Args:
       terms: of the longest series.

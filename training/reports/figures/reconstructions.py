@@ -1,4 +1,4 @@
-"""Figure 3: what the fixed-point iteration makes of encoded test images, with and without c."""
+"""Figure 3: encoded test images as the fixed-point iteration decodes them, with and without c."""
 
 import numpy as np
 from matplotlib.figure import Figure

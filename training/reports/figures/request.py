@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Drawing(NamedTuple):
-    """A figure with a caption that says what is to be seen, and the numbers in it."""
+    """A figure, a caption that says what it shows, and the numbers in it."""
 
     figure: Figure
     caption: str
@@ -47,13 +47,10 @@ class Request:
         return [open_finished(run, self.data_dir) for run in self.runs]
 
     def flow(self, images: bool = False) -> "Finished":
-        """Loads the only run, which must be that of a flow.
+        """Loads the only run, which must be that of an unconditional flow.
 
         Args:
           images: whether it must be one of images.
-
-        Returns:
-          The run.
 
         Raises:
           RunError: if it is another kind of run.
@@ -69,11 +66,11 @@ class Request:
         return run
 
     def count(self, default: int, available: int) -> int:
-        """Says how many test examples to use."""
+        """Returns how many test examples to use."""
         return min(default if self.limit is None else self.limit, available)
 
     def sources(self) -> list[JsonObject]:
-        """Says for the record which runs these are."""
+        """Says, for the record, which runs these are."""
         found = []
         for folder in self.runs:
             run = Run(folder)

@@ -1,4 +1,4 @@
-"""How far reconstructions are from the images after so many fixed-point steps a block.
+"""How far reconstructions are from the images after some fixed-point steps in each block.
 
 A step is one evaluation of the branch, the first one at the start of the iteration.
 """
@@ -43,7 +43,7 @@ def draw(request: Request) -> Drawing:
 
 
 def _error(finished: Finished, count: int, steps: int) -> float:
-    """The median error; every block's solver stops after so many steps."""
+    """Returns the median error where every block's solver stops after some steps."""
     _, (x, *_) = next(batches_with_index(finished, "test", count, count))
     blocks = [block for _, block in residual_blocks(finished.model.flow)]
     solvers = [block.solver for block in blocks]

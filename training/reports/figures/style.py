@@ -49,15 +49,12 @@ def look() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, padding: float = 0.04) -> Figure:
-    """Makes a figure that needs no display.
+    """Makes a figure that needs no display, and whose parts keep apart.
 
     Args:
       width: in inches, `COLUMN` or `PAGE`.
       height: in inches.
       padding: around its panels, in inches.
-
-    Returns:
-      The figure; what is drawn in it keeps its parts apart.
     """
     layout = ConstrainedLayoutEngine(w_pad=padding, h_pad=padding, wspace=0.0, hspace=0.0)
     return Figure(figsize=(width, height), layout=layout)

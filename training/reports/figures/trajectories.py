@@ -20,7 +20,7 @@ _PATHS = 41
 
 
 def target(x: np.ndarray) -> np.ndarray:
-    """The map to learn: it falls in places, so that no bijection of the line is close to it."""
+    """The map to learn: it falls in places, so no bijection of the line comes close."""
     return x + 1.6 * np.sin(2.4 * x)
 
 

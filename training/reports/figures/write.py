@@ -25,14 +25,14 @@ def write_figure(
     data_dir: PathLike | None = None,
     pdf: bool = False,
 ) -> JsonObject:
-    """Draws a figure, and writes the numbers in it beside it.
+    """Draws a figure, and writes it with its numbers.
 
     Args:
-      name: "1" to "5", or the name of one of the others.
+      name: one of `KINDS`.
       out: the PNG file; the numbers go to the same name with `.json`.
       runs: the folders of the runs it is drawn from, in the order that `KINDS` gives.
       seed: of everything that is drawn.
-      limit: uses so many test examples instead of the figure's own number.
+      limit: how many test examples to use; None for the figure's own number.
       results: the folder of finished runs, for the figures that read it.
       data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
       pdf: whether to write the same name with `.pdf` as well.

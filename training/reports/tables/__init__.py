@@ -19,15 +19,12 @@ _MAKERS = {
 
 
 def prepare(number: str, results: PathLike, out: PathLike | None = None) -> Table:
-    """Makes one of the paper's tables; what table 1 says is measured first.
+    """Makes one of the paper's tables; what table 1 shows is measured first.
 
     Args:
       number: "1" to "4".
       results: the folder of finished runs.
       out: where it is going to be written, if anywhere: refused before any work.
-
-    Returns:
-      The table.
 
     Raises:
       RunError: if an argument cannot be used, or results are damaged.
@@ -42,14 +39,11 @@ def prepare(number: str, results: PathLike, out: PathLike | None = None) -> Tabl
 
 
 def make_table(number: str, records: Records) -> Table:
-    """Makes one of the paper's tables from what is among the results.
+    """Makes one of the paper's tables from the results; it names what was not run.
 
     Args:
       number: "1" to "4".
       records: the results.
-
-    Returns:
-      The table; what was not run is said to be not run.
 
     Raises:
       RunError: if there is no such table, or results are damaged.

@@ -18,9 +18,6 @@ def inverse(records: Sequence[Record]) -> str:
 
     Args:
       records: the runs of one experiment.
-
-    Returns:
-      A cell.
     """
     if any(record.architecture == "resnet" for record in records):
         return "no: not a bijection"
@@ -35,13 +32,10 @@ def inverse(records: Sequence[Record]) -> str:
 
 
 def reconstruction(records: Sequence[Record]) -> str:
-    """Says how far decoded images are from the encoded ones.
+    """Writes the largest error of a decoded pixel, as a share of the range, of all runs.
 
     Args:
       records: the runs of one experiment.
-
-    Returns:
-      A cell: the largest error of a pixel, as a share of the range, of all runs.
     """
     if any(record.architecture == "resnet" for record in records):
         return "no inverse"
@@ -56,14 +50,11 @@ def reconstruction(records: Sequence[Record]) -> str:
 
 
 def spread(values: Iterable[float], form: str = "{:,.0f}") -> str:
-    """Writes numbers that are often the same, as the least and the largest.
+    """Writes the smallest and the largest of some numbers, or the one that all of them are.
 
     Args:
       values: the numbers.
       form: of each.
-
-    Returns:
-      A cell.
     """
     numbers = list(values)
     ends = [form.format(end) for end in (min(numbers), max(numbers))]
@@ -71,14 +62,7 @@ def spread(values: Iterable[float], form: str = "{:,.0f}") -> str:
 
 
 def bits(record: Record) -> str:
-    """Writes bits/dim.
-
-    Args:
-      record: the run of a density.
-
-    Returns:
-      A cell, with the standard error over test images.
-    """
+    """Writes a density's bits/dim with the standard error over test images."""
     return f"{record.number('bits_per_dim'):.3f} ± {record.number('standard_error'):.3f}"
 
 
@@ -88,14 +72,7 @@ def costs(record: Record) -> list[str]:
 
 
 def likelihood(record: Record) -> str:
-    """Says how a flow's log-determinants were found in its evaluation.
-
-    Args:
-      record: the run of a flow.
-
-    Returns:
-      A cell.
-    """
+    """Says how a flow's evaluation found its log-determinants."""
     log_det = record.metrics.get("log_det") or {}
     name, terms = log_det.get("name"), log_det.get("exact_terms", log_det.get("terms"))
     if name == "exact":

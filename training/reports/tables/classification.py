@@ -52,13 +52,7 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table from `table2/EXPERIMENT_seedK/`.
-
-    Args:
-      records: the results.
-
-    Returns:
-      The paper's layout, then a grid for each data set with what the numbers rest on.
+    """Makes the table, in the paper's layout and in detail, from `table2/EXPERIMENT_seedK/`.
 
     Raises:
       RunError: if results are damaged.

@@ -50,13 +50,7 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table.
-
-    Args:
-      records: the results.
-
-    Returns:
-      The paper's layout, then a grid for each data set with what the numbers rest on.
+    """Makes the table in the paper's layout, and with what its numbers rest on.
 
     Raises:
       RunError: if results are damaged.

@@ -31,13 +31,7 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table.
-
-    Args:
-      records: the results.
-
-    Returns:
-      A grid for each data set.
+    """Makes a table of both data sets' networks.
 
     Raises:
       RunError: if results are damaged.

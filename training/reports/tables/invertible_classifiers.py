@@ -35,12 +35,6 @@ _NOTES = (
 def make_table(records: Records) -> Table:
     """Makes the table.
 
-    Args:
-      records: the results.
-
-    Returns:
-      The table.
-
     Raises:
       RunError: if results are damaged.
     """

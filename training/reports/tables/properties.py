@@ -1,4 +1,4 @@
-"""Table 1: properties of the systems, each mark from a measurement."""
+"""Table 1: properties of the systems, each of them measured."""
 
 from training.errors import RunError
 from training.reports.tables.records import Records
@@ -18,12 +18,7 @@ _NOTES = (
 
 
 def measure(records: Records) -> None:
-    """Measures the properties and writes them among the results.
-
-    Args:
-      records: the results.
-
-    """
+    """Measures the properties and writes them among the results."""
     from training.quiet import import_tensorflow
 
     import_tensorflow()
@@ -48,12 +43,6 @@ def is_measured(records: Records) -> bool:
 
 def make_table(records: Records) -> Table:
     """Makes the table from the measurement among the results.
-
-    Args:
-      records: the results.
-
-    Returns:
-      The marks, then the numbers that they rest on.
 
     Raises:
       RunError: if there is no measurement, or it is damaged.

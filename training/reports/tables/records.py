@@ -1,4 +1,4 @@
-"""The one reader of finished runs' results: what a table or a page is made from."""
+"""The reader of finished runs' results, from which tables and the page are made."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _SEEDS, HALF = "table2", "half"  # folders of runs that vary an experiment
 
 @dataclass(frozen=True)
 class Record:
-    """What a finished run left.
+    """The results of a finished run.
 
     Args:
       folder: where its files are.
@@ -52,18 +52,12 @@ class Record:
         return self.metrics.get("split") == "test" and any(key in self.metrics for key in _MEASURES)
 
     def history(self) -> list[HistoryEntry]:
-        """Reads what was noted during training; nothing where it was not kept."""
+        """Reads what was noted during training; nothing where that was not kept."""
         path = self.folder / "history.json"
         return read_content(path, HISTORY) if path.exists() else []
 
     def number(self, key: str) -> float:
-        """Gives a number of `metrics.json`.
-
-        Args:
-          key: its name.
-
-        Returns:
-          The number.
+        """Returns a number of `metrics.json` by its name.
 
         Raises:
           RunError: if it is not there, or no number.
@@ -77,11 +71,9 @@ class Record:
         return value
 
     def by_views(self) -> "Record | None":
-        """Gives the results that a classifier has by several views of each image.
+        """Returns this record with the error rate of several views of each image.
 
-        Returns:
-          This record with their error rate; None where `evaluate --views` was not run on the
-          same examples.
+        It is None where `evaluate --views` was not run on the same examples.
         """
         found = self.metrics.get("views")
         if found is None:
@@ -95,8 +87,8 @@ class Record:
 class Records:
     """The results in a folder, by the experiments' names.
 
-    A run worth keeping is `EXPERIMENT/`; runs that differ in their seed alone, with which means
-    over seeds are made, are `table2/EXPERIMENT_seedK/`; with half the parameters it is
+    A run worth keeping is `EXPERIMENT/`. Runs that differ in their seed alone, of which means over
+    seeds are taken, are `table2/EXPERIMENT_seedK/`; with half the parameters it is
     `half/EXPERIMENT/`.
 
     Args:
@@ -112,7 +104,7 @@ class Records:
             raise RunError(f"--results {str(folder)!r} is no folder; give one of finished runs")
 
     def find(self, experiment: str, group: str = "") -> Record | None:
-        """Reads an experiment's run; where only runs with several seeds were kept, seed 0's.
+        """Reads an experiment's run; where only runs with several seeds were kept, that of seed 0.
 
         Args:
           experiment: its name.
@@ -141,7 +133,7 @@ class Records:
           experiment: its name.
 
         Returns:
-          Those evaluated on the test set by their seed, in order.
+          Those evaluated on the test set, by seed and in order.
 
         Raises:
           RunError: if a folder's files are damaged, or of another experiment or seed.
@@ -162,10 +154,7 @@ class Records:
         return dict(sorted(found.items()))
 
     def all(self) -> list[Record]:
-        """Reads every run.
-
-        Returns:
-          The runs in the order of their folders' names, variants last.
+        """Reads every run, in the order of the folders' names, variants last.
 
         Raises:
           RunError: if files are damaged.
@@ -177,12 +166,6 @@ class Records:
 
 def read_record(folder: Path) -> Record:
     """Reads a run's results.
-
-    Args:
-      folder: where its files are.
-
-    Returns:
-      The results.
 
     Raises:
       RunError: if a file is missing or damaged; the message names it.
@@ -205,20 +188,17 @@ def read_record(folder: Path) -> Record:
 
 
 def commands_for_missing(found: Mapping[str, object], seed: int | None = None) -> list[str]:
-    """Says how the runs are made that are not there.
+    """Returns the commands that make the runs that are missing.
 
     Args:
       found: what is there of each experiment; nothing, or None, where its run is missing.
       seed: of the runs, where it is one of several.
-
-    Returns:
-      Command lines.
     """
     return [line for name, runs in found.items() if not runs for line in _commands(name, seed)]
 
 
 def _commands(experiment: str, seed: int | None) -> list[str]:
-    """Says how a run is trained and then evaluated."""
+    """Returns the commands that train a run and evaluate it."""
     run = f"runs/{experiment}" if seed is None else f"runs/{experiment}_seed{seed}"
     given = [] if seed is None else ["--seed", str(seed)]
     return [command("train", experiment, "--out", run, *given), command("evaluate", run)]

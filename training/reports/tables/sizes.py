@@ -1,4 +1,4 @@
-"""Flows beside their own versions of half the size: does each of them use its parameters?"""
+"""Flows beside versions of themselves with half the parameters: does each use all of them?"""
 
 import math
 
@@ -25,13 +25,7 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table.
-
-    Args:
-      records: the results.
-
-    Returns:
-      A grid for each data set.
+    """Makes a table of the flows of each data set in both sizes.
 
     Raises:
       RunError: if results are damaged.

@@ -49,13 +49,10 @@ class Table:
     missing: Sequence[str] = field(default=())
 
     def markdown(self, level: int = 2) -> str:
-        """Writes the table.
+        """Writes the table in Markdown, without a newline at the end.
 
         Args:
           level: of its heading.
-
-        Returns:
-          Markdown without a newline at the end.
         """
         parts = [f"{'#' * level} {self.title}"]
         for grid in self.grids:

@@ -33,13 +33,7 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table of `trials.json`.
-
-    Args:
-      records: the results.
-
-    Returns:
-      A grid of all trials.
+    """Makes the table of all trials in `trials.json`.
 
     Raises:
       RunError: if the file is damaged.
@@ -69,7 +63,7 @@ def _row(trial: JsonObject) -> list[str]:
 
 
 def _value(trial: JsonObject) -> float:
-    """What a trial was judged by; less is better, and infinity where the loss was no number."""
+    """Returns what a trial was judged by, the less the better; infinity for a loss of NaN."""
     if "val_bits_per_dim" in trial:
         bits = trial["val_bits_per_dim"]
         return math.inf if bits is None else float(bits)
@@ -77,7 +71,7 @@ def _value(trial: JsonObject) -> float:
 
 
 def _words(trial: JsonObject) -> list[str]:
-    """Gives the experiment's name and the settings that its command changes."""
+    """Returns the experiment's name and the settings that its command changes."""
     _, _, _, verb, experiment, *rest = shlex.split(trial["command"])
     if verb != "train":
         raise ValueError(trial["command"])
