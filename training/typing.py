@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 #: The place of a file or a folder.
 PathLike: TypeAlias = str | os.PathLike[str]
-#: A value of JSON or TOML that nothing has checked: a text, a number, a list, a mapping, None.
+#: A value of JSON or TOML of which nothing is known: a text, a number, a list, a mapping, None.
 Json: TypeAlias = Any
 #: A mapping of JSON or TOML.
 JsonObject: TypeAlias = dict[str, Json]

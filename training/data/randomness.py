@@ -69,8 +69,7 @@ def shuffled_indices(key: int, first: Whole, count: Whole, size: int) -> tf.Tens
 
     Returns:
       Indices in [0, size), int64 of shape [count]. From every multiple of `size` on, `size` places
-      hold
-      each index once.
+      hold each index once.
     """
     places = tf.cast(first, tf.int64) + tf.range(count, dtype=tf.int64)
     epochs = places // size

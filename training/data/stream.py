@@ -41,9 +41,9 @@ def train_batches(
       share: which part of every batch to make; the examples are those of the whole batch.
 
     Returns:
-      Batches of x [batch_size, *event_shape], or of such x with y [batch_size] in int32, which
-      is [batch_size, num_classes] in the type of x for "conditional"; of a share, one element
-      for each of its replicas.
+      Batches of x [batch_size, *event_shape], or of such x with y [batch_size] in int32, which is
+      [batch_size, num_classes] in the type of x for "conditional"; of a share, one element for each
+      of its replicas.
 
     Raises:
       ValueError: if an argument cannot be used; the message names it.

@@ -8,7 +8,7 @@ from pathlib import Path
 from training.console import warn
 from training.errors import RunError
 from training.experiments.config import Experiment, parse_experiment
-from training.experiments.lengths import make_way, out_of_reach
+from training.experiments.lengths import shorten_warmup, unreached_boundaries
 from training.experiments.settings import AnyFlow
 from training.typing import Json, RawSettings
 
@@ -55,9 +55,9 @@ def load_experiment(
         if value is not None:
             settings[key] = value
     chosen = [override.partition("=")[0].replace(" ", "") for override in overrides]
-    remarks = make_way(settings, written, chosen)
+    remarks = shorten_warmup(settings, written, chosen)
     experiment = parse_experiment(settings)
-    for remark in [*remarks, *out_of_reach(experiment)]:
+    for remark in [*remarks, *unreached_boundaries(experiment)]:
         warn(remark)
     return experiment
 

@@ -6,7 +6,9 @@ from training.experiments.config import Cosine, Experiment, Piecewise
 from training.typing import RawSettings
 
 
-def make_way(settings: RawSettings, written: Experiment, chosen: Collection[str]) -> list[str]:
+def shorten_warmup(
+    settings: RawSettings, written: Experiment, chosen: Collection[str]
+) -> list[str]:
     """Shortens a warm-up that would take all of the steps to its share of the written steps.
 
     Args:
@@ -31,7 +33,7 @@ def make_way(settings: RawSettings, written: Experiment, chosen: Collection[str]
     ]
 
 
-def out_of_reach(experiment: Experiment) -> list[str]:
+def unreached_boundaries(experiment: Experiment) -> list[str]:
     """Tells the user which boundaries lie beyond the last step."""
     if not isinstance(experiment.schedule, Piecewise):
         return []

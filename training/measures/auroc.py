@@ -38,7 +38,9 @@ def auroc(inside: np.ndarray, outside: np.ndarray, confidence: float = 0.95) -> 
     Raises:
       ValueError: if there are fewer than two of either, or a score is no number.
 
-    Example: >>> auroc(np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0])).value 0.8333333333333333
+    Example:
+    >>> auroc(np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0])).value
+    0.8333333333333333
 
     Source: DeLong, DeLong, Clarke-Pearson, Biometrics 44, 1988; Korn, Graubard, Survey Methodology
     24, 1998.

@@ -22,8 +22,8 @@ def batches_with_index(
       batch_size: the size of a batch; None takes the experiment's.
 
     Yields:
-      The index of a batch's first example, and a tuple of what `eval_batches` gives: x, and
-      where there are any, labels or contexts.
+      The index of a batch's first example, and a tuple of what `eval_batches` gives: x, and where
+      there are any, labels or contexts.
 
     Raises:
       DataError: if there is no such split, or it has fewer examples.

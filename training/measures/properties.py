@@ -42,7 +42,7 @@ _LARGEST_Z = 5.0  # an unbiased normal mean goes beyond it once in 1.7 million m
 
 
 class Measured(TypedDict):
-    """Whether a system has a property, None where the question means nothing, and why."""
+    """Whether a system has a property, None where that has no meaning, and what it rests on."""
 
     value: bool | None
     evidence: dict[str, float]
@@ -66,9 +66,9 @@ def measure_properties(
       systems: the layers by name; by default those of the paper's table and Residual Flow's.
 
     Returns:
-      For each system and property the "value" (None where the property has no meaning: a
-      ResNet without constraint has no inverse, an exact likelihood needs no estimator) and
-      the "evidence", numbers by name.
+      For each system and property the "value" (None where the property has no meaning: a ResNet
+      without constraint has no inverse, an exact likelihood needs no estimator) and the "evidence",
+      numbers by name.
     """
     systems = one_layer_each(seed) if systems is None else systems
     return {name: _measured(layer, seed) for name, layer in systems.items()}

@@ -10,7 +10,7 @@ from training.measures.finished import Finished
 from training.reports.figures.style import new_figure
 
 
-def shares(finished: Finished, samples: np.ndarray) -> np.ndarray:
+def as_pixels(finished: Finished, samples: np.ndarray) -> np.ndarray:
     """Turns samples of a flow of images into pixels from 0 to 1.
 
     Args:

@@ -15,8 +15,8 @@ class DenseTraces(LogDetEstimator):
 
     It returns log-determinants of zero, so that a flow's total is that of everything else. Its own
     values are sums over blocks in float64: "exact" is ln|det(I + J)| of each example by
-    `numpy.linalg.slogdet`, and row n of "partial" is the series of traces tr(J^k), cut after term n
-    + 1.
+    `numpy.linalg.slogdet`, and row n of "partial" is the series of traces tr(J^k), cut after n + 1
+    terms.
 
     Args:
       terms: of the longest series.

@@ -20,8 +20,8 @@ def draw(request: Request) -> Drawing:
         limit is how many are reconstructed.
 
     Returns:
-      The figure. The numbers are each network's largest and median error of an image, as shares
-      of the pixels' range, and how many images' inverse was not found.
+      The figure. The numbers are each network's largest and median error of an image, as shares of
+      the pixels' range, and how many images' inverse was not found.
 
     Raises:
       RunError: if the runs are of different images, or of no images.

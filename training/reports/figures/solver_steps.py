@@ -27,8 +27,8 @@ def draw(request: Request) -> Drawing:
       request: its runs may differ in c; its limit is how many test images are used.
 
     Returns:
-      The figure. The numbers are, for each run, the median over images of the RMS error of an
-      image as a share of the pixels' range, by steps; null where it is not finite.
+      The figure. The numbers are, for each run, the median over images of the RMS error of an image
+      as a share of the pixels' range, by steps; null where it is not finite.
     """
     numbers: Numbers = {"steps": list(_STEPS), "runs": []}
     for finished in request.finished():
