@@ -35,7 +35,7 @@ class MaskedAutoregressive(BijectorLayer):
         backwards: bool = False,
         kernel_sizes: Sequence[int] | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden = tuple(int(width) for width in hidden)
         self.backwards = bool(backwards)

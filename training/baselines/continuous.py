@@ -62,7 +62,7 @@ class ContinuousFlow(InvertibleLayer):
         atol: float = 1e-4,
         log_det: LogDetEstimator | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden = int(hidden)
         self.kernel_sizes = tuple(kernel_sizes)

@@ -43,7 +43,7 @@ class Coupling(BijectorLayer):
         kernel_sizes: Sequence[int] = (3, 1, 3),
         scale: str = "tanh",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         if scale not in SCALES:
             raise ValueError(f"scale must be one of {SCALES}, got {scale!r}.")

@@ -37,7 +37,7 @@ class GlowClassifier(FeatureClassifier):
         *,
         architecture: Glow,
         **options: Any,
-    ):
+    ) -> None:
         super().__init__(event_shape, classes, architecture, **options)
 
     def get_config(self) -> Config:

@@ -30,7 +30,7 @@ class Affine(keras.layers.Layer):
         zero: bool = False,
         mask: np.ndarray | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.outputs = outputs
         self.kernel_size = kernel_size
@@ -75,7 +75,7 @@ class PlainNetwork(keras.layers.Layer):
         activation: str = "relu",
         timed: bool = False,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.activation = keras.activations.get(activation)
         self.timed = timed
@@ -138,7 +138,7 @@ class MaskedNetwork(keras.layers.Layer):
         kernel_sizes: Sequence[int] | None = None,
         backwards: bool = False,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.event_shape = tuple(event_shape)
         *space, channels = self.event_shape

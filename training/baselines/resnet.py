@@ -30,7 +30,7 @@ class ResidualUnit(keras.layers.Layer):
       **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, unit: str, filters: int, strides: int = 1, **kwargs: Any):
+    def __init__(self, unit: str, filters: int, strides: int = 1, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.unit, self.filters, self.strides = unit, filters, strides
         sizes = _CONVOLUTIONS[unit]
@@ -116,7 +116,7 @@ class ResNet(Model):
         unit: str = "bottleneck",
         ema_momentum: float | None = 0.999,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(ema_momentum, **kwargs)
         self.event_shape = checked_integers("event_shape", event_shape, "axis of one image")
         if len(self.event_shape) != 3:

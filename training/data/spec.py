@@ -89,7 +89,7 @@ class Dataset:
       read: returns all the examples of a source in their fixed order. Splits are slices of it.
     """
 
-    def __init__(self, spec: DataSpec, read: Callable[[str], Arrays]):
+    def __init__(self, spec: DataSpec, read: Callable[[str], Arrays]) -> None:
         self.spec = spec
         self._read = read
         self._sources: dict[str, Arrays] = {}

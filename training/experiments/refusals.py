@@ -60,7 +60,7 @@ def _root(kind: TypeAdapter[_T]) -> "_Root":
 class _Root:
     """A JSON schema and the definitions that it refers to."""
 
-    def __init__(self, whole: _Schema):
+    def __init__(self, whole: _Schema) -> None:
         self.whole = whole
         self._definitions = whole.get("$defs", {})
 

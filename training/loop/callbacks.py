@@ -31,7 +31,7 @@ class Steps(keras.callbacks.Callback):
       vote: says when all processes end early.
     """
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, vote: Vote):
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, vote: Vote) -> None:
         super().__init__()
         self._steps = experiment.steps
         self._interval = experiment.interval
@@ -72,7 +72,7 @@ class Record(keras.callbacks.Callback):
       spent: processor seconds of the processes before this one.
     """
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, spent: float):
+    def __init__(self, run: Run, checkpoints: Checkpoints, spent: float) -> None:
         super().__init__()
         self._run = run
         self._checkpoints = checkpoints
@@ -98,7 +98,7 @@ class Save(keras.callbacks.Callback):
       vote: says when all processes end early.
     """
 
-    def __init__(self, checkpoints: Checkpoints, vote: Vote):
+    def __init__(self, checkpoints: Checkpoints, vote: Vote) -> None:
         super().__init__()
         self._checkpoints = checkpoints
         self._vote = vote

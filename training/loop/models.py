@@ -85,7 +85,7 @@ def parameter_count(model: keras.Model) -> int:
 class SmoothedCrossEntropy(keras.losses.Loss):
     """The cross-entropy of logits and integer labels, of which all classes share `smoothing`."""
 
-    def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any):
+    def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.smoothing = smoothing
 

@@ -64,7 +64,7 @@ class Muon(keras.optimizers.Optimizer):
         steps: int = 5,
         name: str = "muon",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         for key, value in (("momentum", momentum), ("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= value < 1:

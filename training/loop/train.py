@@ -149,7 +149,7 @@ def repeating_command(
 def _batches(
     experiment: Experiment, dataset: Dataset, devices: Devices
 ) -> "Callable[[int], Batches]":
-    """Opens the data, so that what is wrong with them shows before any work."""
+    """Returns what makes batches from a step on; data that cannot be used are refused at once."""
     common: Keywords = {"seed": experiment.seed, "task": experiment.data_task}
     common["dtype"] = "float64" if experiment.precision == "float64" else "float32"
     size, limit = experiment.batch_size, experiment.validation_images

@@ -113,10 +113,7 @@ def _certified(certificate: Certificate | None) -> float | None:
 
 
 def _spread(
-    finished: Finished,
-    split: str,
-    images: int,
-    certificate: Certificate | None,
+    finished: Finished, split: str, images: int, certificate: Certificate | None
 ) -> Results:
     """Measures the noise of the log-determinants' draw in the values of single images."""
     images, model = min(images, _SPREAD["images"]), finished.model

@@ -1,4 +1,4 @@
-"""Bits/dim and errors of the model as it is, example by example and in the mean."""
+"""Bits/dim and errors by the weights in memory, example by example and in the mean."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +11,7 @@ from training.typing import Results
 
 
 def measure(finished: Finished, split: str, limit: int | None) -> Results:
-    """Measures bits/dim or the error rate, of a hybrid both, of the model as it is.
+    """Measures bits/dim or the error rate, of a hybrid both, by the weights in memory.
 
     Args:
       finished: the run.

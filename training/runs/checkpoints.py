@@ -35,7 +35,9 @@ class Checkpoints:
       writes: whether this process writes; of several workers one does.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment, model: Model, writes: bool = True):
+    def __init__(
+        self, folder: Path, experiment: Experiment, model: Model, writes: bool = True
+    ) -> None:
         self._folder = folder
         self._experiment = experiment
         self._writes = writes
@@ -190,7 +192,7 @@ def _without(
 class _Written(tf.train.experimental.PythonState):
     """A text that is saved with the state; `check_settings` reads it."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self._text = text
 
     def serialize(self) -> str:

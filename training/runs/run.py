@@ -22,7 +22,7 @@ class Run:
       folder: the folder; it need not exist.
     """
 
-    def __init__(self, folder: PathLike):
+    def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self._config = self.folder / "config.json"
         self._metrics = self.folder / "metrics.json"

@@ -29,7 +29,7 @@ class Vote:
         devices: Devices,
         seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         self._request = request
         self._devices = devices
         self._seconds = seconds

@@ -23,7 +23,7 @@ class Watchdog(keras.callbacks.Callback):
       worker: the number of this process, for the message.
     """
 
-    def __init__(self, seconds: float, worker: int):
+    def __init__(self, seconds: float, worker: int) -> None:
         super().__init__()
         self._seconds = seconds
         self._worker = worker

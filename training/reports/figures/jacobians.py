@@ -25,7 +25,7 @@ class DenseTraces(LogDetEstimator):
 
     stochastic = False
 
-    def __init__(self, terms: int, examples: int):
+    def __init__(self, terms: int, examples: int) -> None:
         self.exact = np.zeros(examples)
         self.partial = np.zeros((terms, examples))
         self.radius = 0.0  # the largest spectral radius of a branch's Jacobian

@@ -98,7 +98,7 @@ class Records:
       RunError: if there is no such folder.
     """
 
-    def __init__(self, folder: PathLike):
+    def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise RunError(f"--results {str(folder)!r} is no folder; give one of finished runs")
