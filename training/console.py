@@ -4,18 +4,10 @@ import click
 
 
 def say(message: str) -> None:
-    """Prints a line of progress.
-
-    Args:
-        message: the line.
-    """
+    """Prints a line of progress."""
     click.echo(message)
 
 
 def warn(message: str) -> None:
-    """Prints a warning.
-
-    Args:
-        message: one line.
-    """
+    """Prints a warning of one line."""
     click.echo(f"warning: {message}", err=True)

@@ -11,7 +11,7 @@ def import_tensorflow() -> None:
     TensorFlow writes them before it reads TF_CPP_MIN_LOG_LEVEL. A level of 0 or 1 asks for them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off on some processors, and faster there
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on some processors
     if "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] in ("0", "1"):
         return
     sys.stderr.flush()

@@ -12,9 +12,9 @@ from tf_iresnet.arguments import (
     check_integers,
     check_real,
 )
-from tf_iresnet.layers import ActNorm
+from tf_iresnet.layers import ActNorm, InvertibleLayer
 from tf_iresnet.log_det import LogDetEstimator, PowerSeries
-from tf_iresnet.models.architecture import Architecture
+from tf_iresnet.models.architecture import Architecture, Place
 from tf_iresnet.options import option
 from training.baselines.autoregressive import MaskedAutoregressive
 from training.baselines.continuous import ContinuousFlow
@@ -22,11 +22,11 @@ from training.baselines.coupling import Coupling
 from training.baselines.linear import InvertibleLinear
 
 
-def _sizes(name: str, value: Any) -> tuple[int, ...]:
+def _sizes(name: str, value: object) -> tuple[int, ...]:
     return check_integers(name, value, "layer of a network")
 
 
-def _tolerance(name: str, value: Any) -> float:
+def _tolerance(name: str, value: object) -> float:
     return check_real(name, value, "must be a number above 0", lambda number: number > 0)
 
 
@@ -41,12 +41,12 @@ class NICE(_Convolutional):
     """Additive couplings alone; the prior's learned scales stand for the paper's last layer.
 
     Args:
-        blocks: couplings of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
+      blocks: couplings of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
     """
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         masked = alternating(place.index, place.channels, place.taps)
         return [Coupling(masked, place.width, self.kernel_sizes, "none", **options)]
 
@@ -54,15 +54,15 @@ class NICE(_Convolutional):
 @keras.saving.register_keras_serializable("training")
 @dataclass(frozen=True)
 class RealNVP(_Convolutional):
-    """Affine couplings, each after ActNorm in place of the paper's batch normalisation.
+    """Affine couplings, each after ActNorm, which stands for the paper's batch normalisation.
 
     Args:
-        blocks: couplings of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
+      blocks: couplings of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
     """
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         masked = alternating(place.index, place.channels, place.taps)
         return [
             ActNorm(**options),
@@ -75,19 +75,19 @@ class RealNVP(_Convolutional):
 class Glow(_Convolutional):
     """Steps of ActNorm, an invertible 1x1 convolution and a coupling.
 
-    Where half of the channels leave, one more affine coupling makes what leaves a normal whose
-    mean and scale are functions of what stays.
+    Where half of the channels leave, one more affine coupling models them as a normal whose mean
+    and scale are functions of the channels that stay.
 
     Args:
-        blocks: steps of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
-        coupling: "affine" or "additive".
+      blocks: steps of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
+      coupling: "affine" or "additive".
     """
 
     coupling: str = option("affine", lambda n, v: check_choice(n, v, ("affine", "additive")))
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         scale = "sigmoid" if self.coupling == "affine" else "none"
         masked = range(place.channels // 2)
         return [
@@ -96,7 +96,7 @@ class Glow(_Convolutional):
             Coupling(masked, place.width, self.kernel_sizes, scale, **options),
         ]
 
-    def ending(self, width, channels, **options):
+    def ending(self, width: int, channels: int, **options: Any) -> list[InvertibleLayer]:
         return [Coupling(range(channels // 2), width, self.kernel_sizes, "sigmoid", **options)]
 
 
@@ -106,13 +106,13 @@ class FFJORD(_Convolutional):
     """Continuous flows, one after the other.
 
     Args:
-        blocks: flows of each scale.
-        hidden: channels of the networks.
-        kernel_sizes: of the networks' layers.
-        steps: of the solver in training.
-        rtol: relative tolerance of the solver in everything else.
-        atol: absolute tolerance of the solver in everything else.
-        probes: of Hutchinson's estimate of a trace.
+      blocks: flows of each scale.
+      hidden: channels of the networks.
+      kernel_sizes: of the networks' layers.
+      steps: of the solver in training.
+      rtol: relative tolerance of the solver in everything else.
+      atol: absolute tolerance of the solver in everything else.
+      probes: of Hutchinson's estimate of a trace.
     """
 
     kernel_sizes: Sequence[int] = option((3, 3, 3), _sizes)
@@ -125,7 +125,7 @@ class FFJORD(_Convolutional):
     def estimator(self) -> LogDetEstimator:
         return PowerSeries(terms=1, probes=self.probes)
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         solver = (self.steps, self.rtol, self.atol)
         return [ContinuousFlow(place.width, self.kernel_sizes, *solver, self.estimator, **options)]
 
@@ -138,11 +138,10 @@ class MAF(Architecture):
     A sample takes as many evaluations of each network as there are dimensions.
 
     Args:
-        blocks: autoregressive layers of each scale.
-        hidden: width of the networks' hidden layers.
-        depth: how many hidden layers a dense network has.
-        kernel_sizes: of masked convolutions, odd, in place of dense layers, and `depth` then
-            stays at 1; None for none.
+      blocks: autoregressive layers of each scale.
+      hidden: width of the networks' hidden layers.
+      depth: how many hidden layers a dense network has; 1 for a convolutional one.
+      kernel_sizes: of masked convolutions, odd; None for dense networks.
     """
 
     depth: int = option(1, lambda n, v: check_integer(n, v, 1))
@@ -156,7 +155,7 @@ class MAF(Architecture):
                 f"leave out one of depth={self.depth} and kernel_sizes={self.kernel_sizes}."
             )
 
-    def block(self, place, **options):
+    def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         depth = self.depth if self.kernel_sizes is None else len(self.kernel_sizes) - 1
         backwards = place.index % 2 == 1
         return [
@@ -166,18 +165,15 @@ class MAF(Architecture):
 
 
 def alternating(index: int, channels: int, taps: int) -> list[int]:
-    """Chooses the channels that stay in the coupling of a given place.
+    """Returns the channels that a coupling leaves as they are.
 
-    After a squeeze they are those of half of the pixels of each 2 x 2 block: checkerboard, rows
-    and columns in turn, and then the other halves. Without one they are every second.
+    After a squeeze they are half of the pixels of each 2 x 2 block: in turn a checkerboard, rows
+    and columns, and then the other half of each. Without a squeeze they are every second channel.
 
     Args:
-        index: the coupling's place in its scale.
-        channels: how many there are.
-        taps: pixels of a block, a power of 2.
-
-    Returns:
-        Their indices.
+      index: the coupling's place in its scale.
+      channels: how many there are.
+      taps: pixels of a block, a power of 2.
     """
     if taps == 1:
         return [channel for channel in range(channels) if channel % 2 == index % 2]

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from training.baselines.bijector_layer import BijectorLayer
+from tf_iresnet.typing import Config, Shape
+from training.baselines.bijector_layer import BijectorLayer, Network
 from training.baselines.networks import MaskedNetwork
 
 
@@ -19,11 +20,11 @@ class MaskedAutoregressive(BijectorLayer):
     inverse, and so each sample, takes d of them, one after the other.
 
     Args:
-        hidden: widths of the network's hidden layers.
-        backwards: whether the order of the dimensions is turned round.
-        kernel_sizes: of masked convolutions, odd, one more than hidden layers; None for a dense
-            network.
-        **kwargs: of `keras.layers.Layer`.
+      hidden: widths of the network's hidden layers.
+      backwards: whether the order of the dimensions is reversed.
+      kernel_sizes: of masked convolutions, odd, one more than hidden layers; None for a dense
+        network.
+      **kwargs: of `keras.layers.Layer`.
 
     Source: Papamakarios, Pavlakou, Murray 2017 (MAF), section 3.
     """
@@ -34,17 +35,18 @@ class MaskedAutoregressive(BijectorLayer):
         backwards: bool = False,
         kernel_sizes: Sequence[int] | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden = tuple(int(width) for width in hidden)
         self.backwards = bool(backwards)
         self.kernel_sizes = None if kernel_sizes is None else tuple(kernel_sizes)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        self._size = tf.TensorShape(input_shape[1:]).num_elements()
+        event = tf.TensorShape(input_shape)[1:]
+        self._size = event.num_elements()
         self.network = MaskedNetwork(
-            (self._size,) if self.kernel_sizes is None else input_shape[1:],
+            (self._size,) if self.kernel_sizes is None else event,
             self.hidden,
             self.kernel_sizes,
             self.backwards,
@@ -53,7 +55,7 @@ class MaskedAutoregressive(BijectorLayer):
         )
         self.network.build((None, self._size))
 
-    def bijector(self, network: Any) -> tfb.Bijector:
+    def bijector(self, network: Network) -> tfb.Bijector:
         # TFP's forward direction is the sampling one.
         flow = tfb.Invert(tfb.MaskedAutoregressiveFlow(shift_and_log_scale_fn=network))
         event = list(self._event_shape or ())
@@ -62,7 +64,7 @@ class MaskedAutoregressive(BijectorLayer):
         flat = tfb.Reshape(event_shape_in=event, event_shape_out=[self._size])
         return tfb.Chain([tfb.Invert(flat), flow, flat])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "hidden": self.hidden,

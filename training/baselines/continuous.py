@@ -13,10 +13,17 @@ from tf_iresnet import randomness
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers import InvertibleLayer
 from tf_iresnet.log_det import Exact, LogDetEstimator, PowerSeries
+from tf_iresnet.typing import Config, Shape
 from training.baselines.networks import PlainNetwork
 
 _MOST_STEPS = 1000  # of the adaptive solver, which never ends where the state is no number
 _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
+
+_State = tuple[tf.Tensor, tf.Tensor]  # z, and the log-determinant up to there
+_Derivative = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of the time and z
+_Augmented = Callable[[tf.Tensor, _State], _State]  # the derivative of both
+_Augment = Callable[[_Derivative, tf.TensorShape, tf.DType], _Augmented]
+_Solve = Callable[..., tfp.math.ode.Results]
 
 
 @keras.saving.register_keras_serializable("training")
@@ -32,16 +39,16 @@ class ContinuousFlow(InvertibleLayer):
     trace itself: d products for d dimensions at each evaluation.
 
     Args:
-        hidden: channels of the network f.
-        kernel_sizes: of the network's layers.
-        steps: of training's solver, four evaluations of f each.
-        rtol: relative tolerance of the adaptive solver.
-        atol: absolute tolerance of the adaptive solver.
-        log_det: the trace's estimator; by default `PowerSeries(terms=1)`.
-        **kwargs: of `keras.layers.Layer`.
+      hidden: channels of the network f.
+      kernel_sizes: of the network's layers.
+      steps: of training's solver, four evaluations of f each.
+      rtol: relative tolerance of the adaptive solver.
+      atol: absolute tolerance of the adaptive solver.
+      log_det: the trace's estimator; by default `PowerSeries(terms=1)`.
+      **kwargs: of `keras.layers.Layer`.
 
     Raises:
-        ValueError: the estimator is of another kind.
+      ValueError: if the estimator is of another kind.
 
     Source: Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019 (FFJORD), section 3.
     """
@@ -55,7 +62,7 @@ class ContinuousFlow(InvertibleLayer):
         atol: float = 1e-4,
         log_det: LogDetEstimator | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden = int(hidden)
         self.kernel_sizes = tuple(kernel_sizes)
@@ -64,10 +71,10 @@ class ContinuousFlow(InvertibleLayer):
         self.atol = float(atol)
         self.log_det = _checked(PowerSeries(terms=1) if log_det is None else log_det)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.network = PlainNetwork(
-            input_shape[-1],
+            tf.TensorShape(input_shape)[-1],
             self.hidden,
             self.kernel_sizes,
             "softplus",
@@ -77,7 +84,7 @@ class ContinuousFlow(InvertibleLayer):
         )
         self.network.build(tuple(input_shape))
 
-    def _flow(self, trace: Any, solve: Any) -> tfb.Bijector:
+    def _flow(self, trace: _Augment, solve: _Solve) -> tfb.Bijector:
         return tfb.FFJORD(
             lambda time, state: self.network(state, time),
             ode_solve_fn=solve,
@@ -85,7 +92,7 @@ class ContinuousFlow(InvertibleLayer):
             dtype=tf.as_dtype(self.variable_dtype),
         )
 
-    def _solver(self, training: bool) -> Any:
+    def _solver(self, training: bool) -> _Solve:
         if training:
             return _runge_kutta(self.steps)
         return tfp.math.ode.DormandPrince(
@@ -96,7 +103,9 @@ class ContinuousFlow(InvertibleLayer):
         flow = self._flow(_no_trace, self._solver(training))
         return _without_filler(flow.forward(_filled(x)), x)
 
-    def _log_det(self, x, seed, log_det, training):
+    def _log_det(
+        self, x: tf.Tensor, seed: tf.Tensor, log_det: LogDetEstimator | None, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         filled = _filled(x)
         seed = _filled(seed) if seed.shape.rank == 2 else seed  # a key for each example
         trace = _trace(_checked(self.log_det if log_det is None else log_det), filled, seed)
@@ -106,10 +115,10 @@ class ContinuousFlow(InvertibleLayer):
         value = flow.forward_log_det_jacobian(filled, event_ndims=x.shape.rank - 1)
         return _without_filler(y, x), value[: tf.shape(x)[0]]
 
-    def _inverse(self, y):
+    def _inverse(self, y: tf.Tensor) -> FixedPointResult:
         evaluations = []
 
-        def solve(*args: Any, **kwargs: Any) -> Any:
+        def solve(*args: Any, **kwargs: Any) -> tfp.math.ode.Results:
             result = self._solver(training=False)(*args, **kwargs)
             evaluations.append(result.diagnostics.num_ode_fn_evaluations)
             return result
@@ -118,10 +127,10 @@ class ContinuousFlow(InvertibleLayer):
         found = FixedPointResult.exact(_without_filler(x, y), math.inf)
         return found._replace(steps=found.steps + tf.cast(evaluations[0], tf.int32))
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
         return tuple(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "hidden": self.hidden,
@@ -133,13 +142,13 @@ class ContinuousFlow(InvertibleLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ContinuousFlow":
+    def from_config(cls, config: Config) -> "ContinuousFlow":
         log_det = keras.saving.deserialize_keras_object(config["log_det"])
         return cls(**{**config, "log_det": log_det})
 
 
 def _filled(x: tf.Tensor) -> tf.Tensor:
-    """Puts an example into an empty batch: a solver's error of nothing is no number."""
+    """Adds an example to an empty batch, for which a solver's error would be NaN."""
     empty = tf.cast(tf.equal(tf.shape(x)[0], 0), tf.int32)
     filled = tf.pad(x, [[0, empty], *[[0, 0]] * (x.shape.rank - 1)])
     return tf.ensure_shape(filled, (None, *x.shape[1:]))
@@ -162,19 +171,22 @@ def _checked(log_det: LogDetEstimator) -> LogDetEstimator:
 class _Solution(NamedTuple):
     """What TFP reads of a solver's results: states at the solution times."""
 
-    states: Any
+    states: tuple[tf.Tensor, ...]
 
 
 def _runge_kutta(steps: int) -> Callable[..., _Solution]:
     """The classical method of fourth order with a fixed number of steps."""
 
     def solve(
-        ode_fn: Any, initial_time: float, initial_state: Any, solution_times: Sequence[float]
+        ode_fn: _Augmented,
+        initial_time: float,
+        initial_state: _State,
+        solution_times: Sequence[float],
     ) -> _Solution:
         (end,) = solution_times
         size, state = (end - initial_time) / steps, initial_state
 
-        def moved(slope: Any, by: float) -> Any:
+        def moved(slope: _State, by: float) -> _State:
             return tf.nest.map_structure(lambda z, dz: z + by * dz, state, slope)
 
         for step in range(steps):
@@ -192,24 +204,24 @@ def _runge_kutta(steps: int) -> Callable[..., _Solution]:
     return solve
 
 
-def _no_trace(ode_fn: Any, shape: Any, dtype: Any) -> Any:
-    """Leaves the log-determinant out."""
+def _no_trace(ode_fn: _Derivative, shape: tf.TensorShape, dtype: tf.DType) -> _Augmented:
+    """Leaves the log-determinant at zero."""
 
-    def augmented(time: tf.Tensor, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def augmented(time: tf.Tensor, state: _State) -> _State:
         return ode_fn(time, state[0]), tf.zeros_like(state[1])
 
     return augmented
 
 
-def _trace(log_det: LogDetEstimator, x: tf.Tensor, seed: tf.Tensor) -> Any:
+def _trace(log_det: LogDetEstimator, x: tf.Tensor, seed: tf.Tensor) -> _Augment:
     """Adds the trace of df/dz, spread over the coordinates, to the derivative."""
     probes: list[tf.Tensor] = []
     if isinstance(log_det, PowerSeries):
         draw = _PROBES[log_det.probe_distribution]
         probes = [draw(randomness.fold_in(seed, index), x) for index in range(log_det.probes)]
 
-    def augment(ode_fn: Any, shape: Any, dtype: Any) -> Any:
-        def augmented(time: tf.Tensor, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def augment(ode_fn: _Derivative, shape: tf.TensorShape, dtype: tf.DType) -> _Augmented:
+        def augmented(time: tf.Tensor, state: _State) -> _State:
             z = state[0]
             # A tape of the state alone: one around this call may still watch the weights.
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:

@@ -8,7 +8,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_iresnet.functions import softplus
-from training.baselines.bijector_layer import BijectorLayer
+from tf_iresnet.typing import Config, Shape
+from training.baselines.bijector_layer import BijectorLayer, Network
 from training.baselines.networks import PlainNetwork
 
 SCALES = ("none", "tanh", "sigmoid")
@@ -21,15 +22,15 @@ class Coupling(BijectorLayer):
     ln\|det\| is the sum of s; both directions take one evaluation of the network.
 
     Args:
-        masked: indices of the channels x_1, which stay; the others are x_2.
-        hidden: channels of the network.
-        kernel_sizes: of the network's layers.
-        scale: "none" for s = 0 (NICE), "tanh" for s = a tanh with a learned for each channel
-            (Real NVP), "sigmoid" for exp(s) = sigmoid(. + 2) (Glow).
-        **kwargs: of `keras.layers.Layer`.
+      masked: indices of the channels x_1, which stay; the others are x_2.
+      hidden: channels of the network.
+      kernel_sizes: of the network's layers.
+      scale: "none" for s = 0 (NICE), "tanh" for s = a tanh with a learned for each channel
+        (Real NVP), "sigmoid" for exp(s) = sigmoid(. + 2) (Glow).
+      **kwargs: of `keras.layers.Layer`.
 
     Raises:
-        ValueError: the channels do not make two parts, or `scale` is unknown.
+      ValueError: if the channels do not make two parts, or `scale` is unknown.
 
     Source: Dinh, Krueger, Bengio 2014 (NICE), section 3.2; Dinh, Sohl-Dickstein, Bengio 2017
     (Real NVP), section 3.2; Kingma, Dhariwal 2018 (Glow), section 3.3.
@@ -42,7 +43,7 @@ class Coupling(BijectorLayer):
         kernel_sizes: Sequence[int] = (3, 1, 3),
         scale: str = "tanh",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         if scale not in SCALES:
             raise ValueError(f"scale must be one of {SCALES}, got {scale!r}.")
@@ -51,9 +52,9 @@ class Coupling(BijectorLayer):
         self.kernel_sizes = tuple(kernel_sizes)
         self.scale = scale
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        channels = input_shape[-1]
+        channels = tf.TensorShape(input_shape)[-1]
         others = [index for index in range(channels) if index not in self.masked]
         if not self.masked or not others or not set(self.masked) < set(range(channels)):
             raise ValueError(
@@ -74,7 +75,7 @@ class Coupling(BijectorLayer):
                 name="factor", shape=(len(others),), initializer="ones", autocast=False
             )
 
-    def bijector(self, network: Any) -> tfb.Bijector:
+    def bijector(self, network: Network) -> tfb.Bijector:
         def shift_and_log_scale(x: tf.Tensor, _: int) -> tuple[tf.Tensor, tf.Tensor | None]:
             output = network(x)
             if self.scale == "none":
@@ -94,7 +95,7 @@ class Coupling(BijectorLayer):
         ordered = tfb.Permute(tf.constant(self._order))
         return tfb.Chain([tfb.Invert(ordered), coupling, ordered])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "masked": self.masked,

@@ -7,6 +7,7 @@ import keras
 
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.options import takes
+from tf_iresnet.typing import Config
 from training.baselines.architectures import Glow
 
 
@@ -17,13 +18,13 @@ class GlowClassifier(FeatureClassifier):
     The head is that of `tf_iresnet.models.IResNetClassifier`.
 
     Args:
-        event_shape: shape of one image, (height, width, channels).
-        classes: number of classes, at least 2.
-        architecture: the steps, whose options are keywords here, too.
-        **options: of `tf_iresnet.models.features.FeatureClassifier`.
+      event_shape: shape of one image, (height, width, channels).
+      classes: number of classes, at least 2.
+      architecture: the steps, whose options are keywords here, too.
+      **options: of `tf_iresnet.models.features.FeatureClassifier`.
 
     Raises:
-        ValueError: an argument is out of range, or a size does not divide.
+      ValueError: if an argument is out of range, or a size does not divide.
 
     Source: Invertible Residual Networks, table 3.
     """
@@ -36,8 +37,8 @@ class GlowClassifier(FeatureClassifier):
         *,
         architecture: Glow,
         **options: Any,
-    ):
+    ) -> None:
         super().__init__(event_shape, classes, architecture, **options)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), **self.architecture.get_config()}

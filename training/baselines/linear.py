@@ -1,12 +1,11 @@
 """Glow's invertible 1x1 convolution."""
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from training.baselines.bijector_layer import BijectorLayer
+from tf_iresnet.typing import Shape
+from training.baselines.bijector_layer import BijectorLayer, Network
 
 
 @keras.saving.register_keras_serializable("training")
@@ -16,12 +15,12 @@ class InvertibleLinear(BijectorLayer):
     ln\|det\| = pixels times the sum of ln \|U_ii\|. W starts as a random rotation.
 
     Args:
-        **kwargs: of `keras.layers.Layer`.
+      **kwargs: of `keras.layers.Layer`.
 
     Source: Kingma, Dhariwal 2018 (Glow), section 3.2.
     """
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[-1]
         self.lower_upper = self.add_weight(
@@ -41,7 +40,7 @@ class InvertibleLinear(BijectorLayer):
         self.lower_upper.assign(tf.cast(factors, self.variable_dtype))
         self.permutation.assign(order)
 
-    def bijector(self, network: Any) -> tfb.Bijector:
+    def bijector(self, network: Network) -> tfb.Bijector:
         return tfb.ScaleMatvecLU(
             tf.convert_to_tensor(self.lower_upper), tf.convert_to_tensor(self.permutation)
         )

@@ -10,16 +10,17 @@ import tensorflow as tf
 
 from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.layers.tracking import track
+from tf_iresnet.typing import Shape
 
 
 class Affine(keras.layers.Layer):
     """A convolution, or a dense layer for vectors; batches may be empty, unlike Keras' own.
 
     Args:
-        outputs: channels of the output.
-        kernel_size: of the convolution; unused for vectors.
-        zero: whether the kernel starts at zero.
-        mask: the kernel is multiplied by it; None for none.
+      outputs: channels of the output.
+      kernel_size: of the convolution; unused for vectors.
+      zero: whether the kernel starts at zero.
+      mask: the kernel is multiplied by it; None for none.
     """
 
     def __init__(
@@ -29,14 +30,14 @@ class Affine(keras.layers.Layer):
         zero: bool = False,
         mask: np.ndarray | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.outputs = outputs
         self.kernel_size = kernel_size
         self.initializer = "zeros" if zero else "he_normal"
         self.mask = mask
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         spatial = [self.kernel_size] * (len(input_shape) - 2)
         self.kernel = self.add_weight(
             name="kernel",
@@ -44,7 +45,8 @@ class Affine(keras.layers.Layer):
             initializer=self.initializer,
         )
         self.bias = self.add_weight(name="bias", shape=(self.outputs,), initializer="zeros")
-        self._map = map_for_kernel(tuple(self.kernel.shape), tuple(input_shape[1:-1]))
+        space = tf.TensorShape(input_shape)[1:-1]
+        self._map = map_for_kernel(tuple(self.kernel.shape), tuple(space))
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -58,11 +60,11 @@ class PlainNetwork(keras.layers.Layer):
     """Convolutions, or dense layers for vectors; the last one starts at zero.
 
     Args:
-        outputs: channels of the output.
-        hidden: channels in between.
-        kernel_sizes: of the layers; dense ones take their number alone.
-        activation: between the layers.
-        timed: whether each layer also sees a time, as one more channel.
+      outputs: channels of the output.
+      hidden: channels in between.
+      kernel_sizes: of the layers; dense ones take their number alone.
+      activation: between the layers.
+      timed: whether each layer also sees a time, as one more channel.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class PlainNetwork(keras.layers.Layer):
         activation: str = "relu",
         timed: bool = False,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.activation = keras.activations.get(activation)
         self.timed = timed
@@ -90,8 +92,8 @@ class PlainNetwork(keras.layers.Layer):
         ]
         track(self, "layers", self.layers)
 
-    def build(self, input_shape: Any) -> None:
-        *shape, channels = input_shape
+    def build(self, input_shape: Shape) -> None:
+        *shape, channels = tf.TensorShape(input_shape)
         for layer in self.layers:
             layer.build((*shape, channels + self.timed))
             channels = layer.outputs
@@ -111,22 +113,22 @@ class PlainNetwork(keras.layers.Layer):
 class MaskedNetwork(keras.layers.Layer):
     """A network whose output i depends on the inputs before i alone.
 
-    It turns [batch, d], examples without their shape, into a shift and a log-scale, both
-    [batch, d]; the last layer starts at zero. Vectors pass dense layers (MADE), images
-    convolutions that see the pixels before theirs in raster order and, of their own pixel, the
-    channels before. A kernel's entries outside the mask are stored but never used.
+    It maps flattened examples [batch, d] to a shift and a log-scale, both [batch, d]; the last
+    layer starts at zero. Vectors pass dense layers (MADE). Images pass convolutions that see the
+    pixels before theirs in raster order and, of their own pixel, the channels before. A kernel's
+    entries outside the mask are stored but never used.
 
     Args:
-        event_shape: the shape of an example, channels last.
-        hidden: widths of the hidden layers.
-        kernel_sizes: of the layers, one more than hidden ones; odd. None is for vectors.
-        backwards: whether "before" means after: the order of the inputs is turned round.
+      event_shape: the shape of an example, channels last.
+      hidden: widths of the hidden layers.
+      kernel_sizes: of the layers, odd, one more than hidden layers; None for vectors.
+      backwards: whether "before" means after: the order of the inputs is reversed.
 
     Raises:
-        ValueError: the sizes do not fit.
+      ValueError: if the sizes do not fit.
 
-    Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4; van den Oord,
-    Kalchbrenner, Kavukcuoglu 2016 (Pixel Recurrent Neural Networks), section 3.4.
+    Source: Germain, Gregor, Murray, Larochelle 2015 (MADE), section 4; van den Oord, Kalchbrenner,
+    Kavukcuoglu 2016 (Pixel Recurrent Neural Networks), section 3.4.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class MaskedNetwork(keras.layers.Layer):
         kernel_sizes: Sequence[int] | None = None,
         backwards: bool = False,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.event_shape = tuple(event_shape)
         *space, channels = self.event_shape
@@ -172,7 +174,7 @@ class MaskedNetwork(keras.layers.Layer):
         ]
         track(self, "layers", self.layers)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         *space, channels = self.event_shape
         for layer in self.layers:
             layer.build((None, *space, channels))
@@ -189,7 +191,7 @@ class MaskedNetwork(keras.layers.Layer):
 
 
 def _mask_of_kernel(sizes: Sequence[int], own: np.ndarray, backwards: bool) -> np.ndarray:
-    """Returns a convolution's mask: all of the pixels before, and what is seen of the own one."""
+    """Returns a convolution's mask: all pixels before, and `own` for the pixel itself."""
     place = np.arange(np.prod(sizes, dtype=int)).reshape(sizes)[..., None, None]
     centre = place.size // 2
     before = place > centre if backwards else place < centre

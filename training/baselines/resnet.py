@@ -12,6 +12,7 @@ from tf_iresnet.models.compiled_loss import CompiledLoss
 from tf_iresnet.models.training.events import Event
 from tf_iresnet.models.training.model import Model
 from tf_iresnet.models.training.replicated import BatchNormalization
+from tf_iresnet.typing import ArrayLike, Config, Shape
 
 _CONVOLUTIONS = {"basic": (3, 3), "bottleneck": (1, 3, 1)}  # kernel sizes of a unit
 
@@ -23,13 +24,13 @@ class ResidualUnit(keras.layers.Layer):
     Where the shape changes, the shortcut is a 1x1 convolution of the first normalised, rectified x.
 
     Args:
-        unit: "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1, inside a quarter of the filters).
-        filters: channels of the output.
-        strides: of the first 3x3 convolution, and of the shortcut.
-        **kwargs: of `keras.layers.Layer`.
+      unit: "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1, inside a quarter of the filters).
+      filters: channels of the output.
+      strides: of the first 3x3 convolution, and of the shortcut.
+      **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, unit: str, filters: int, strides: int = 1, **kwargs: Any):
+    def __init__(self, unit: str, filters: int, strides: int = 1, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.unit, self.filters, self.strides = unit, filters, strides
         sizes = _CONVOLUTIONS[unit]
@@ -43,7 +44,7 @@ class ResidualUnit(keras.layers.Layer):
         ]
         self.shortcut: keras.layers.Layer | None = None
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         if self.strides > 1 or input_shape[-1] != self.filters:
             self.shortcut = _convolution(
                 self.filters, 1, self.strides, "shortcut", self.dtype_policy
@@ -58,7 +59,7 @@ class ResidualUnit(keras.layers.Layer):
             shape = convolution.compute_output_shape(shape)
         self.built = True
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         shape = input_shape
         for convolution in self.convolutions:
             shape = convolution.compute_output_shape(shape)
@@ -72,7 +73,7 @@ class ResidualUnit(keras.layers.Layer):
         kept = x if self.shortcut is None else self.shortcut(first)
         return tf.cast(kept, y.dtype) + y
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         own = {"unit": self.unit, "filters": self.filters, "strides": self.strides}
         return {**super().get_config(), **own}
 
@@ -86,21 +87,21 @@ class ResNet(Model):
     without. ResNet-164 is depth 164 of bottlenecks with width 16.
 
     Args:
-        event_shape: shape of one image, (height, width, channels).
-        classes: number of classes, at least 2.
-        depth: number of linear layers on the longest path.
-        width: channels of the first stage's 3x3 convolutions, doubled in each further stage.
-        unit: "bottleneck" or "basic".
-        ema_momentum: of the weights' moving average for evaluation; None for none.
-        **kwargs: of `keras.Model`.
+      event_shape: shape of one image, (height, width, channels).
+      classes: number of classes, at least 2.
+      depth: number of linear layers on the longest path.
+      width: channels of the first stage's 3x3 convolutions, doubled in each further stage.
+      unit: "bottleneck" or "basic".
+      ema_momentum: of the weights' moving average for evaluation; None for none.
+      **kwargs: of `keras.Model`.
 
     Raises:
-        ValueError: if an argument is out of range.
+      ValueError: if an argument is out of range.
 
     Example:
-        >>> model = ResNet((8, 8, 1), 10, depth=11, width=4)
-        >>> model(tf.zeros((2, 8, 8, 1))).shape
-        TensorShape([2, 10])
+    >>> model = ResNet((8, 8, 1), 10, depth=11, width=4)
+    >>> model(tf.zeros((2, 8, 8, 1))).shape
+    TensorShape([2, 10])
 
     Source: He et al., Identity Mappings in Deep Residual Networks; the baseline of table 2.
     """
@@ -115,7 +116,7 @@ class ResNet(Model):
         unit: str = "bottleneck",
         ema_momentum: float | None = 0.999,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(ema_momentum, **kwargs)
         self.event_shape = check_integers("event_shape", event_shape, "axis of one image")
         if len(self.event_shape) != 3:
@@ -151,7 +152,7 @@ class ResNet(Model):
         track(self, "body", self.body)
         # Logits in full precision: in bfloat16 the largest two are often equal.
         self.logits = keras.layers.Dense(self.classes, dtype=self.variable_dtype, name="logits")
-        shape: Any = (None, *self.event_shape)
+        shape: Shape = (None, *self.event_shape)
         for layer in self.body:
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
@@ -160,7 +161,7 @@ class ResNet(Model):
         state = [v for layer in self.body for v in layer.non_trainable_variables]
         self._compose(CompiledLoss(owner, event, self, self._logits, state))
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+    def call(self, x: ArrayLike, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
         return self._logits(self._event.check(x), bool(training))
 
@@ -172,7 +173,7 @@ class ResNet(Model):
         y = tf.nn.relu(self.body[-1](y, training=training))
         return self.logits(tf.reduce_mean(tf.cast(y, self.variable_dtype), axis=(1, 2)))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "classes": self.classes,
@@ -182,12 +183,14 @@ class ResNet(Model):
         }
 
 
-def _norm(name: str, policy: Any) -> keras.layers.Layer:
+def _norm(name: str, policy: keras.DTypePolicy) -> keras.layers.Layer:
     # As in the invertible classifier's head: Keras' own 0.99 lags behind for hundreds of steps.
     return BatchNormalization(momentum=0.9, dtype=policy, name=name)
 
 
-def _convolution(filters: int, size: int, strides: int, name: str, policy: Any) -> Any:
+def _convolution(
+    filters: int, size: int, strides: int, name: str, policy: keras.DTypePolicy
+) -> keras.layers.Layer:
     return keras.layers.Conv2D(
         filters,
         size,

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ from training.experiments.catalog import experiment_names, load_experiment
 from training.quiet import import_tensorflow
 from training.reports.figures import describe
 from training.runs.files import as_text, new_file, write_files
+from training.typing import JsonObject
 
 if TYPE_CHECKING:
     from training.measures.finished import Finished
@@ -40,13 +41,14 @@ _rescale = click.option(
 )
 
 
-@click.group(cls=Verbs, help="Trains and measures invertible residual networks.")
+@click.group(cls=Verbs)
 def main() -> None:
-    """Groups the verbs."""
+    """Trains and measures invertible residual networks."""
 
 
-@main.command("list", help="List the experiments.")
+@main.command("list")
 def list_experiments() -> None:
+    """List the experiments."""
     names = experiment_names()
     width = max(map(len, names))
     for name in names:
@@ -100,6 +102,7 @@ def train(
     logical_devices: int | None,
     hang_timeout: float,
 ) -> None:
+    """Trains an experiment in a folder, or continues it."""
     changes = [*sets, *([] if precision is None else [f"precision={precision}"])]
     settings = load_experiment(experiment, changes, steps=steps, seed=seed)
     import_tensorflow()
@@ -126,6 +129,7 @@ def train(
 @click.option("--workers", type=int, required=True, help="How many processes.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def launch(workers: int, arguments: tuple[str, ...]) -> None:
+    """Trains with several workers on this machine."""
     given = train.make_context("train", list(arguments)).params
     if given["strategy"] != "none" or given["logical_devices"] is not None:
         raise click.UsageError("launch chooses the strategy; leave out --strategy")
@@ -134,7 +138,7 @@ def launch(workers: int, arguments: tuple[str, ...]) -> None:
     sys.exit(run_workers(workers, arguments))
 
 
-@main.command(help="Measure the run in DIR; writes metrics.json.")
+@main.command()
 @_run
 @_data
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
@@ -156,6 +160,7 @@ def evaluate(
     against: str | None,
     views: bool,
 ) -> None:
+    """Measure the run in DIR; writes metrics.json."""
     finished = _open(folder, data_dir)
     from training.measures.evaluate import evaluate as measure
     from training.runs.run import Run
@@ -164,7 +169,7 @@ def evaluate(
     _show(measure(finished, split=split, limit=limit, against=other, by_views=views))
 
 
-@main.command(help="Draw samples of the flow in DIR as a picture.")
+@main.command()
 @_run
 @_out
 @_data
@@ -174,6 +179,7 @@ def evaluate(
 def sample(
     folder: str, out: str, data_dir: str | None, count: int, seed: int, temperature: float
 ) -> None:
+    """Draw samples of the flow in DIR as a picture."""
     finished = _open(folder, data_dir)
     from training.measures.sample import write_samples
 
@@ -181,43 +187,46 @@ def sample(
     say(f"{count} samples in {out}")
 
 
-@main.command(help="Draw test images, their reconstructions and the differences.")
+@main.command()
 @_run
 @_out
 @_data
 def reconstruct(folder: str, out: str, data_dir: str | None) -> None:
+    """Draw test images, their reconstructions and the differences."""
     finished = _open(folder, data_dir)
     from training.measures.reconstruct import write_reconstructions
 
     _show(write_reconstructions(finished, out))
 
 
-@main.command(help="Compare the run's estimate of bits/dim with its exact value.")
+@main.command()
 @_run
 @_data
 @click.option("--images", type=int, default=16, show_default=True, help="How many test images.")
 @click.option("--draws", type=int, default=100, show_default=True, help="Estimates of each.")
 def exact(folder: str, data_dir: str | None, images: int, draws: int) -> None:
+    """Compare the run's estimate of bits/dim with its exact value."""
     finished = _open(folder, data_dir)
     from training.measures.exact_check import exact_check
 
     _show(exact_check(finished, images=images, draws=draws))
 
 
-@main.command(help="Score images of other kinds by the density in DIR; writes ood.json, ood.png.")
+@main.command()
 @_run
 @_data
 @click.option(
     "--limit", type=int, default=1_000, show_default=True, help="How many images of each kind."
 )
 def ood(folder: str, data_dir: str | None, limit: int) -> None:
+    """Score images of other kinds by the density in DIR; writes ood.json, ood.png."""
     finished = _open(folder, data_dir)
     from training.measures.ood import score_outliers
 
     _show(score_outliers(finished, limit=limit, data_dir=data_dir))
 
 
-@main.command(help="Prove that the run's blocks are invertible; writes certificate.json.")
+@main.command()
 @_run
 @_data
 @_rescale
@@ -229,6 +238,7 @@ def ood(folder: str, data_dir: str | None, limit: int) -> None:
     help="How many validation examples measure the cost of scaling.",
 )
 def certify(folder: str, data_dir: str | None, rescale: float | None, images: int) -> None:
+    """Prove that the run's blocks are invertible; writes certificate.json."""
     finished = _open(folder, data_dir)
     from training.measures.certify import certify_run
 
@@ -239,12 +249,13 @@ def certify(folder: str, data_dir: str | None, rescale: float | None, images: in
         raise click.ClickException(f"not proven: {doubts[0]}{more}")
 
 
-@main.command(help="Write the run in DIR as a SavedModel: saved_models/NAME/1.")
+@main.command()
 @_run
 @_out
 @_data
 @_rescale
 def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -> None:
+    """Write the run in DIR as a SavedModel: saved_models/NAME/1."""
     finished = _open(folder, data_dir)
     from training.reports.saved_model import write_saved_model
 
@@ -257,11 +268,12 @@ def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -
     say(f"SavedModel in {out}; Lipschitz constants of its blocks: {certificate.contraction:.6g}")
 
 
-@main.command(help="Make table N of the paper, 1 to 4, from the results of finished runs.")
+@main.command()
 @click.argument("number", metavar="N")
 @_results
 @click.option("--out", type=click.Path(), help="Also writes it: OUT.md and OUT.png.")
 def table(number: str, results: str, out: str | None) -> None:
+    """Make table N of the paper, 1 to 4, from the results of finished runs."""
     from training.reports.tables import prepare, write_table
 
     made = prepare(number, results, out)
@@ -292,6 +304,7 @@ def figure(
     results: str,
     data_dir: str | None,
 ) -> None:
+    """Draws a figure."""
     import_tensorflow()
     from training.reports.figures.write import write_figure
 
@@ -308,7 +321,7 @@ def figure(
     say(drawn["caption"])
 
 
-@main.command(help="Make the page of results from the results of finished runs.")
+@main.command()
 @click.option(
     "--out",
     type=click.Path(),
@@ -318,6 +331,7 @@ def figure(
 )
 @_results
 def results(out: str, results: str) -> None:
+    """Make the page of results from the results of finished runs."""
     from training.reports.page import make_page
 
     path = new_file(out)
@@ -332,5 +346,5 @@ def _open(folder: str, data_dir: str | None) -> "Finished":
     return open_finished(folder, data_dir)
 
 
-def _show(results: dict[str, Any]) -> None:
+def _show(results: JsonObject) -> None:
     say(json.dumps(results, indent=2, ensure_ascii=False))

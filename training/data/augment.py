@@ -24,15 +24,15 @@ def augment_images(
     """Changes each image of a batch at random.
 
     Args:
-        images: uint8 images [batch, height, width, channels].
-        words: random words, uint32 of shape [batch, AUGMENT_WORDS].
-        operations: names from `AUGMENTATIONS`. "affine" turns by up to 10 degrees, scales and
-            shears by up to a tenth; "crop" shifts by up to 4 pixels each way (2 below a height
-            of 32, 1 below 16); "flip" mirrors left and right half the time; "cutout" blanks a
-            square of half the height around a random pixel.
+      images: uint8 images [batch, height, width, channels].
+      words: random words, uint32 of shape [batch, AUGMENT_WORDS].
+      operations: names from `AUGMENTATIONS`. "affine" turns by up to 10 degrees, scales and shears
+        by up to a tenth; "crop" shifts by up to 4 pixels each way (2 below a height of 32, 1 below
+        16); "flip" mirrors left and right half the time; "cutout" blanks a square of half the
+        height around a random pixel.
 
     Returns:
-        uint8 images of the same shape, with values between the smallest and largest given, or 0.
+      uint8 images of the same shape, with values between the smallest and largest given, or 0.
     """
     random = unit_interval(words)
     if "affine" in operations:
@@ -45,18 +45,18 @@ def augment_images(
 
 
 def views(images: tf.Tensor, operations: tuple[str, ...] | list[str]) -> list[tf.Tensor]:
-    """Shows what training took for the same image as each of a batch: shifted and mirrored ones.
+    """Returns the images as they are, and shifted and mirrored as training has seen them.
 
-    A network that was trained with "crop" or "flip" answers to each of them, and the mean of its
-    answers errs less than one. Nothing is drawn at random.
+    A network that was trained with "crop" or "flip" knows each of these views, and the mean of its
+    answers errs less than one answer. Nothing is drawn at random.
 
     Args:
-        images: images [batch, height, width, channels] of any number type.
-        operations: names from `AUGMENTATIONS`; with "crop" a view is moved by a pixel down and
-            to the right, another back, and with "flip" each view has its mirror image.
+      images: images [batch, height, width, channels] of any number type.
+      operations: names from `AUGMENTATIONS`. With "crop" one view is moved by a pixel down and to
+        the right, and another one back; with "flip" each view has its mirror image.
 
     Returns:
-        The images as they are, then as many other views: 1, 2, 3 or 6 tensors of their shape.
+      The images, then their other views: 1, 2, 3 or 6 tensors of one shape.
     """
     found = [images]
     if "crop" in operations:
@@ -104,7 +104,7 @@ def _shift(images: tf.Tensor, random: tf.Tensor, crop: bool, flip: bool) -> tf.T
 def _moved(
     images: tf.Tensor, down: tf.Tensor, right: tf.Tensor, flipped: tf.Tensor | bool
 ) -> tf.Tensor:
-    """Looks at each image from a place so much further down and to the right, or in a mirror."""
+    """Looks at each image from a place so far down and to the right, or in a mirror."""
     _, height, width, channels = images.shape
     rows, columns = tf.range(height)[None] + down, tf.range(width)[None] + right
     columns = tf.where(flipped, width - 1 - columns, columns)

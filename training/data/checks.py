@@ -1,6 +1,6 @@
-"""Refusals of arguments no batches can be made from."""
+"""Refusals of arguments that no batches can be made from."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from training.data.augment import AUGMENTATIONS
 from training.data.preprocess import TASKS, needs_labels
@@ -9,33 +9,33 @@ from training.data.spec import SPLITS, DataSpec
 _DTYPES = ("float32", "float64")
 
 
-def check_count(name: str, value: Any, least: int) -> None:
+def check_count(name: str, value: int, least: int) -> None:
     """Refuses what is no integer of at least `least`.
 
     Args:
-        name: the argument's name.
-        value: its value.
-        least: the smallest allowed value.
+      name: of the argument.
+      value: as given.
+      least: the smallest allowed value.
 
     Raises:
-        ValueError: it is no integer, or too small.
+      ValueError: if it is no integer, or too small.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ValueError(f"{name}={value!r} is no usable number; give an integer >= {least}")
 
 
-def check_common(spec: DataSpec, batch_size: Any, seed: Any, task: str, dtype: str) -> None:
+def check_common(spec: DataSpec, batch_size: int, seed: int, task: str, dtype: str) -> None:
     """Refuses wrong arguments that training and evaluation have in common.
 
     Args:
-        spec: the data set's description.
-        batch_size: the number of examples in a batch.
-        seed: the run's seed.
-        task: what the batches are for.
-        dtype: the type of x.
+      spec: the data set's description.
+      batch_size: the number of examples in a batch.
+      seed: the run's seed.
+      task: what the batches are for.
+      dtype: the type of x.
 
     Raises:
-        ValueError: one of them cannot be used.
+      ValueError: if one of them cannot be used.
     """
     check_count("batch_size", batch_size, 1)
     check_count("seed", seed, 0)
@@ -47,15 +47,15 @@ def check_common(spec: DataSpec, batch_size: Any, seed: Any, task: str, dtype: s
         raise ValueError(f"dtype={dtype!r} does not hold the data; use one of {', '.join(_DTYPES)}")
 
 
-def check_augment(spec: DataSpec, augment: Any) -> None:
+def check_augment(spec: DataSpec, augment: Sequence[str]) -> None:
     """Refuses augmentations that do not exist or that the data set cannot take.
 
     Args:
-        spec: the data set's description.
-        augment: names of augmentations.
+      spec: the data set's description.
+      augment: names of augmentations.
 
     Raises:
-        ValueError: it is no sequence of known names, or the examples are no images.
+      ValueError: if it is no sequence of known names, or the examples are no images.
     """
     known = ", ".join(AUGMENTATIONS)
     if isinstance(augment, str):
@@ -67,19 +67,16 @@ def check_augment(spec: DataSpec, augment: Any) -> None:
         raise ValueError(f"augment={augment!r} is for images; leave it empty for {spec.name!r}")
 
 
-def check_limit(spec: DataSpec, split: str, limit: Any) -> int:
-    """Finds how many examples of a split are asked for.
+def check_limit(spec: DataSpec, split: str, limit: int | None) -> int:
+    """Returns how many examples of a split are asked for.
 
     Args:
-        spec: the data set's description.
-        split: the name of the split.
-        limit: the number asked for, or None for all.
-
-    Returns:
-        The number of examples.
+      spec: the data set's description.
+      split: the name of the split.
+      limit: the number asked for, or None for all.
 
     Raises:
-        ValueError: there is no such split, or it has not so many examples.
+      ValueError: if there is no such split, or it has fewer examples.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} does not exist; use one of {', '.join(SPLITS)}")

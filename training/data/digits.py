@@ -15,8 +15,7 @@ _ORDER_SEED = 8  # one fixed shuffle: the file's neighbours were written by the 
 def digits() -> Dataset:
     """Describes the 1,797 digits: 1,297 to train on, 200 to validate, 300 to test.
 
-    Returns:
-        A data set of shape (8, 8, 1) with 17 levels, 0 to 16, and 10 classes.
+    They have the shape (8, 8, 1), 17 levels, 0 to 16, and 10 classes.
     """
     return Dataset(DataSpec("digits", (8, 8, 1), 17, 10, _SPLITS), _read)
 

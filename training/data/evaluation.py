@@ -29,24 +29,24 @@ def eval_batches(
     neither `batch_size` nor `limit` changes it.
 
     Args:
-        dataset: the data set.
-        split: "train", "validation" or "test".
-        batch_size: the number of examples in every batch but the last.
-        seed: the seed of the dequantisation.
-        task: "density" for dequantised x, "classification" for scaled (x, y), "hybrid" for
-            dequantised (x, y), or "conditional" for dequantised (x, one-hot y).
-        limit: how many examples to use, from the first on; None for all.
-        dtype: the type of x, "float32" or "float64".
-        share: which part of every batch to make; some of a short batch's parts may be empty.
+      dataset: the data set.
+      split: "train", "validation" or "test".
+      batch_size: the number of examples in every batch but the last.
+      seed: the seed of the dequantisation.
+      task: "density" for dequantised x, "classification" for scaled (x, y), "hybrid" for
+        dequantised (x, y), or "conditional" for dequantised (x, one-hot y).
+      limit: how many examples to use, from the first on; None for all.
+      dtype: the type of x, "float32" or "float64".
+      share: which part of every batch to make; some of a short batch's parts may be empty.
 
     Returns:
-        Batches of x [batch, *event_shape], or of such x with y [batch] in int32, which is
-        [batch, num_classes] in the type of x for "conditional"; of a share, one element for each
-        of its replicas.
+      Batches of x [batch, *event_shape], or of such x with y [batch] in int32, which is
+      [batch, num_classes] in the type of x for "conditional"; of a share, one element for each
+      of its replicas.
 
     Raises:
-        ValueError: an argument cannot be used; the message names it.
-        DataError: the images cannot be read.
+      ValueError: if an argument cannot be used; the message names it.
+      DataError: if the images cannot be read.
     """
     spec = dataset.spec
     check_common(spec, batch_size, seed, task, dtype)
@@ -82,22 +82,19 @@ def eval_arrays(
     limit: int | None = None,
     dtype: str = "float32",
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Gives what `eval_batches` yields as whole arrays.
+    """Returns what `eval_batches` yields as whole arrays: x for densities, (x, y) otherwise.
 
     Args:
-        dataset: the data set.
-        split: "train", "validation" or "test".
-        seed: the seed of the dequantisation.
-        task: as for `eval_batches`.
-        limit: how many examples to use, from the first on; None for all.
-        dtype: the type of x, "float32" or "float64".
-
-    Returns:
-        x for densities, (x, y) otherwise.
+      dataset: the data set.
+      split: "train", "validation" or "test".
+      seed: the seed of the dequantisation.
+      task: as for `eval_batches`.
+      limit: how many examples to use, from the first on; None for all.
+      dtype: the type of x, "float32" or "float64".
 
     Raises:
-        ValueError: an argument cannot be used; the message names it.
-        DataError: the images cannot be read.
+      ValueError: if an argument cannot be used; the message names it.
+      DataError: if the images cannot be read.
     """
     batches = eval_batches(dataset, split, _CHUNK, seed=seed, task=task, limit=limit, dtype=dtype)
     if not needs_labels(task):

@@ -1,6 +1,5 @@
 """Images that do not belong to a data set."""
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -8,10 +7,11 @@ import numpy as np
 from training.data import Dataset, load_dataset
 from training.data.randomness import stream_key
 from training.errors import RunError
+from training.typing import PathLike
 
 
 def outliers(
-    dataset: Dataset, count: int, seed: int, data_dir: str | os.PathLike[str] | None = None
+    dataset: Dataset, count: int, seed: int, data_dir: PathLike | None = None
 ) -> dict[str, np.ndarray]:
     """Makes sets of outliers of a data set of images.
 
@@ -20,17 +20,17 @@ def outliers(
     uniform pixels, and "constant" images, each of one random colour.
 
     Args:
-        dataset: the data set.
-        count: how many of each.
-        seed: the seed of what is random.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      dataset: the data set.
+      count: how many of each.
+      seed: the seed of what is random.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
 
     Returns:
-        uint8 images [count, height, width, channels] by name.
+      uint8 images [count, height, width, channels] by the set's name.
 
     Raises:
-        RunError: the data are no images.
-        DataError: a data set cannot be had.
+      RunError: if the data are no images.
+      DataError: if a data set cannot be had.
     """
     spec = dataset.spec
     if spec.levels is None:
@@ -54,5 +54,5 @@ def outliers(
 
 
 def _padded(images: np.ndarray) -> np.ndarray:
-    """Grey images of 28x28 in the middle of colour images of 32x32."""
+    """Puts grey images of 28x28 into the middle of colour images of 32x32."""
     return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))), 3, axis=-1)

@@ -1,14 +1,17 @@
 """Random numbers and orders that are pure functions of a seed and of a place in a stream.
 
-Philox is a counter-based generator: its n-th block of four words needs no earlier block. Each
-example owns a range of counters given by its place in the stream, so what is drawn for it depends
-neither on the batch it came in nor on where the stream was entered.
+Philox is a counter-based generator: its n-th block of four words takes no other block. Each example
+owns a range of counters given by its place in the stream, so what is drawn for it depends neither
+on its batch nor on where the stream was entered.
 """
 
 import hashlib
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
+
+#: An integer, in Python or in a graph.
+Whole: TypeAlias = tf.Tensor | int
 
 _PHILOX = 1
 _WORDS_PER_COUNT = 4
@@ -19,27 +22,24 @@ def stream_key(seed: int, purpose: str) -> int:
     """Derives an independent 64-bit key for one purpose from the run's seed.
 
     Args:
-        seed: the run's seed.
-        purpose: what is drawn; two purposes never share numbers.
-
-    Returns:
-        The key.
+      seed: the run's seed.
+      purpose: what is drawn; two purposes never share numbers.
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
-def example_words(key: int, first: Any, count: Any, words: int) -> tf.Tensor:
+def example_words(key: int, first: Whole, count: Whole, words: int) -> tf.Tensor:
     """Draws 32-bit words for consecutive examples of a stream.
 
     Args:
-        key: the stream's key.
-        first: the place of the first example in the stream, an int64 scalar.
-        count: the number of examples.
-        words: the number of words per example.
+      key: the stream's key.
+      first: the place of the first example in the stream, an int64 scalar.
+      count: the number of examples.
+      words: the number of words per example.
 
     Returns:
-        Words, uint32 of shape [count, words]; row i depends on `key` and `first + i` only.
+      Words, uint32 of shape [count, words]; row i depends on `key` and `first + i` only.
     """
     groups = -(-words // _WORDS_PER_COUNT)
     counter = tf.stack([tf.cast(first, tf.int64) * groups, tf.zeros([], tf.int64)])
@@ -54,29 +54,22 @@ def example_words(key: int, first: Any, count: Any, words: int) -> tf.Tensor:
 
 
 def unit_interval(words: tf.Tensor) -> tf.Tensor:
-    """Turns words into float32 numbers, uniform in [0, 1).
-
-    Args:
-        words: uint32 words.
-
-    Returns:
-        Multiples of 2^-24, of the same shape.
-    """
+    """Turns uint32 words into float32 multiples of 2^-24, uniform in [0, 1)."""
     return tf.cast(tf.bitwise.right_shift(words, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
-def shuffled_indices(key: int, first: Any, count: Any, size: int) -> tf.Tensor:
+def shuffled_indices(key: int, first: Whole, count: Whole, size: int) -> tf.Tensor:
     """Reads an endless row of shuffled epochs from any place on.
 
     Args:
-        key: the key of the order.
-        first: the first place to read, an int64 scalar.
-        count: the number of places to read; they may reach into later epochs.
-        size: the number of examples in an epoch.
+      key: the key of the order.
+      first: the first place to read, an int64 scalar.
+      count: the number of places to read; they may reach into later epochs.
+      size: the number of examples in an epoch.
 
     Returns:
-        Indices in [0, size), int64 of shape [count]. Every `size` places from a multiple of
-        `size` on hold every index once.
+      Indices in [0, size), int64 of shape [count]. From every multiple of `size` on, `size` places
+      hold each index once.
     """
     places = tf.cast(first, tf.int64) + tf.range(count, dtype=tf.int64)
     epochs = places // size

@@ -2,13 +2,13 @@
 
 import difflib
 import functools
-import os
 from pathlib import Path
 
 from training.data.digits import digits
 from training.data.spec import DataError, Dataset
 from training.data.tfds_images import data_folder, prepared_folder, tfds_images
 from training.data.toy import TOY_NAMES, toy
+from training.typing import PathLike
 
 _TFDS_NAMES = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")
 KNOWN_DATASETS = ("digits", *_TFDS_NAMES, *TOY_NAMES)
@@ -16,26 +16,25 @@ KNOWN_DATASETS = ("digits", *_TFDS_NAMES, *TOY_NAMES)
 
 def load_dataset(
     name: str,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     *,
     toy_size: int = 20_000,
     toy_seed: int = 0,
 ) -> Dataset:
     """Finds a data set; its examples are read when first used, and once per process.
 
-    Args:
-        name: one of `KNOWN_DATASETS`, or any image classification set of TensorFlow Datasets
-            that is prepared in the folder.
-        data_dir: the folder of prepared TensorFlow Datasets; None takes TFDS_DATA_DIR.
-        toy_size: the number of training points of a toy set.
-        toy_seed: the seed a toy set is drawn from.
+    The same arguments give the same object.
 
-    Returns:
-        The data set; the same object for the same arguments.
+    Args:
+      name: one of `KNOWN_DATASETS`, or any image classification set of TensorFlow Datasets that is
+        prepared in the folder.
+      data_dir: the folder of prepared TensorFlow Datasets; None takes TFDS_DATA_DIR.
+      toy_size: the number of training points of a toy set.
+      toy_seed: the seed a toy set is drawn from.
 
     Raises:
-        DataError: the name is unknown, or the set is not prepared in that folder.
-        ValueError: `toy_size` or `toy_seed` is out of range.
+      DataError: if the name is unknown, or the set is not prepared in that folder.
+      ValueError: if `toy_size` or `toy_seed` is out of range.
     """
     return _load(name, data_folder(data_dir), toy_size, toy_seed)
 

@@ -1,9 +1,10 @@
 """Which examples of a batch a pipeline reads, where several devices share the batch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
+
+from training.data.randomness import Whole
 
 
 @dataclass(frozen=True)
@@ -14,9 +15,9 @@ class Share:
     Replica r of R reads the places from r / R to (r + 1) / R of a batch, rounded down.
 
     Args:
-        first: the first replica that this pipeline feeds.
-        replicas: how many it feeds.
-        of: how many there are in all pipelines.
+      first: the first replica that this pipeline feeds.
+      replicas: how many it feeds.
+      of: how many there are in all pipelines.
     """
 
     first: int = 0
@@ -24,22 +25,19 @@ class Share:
     of: int = 1
 
     def even(self, batch_size: int) -> int | None:
-        """Gives the size that all elements have, or None where they differ."""
+        """The size of all elements; None where they differ."""
         return None if batch_size % self.of else batch_size // self.of
 
     def batch_of(self, element: tf.Tensor) -> tf.Tensor:
-        """Gives the number of the batch that an element is a part of."""
+        """The number of the batch that an element is a part of."""
         return element // self.replicas
 
-    def places(self, element: tf.Tensor, batch_size: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Gives where an element begins and ends in its batch.
+    def places(self, element: tf.Tensor, batch_size: Whole) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns where an element begins in its batch, and where the next one does.
 
         Args:
-            element: the number of the element, an int64 scalar.
-            batch_size: the number of examples in its batch.
-
-        Returns:
-            The first place, and the one after the last.
+          element: the number of the element, an int64 scalar.
+          batch_size: the number of examples in its batch.
         """
         replica = self.first + element % self.replicas
         return batch_size * replica // self.of, batch_size * (replica + 1) // self.of

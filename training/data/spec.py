@@ -46,11 +46,11 @@ class DataSpec:
     """Everything known about a data set before its examples are read.
 
     Args:
-        name: the name it is asked for by.
-        event_shape: the shape of one example, (height, width, channels) or (2,).
-        levels: how many values a pixel can take, 0 to levels - 1; None where x is continuous.
-        num_classes: how many labels there are; None without labels.
-        splits: the range of examples of "train", "validation" and "test".
+      name: the name it is asked for by.
+      event_shape: the shape of one example, (height, width, channels) or (2,).
+      levels: how many values a pixel can take, 0 to levels - 1; None where x is continuous.
+      num_classes: how many labels there are; None without labels.
+      splits: the range of examples of "train", "validation" and "test".
     """
 
     name: str
@@ -85,11 +85,11 @@ class Dataset:
     """A description together with its examples, each source read at most once and only if used.
 
     Args:
-        spec: the description.
-        read: gives all the examples of a source, in their fixed order. Splits are slices of it.
+      spec: the description.
+      read: returns all the examples of a source in their fixed order. Splits are slices of it.
     """
 
-    def __init__(self, spec: DataSpec, read: Callable[[str], Arrays]):
+    def __init__(self, spec: DataSpec, read: Callable[[str], Arrays]) -> None:
         self.spec = spec
         self._read = read
         self._sources: dict[str, Arrays] = {}
@@ -98,17 +98,17 @@ class Dataset:
         return f"Dataset({self.spec.name!r}, event_shape={self.spec.event_shape})"
 
     def arrays(self, split: str) -> Arrays:
-        """Gives the examples of a split as read-only arrays: images uint8, labels int32.
+        """Returns the examples of a split as read-only arrays, without a copy.
 
         Args:
-            split: "train", "validation" or "test".
+          split: "train", "validation" or "test".
 
         Returns:
-            The examples in their fixed order, without a copy.
+          The examples in their fixed order: images uint8, labels int32.
 
         Raises:
-            ValueError: there is no such split.
-            DataError: the examples cannot be read, or are not as described.
+          ValueError: if there is no such split.
+          DataError: if the examples cannot be read, or are not as described.
         """
         if split not in self.spec.splits:
             raise ValueError(f"split={split!r} does not exist; use one of {', '.join(SPLITS)}")

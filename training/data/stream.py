@@ -30,24 +30,24 @@ def train_batches(
     epoch and every epoch uses every example once. Noise and augmentation belong to the place.
 
     Args:
-        dataset: the data set, of which the split "train" is used.
-        batch_size: the number of examples in every batch, over all replicas.
-        seed: the run's seed.
-        task: "density" for dequantised x, "classification" for scaled (x, y), "hybrid" for
-            dequantised (x, y), or "conditional" for dequantised (x, one-hot y).
-        augment: names from `AUGMENTATIONS`; their order does not matter.
-        start_step: the number of the first batch; nothing before it is computed.
-        dtype: the type of x, "float32" or "float64".
-        share: which part of every batch to make; the examples are those of the whole batch.
+      dataset: the data set, of which the split "train" is used.
+      batch_size: the number of examples in every batch, over all replicas.
+      seed: the run's seed.
+      task: "density" for dequantised x, "classification" for scaled (x, y), "hybrid" for
+        dequantised (x, y), or "conditional" for dequantised (x, one-hot y).
+      augment: names from `AUGMENTATIONS`; their order does not matter.
+      start_step: the number of the first batch; nothing before it is computed.
+      dtype: the type of x, "float32" or "float64".
+      share: which part of every batch to make; the examples are those of the whole batch.
 
     Returns:
-        Batches of x [batch_size, *event_shape], or of such x with y [batch_size] in int32, which
-        is [batch_size, num_classes] in the type of x for "conditional"; of a share, one element
-        for each of its replicas.
+      Batches of x [batch_size, *event_shape], or of such x with y [batch_size] in int32, which is
+      [batch_size, num_classes] in the type of x for "conditional"; of a share, one element for each
+      of its replicas.
 
     Raises:
-        ValueError: an argument cannot be used; the message names it.
-        DataError: the training images cannot be read.
+      ValueError: if an argument cannot be used; the message names it.
+      DataError: if the training images cannot be read.
     """
     spec = dataset.spec
     check_common(spec, batch_size, seed, task, dtype)

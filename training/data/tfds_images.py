@@ -1,26 +1,28 @@
-"""Any prepared image classification set of TensorFlow Datasets, by one code path."""
+"""Any prepared image classification set of TensorFlow Datasets."""
 
 import os
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from training.data.spec import Arrays, DataError, Dataset, DataSpec, SplitRange
+from training.typing import PathLike
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 _VALIDATION = 5_000
-_SMALL = 10_000  # a smaller training set gives up a tenth for validation instead
+_SMALL = 10_000  # a smaller training set gives up a tenth for validation
 
 
-def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
-    """Finds the folder of prepared data sets.
+def data_folder(data_dir: PathLike | None) -> Path:
+    """Returns the folder of prepared data sets, which need not exist.
 
     Args:
-        data_dir: the folder, or None for the environment variable TFDS_DATA_DIR, and without
-            that for the place TensorFlow Datasets itself uses.
-
-    Returns:
-        The folder, which need not exist.
+      data_dir: the folder. None takes the environment variable TFDS_DATA_DIR, and without that the
+        place that TensorFlow Datasets itself uses.
     """
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(place).expanduser()
@@ -30,11 +32,11 @@ def prepared_folder(name: str, folder: Path) -> Path | None:
     """Finds the newest prepared version of a data set without importing TensorFlow Datasets.
 
     Args:
-        name: "mnist", or "emnist/letters" with a configuration; ":1.2.3" may name a version.
-        folder: the folder of prepared data sets.
+      name: "mnist", or "emnist/letters" with a configuration; ":1.2.3" may name a version.
+      folder: the folder of prepared data sets.
 
     Returns:
-        The folder of that version, or None if there is none.
+      The folder of that version; None if there is none.
     """
     path, _, version = name.partition(":")
     found = [
@@ -50,18 +52,15 @@ def _version(text: str) -> tuple[int, ...]:
 def tfds_images(name: str, folder: Path) -> Dataset:
     """Describes a prepared data set with the features "image" and "label"; downloads nothing.
 
-    The validation set is the last 5,000 training images, or the last tenth of a training set
-    of fewer than 10,000.
+    The validation set is the last 5,000 training images, or the last tenth of a training set of
+    fewer than 10,000.
 
     Args:
-        name: the data set's name in TensorFlow Datasets.
-        folder: the folder of prepared data sets.
-
-    Returns:
-        The data set, its images still unread.
+      name: the data set's name in TensorFlow Datasets.
+      folder: the folder of prepared data sets.
 
     Raises:
-        DataError: the set is not prepared in that folder, or is no image classification set.
+      DataError: if the set is not prepared in that folder, or is no image classification set.
     """
     place = prepared_folder(name, folder)
     if place is None:
@@ -94,7 +93,7 @@ def _damaged(name: str, place: Path | str, error: Exception) -> DataError:
     )
 
 
-def _describe(name: str, builder: Any) -> DataSpec:
+def _describe(name: str, builder: "DatasetBuilder") -> DataSpec:
     features, splits = builder.info.features, builder.info.splits
     if not {"image", "label"} <= set(features or ()) or not {"train", "test"} <= set(splits):
         raise DataError(
@@ -117,7 +116,7 @@ def _describe(name: str, builder: Any) -> DataSpec:
     return DataSpec(name, tuple(image.shape), 256, getattr(label, "num_classes", None), ranges)
 
 
-def _read(tfds: Any, builder: Any, source: str) -> Arrays:
+def _read(tfds: ModuleType, builder: "DatasetBuilder", source: str) -> Arrays:
     # One file after the other: the order of the examples is then that of the files, whatever
     # their number, and slices agree with TensorFlow Datasets' own "train[-5000:]".
     order = tfds.ReadConfig(interleave_cycle_length=1)

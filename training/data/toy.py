@@ -84,18 +84,15 @@ TOY_NAMES = tuple(_TOYS)
 
 
 def toy(name: str, *, size: int = 20_000, seed: int = 0) -> Dataset:
-    """Describes a toy density; every split is drawn from a generator of its own.
+    """Describes a density of float32 points in the plane; each split has a generator of its own.
 
     Args:
-        name: one of `TOY_NAMES`.
-        size: the number of training points; validation and test have a quarter of it each.
-        seed: another seed draws other points of the same density.
-
-    Returns:
-        A data set of float32 points of shape (2,), without levels.
+      name: one of `TOY_NAMES`.
+      size: the number of training points; validation and test have a quarter of it each.
+      seed: another seed draws other points of the same density.
 
     Raises:
-        ValueError: `size` or `seed` is out of range.
+      ValueError: if `size` or `seed` is out of range.
     """
     if size < 4:
         raise ValueError(f"size={size} leaves a split of {name!r} empty; use at least 4")

@@ -1,10 +1,11 @@
 """The settings of the baselines: arguments of `training.baselines.BaselineFlow`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from training.experiments.settings import AnyFlow, Count, Counts, Positive, Settings
+from training.typing import JsonObject
 
 
 class Hutchinson(Settings):
@@ -62,7 +63,7 @@ class FFJORDModel(AnyFlow):
     eval_log_det: Annotated[Hutchinson | ExactTrace, Field(discriminator="name")] = Hutchinson()
 
     @property
-    def measured_by(self) -> dict[str, Any]:
+    def measured_by(self) -> JsonObject:
         """How an evaluation finds log-determinants, as `metrics.json` says it."""
         estimate = self.eval_log_det.model_dump(mode="json")
         return {**estimate, "solver": "dormand_prince", "rtol": self.rtol, "atol": self.atol}

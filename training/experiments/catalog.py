@@ -4,24 +4,20 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from training.console import warn
 from training.errors import RunError
 from training.experiments.config import Experiment, parse_experiment
-from training.experiments.lengths import make_way, out_of_reach
+from training.experiments.lengths import shorten_warmup, unreached_boundaries
 from training.experiments.settings import AnyFlow
+from training.typing import Json, RawSettings
 
 _TABLES = ("schedule", "log_det", "eval_log_det", "model")  # of several kinds
 _FOLDER = Path(__file__).parent
 
 
 def experiment_names() -> list[str]:
-    """Lists the experiments.
-
-    Returns:
-        Their names in order.
-    """
+    """Lists the experiments' names in order."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
@@ -30,21 +26,18 @@ def load_experiment(
 ) -> Experiment:
     """Reads an experiment and applies changes to it.
 
-    A warm-up that leaves nothing of fewer steps gives way, unless it is changed by name; a
-    warning says so.
+    Where fewer steps are asked for than the warm-up takes, the warm-up is shortened with them,
+    unless the changes name it; a warning says so.
 
     Args:
-        name: one of `experiment_names`.
-        overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes
-            around words may be left out.
-        steps: replaces the number of steps.
-        seed: replaces the seed.
-
-    Returns:
-        The experiment.
+      name: one of `experiment_names`.
+      overrides: changes such as "model.hidden=32", the value in TOML's notation; quotes around
+        words may be left out.
+      steps: replaces the number of steps.
+      seed: replaces the seed.
 
     Raises:
-        RunError: the experiment is unknown, or a setting cannot be used.
+      RunError: if the experiment is unknown, or a setting cannot be used.
     """
     names = experiment_names()
     if name not in names:
@@ -62,14 +55,14 @@ def load_experiment(
         if value is not None:
             settings[key] = value
     chosen = [override.partition("=")[0].replace(" ", "") for override in overrides]
-    remarks = make_way(settings, written, chosen)
+    remarks = shorten_warmup(settings, written, chosen)
     experiment = parse_experiment(settings)
-    for remark in [*remarks, *out_of_reach(experiment)]:
+    for remark in [*remarks, *unreached_boundaries(experiment)]:
         warn(remark)
     return experiment
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str) -> RawSettings:
     """Reads an experiment's file over the one that it extends."""
     path = _FOLDER / f"{name}.toml"
     try:
@@ -80,8 +73,8 @@ def _read(name: str) -> dict[str, Any]:
     return written if base is None else _merged(_read(base), written)
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Puts changes over a base; of a table of another kind only what all kinds share stays."""
+def _merged(base: RawSettings, changes: RawSettings) -> RawSettings:
+    """Puts changes over a base; from a table of another kind only shared settings are kept."""
     merged = dict(base)
     for key, value in changes.items():
         old = base.get(key)
@@ -91,8 +84,8 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Takes from a table what still holds with the kind that the changes name."""
+def _shared(old: RawSettings, new: RawSettings) -> RawSettings:
+    """Returns what of a table holds for the kind that the changes name, too."""
     if "name" in new and new["name"] != old.get("name"):
         return {}
     if "architecture" in new and new["architecture"] != old.get("architecture", "iresnet"):
@@ -100,7 +93,7 @@ def _shared(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return old
 
 
-def _apply(settings: dict[str, Any], override: str) -> None:
+def _apply(settings: RawSettings, override: str) -> None:
     place, equals, text = override.partition("=")
     *parents, last = (part.strip() for part in place.split("."))
     if not equals or not last or not all(parents):
@@ -119,7 +112,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     settings[last] = value
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> Json:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

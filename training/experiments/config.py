@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -28,6 +28,7 @@ from training.experiments.settings import (
     Share,
     none,
 )
+from training.typing import Json, JsonObject, RawSettings
 
 
 class Roulette(Settings):
@@ -91,7 +92,7 @@ class FlowModel(Blocks, AnyFlow):
     eval_log_det: LogDet = Roulette(exact_terms=20, probability=0.1, control_variate=True)
 
     @property
-    def measured_by(self) -> dict[str, Any]:
+    def measured_by(self) -> JsonObject:
         """How an evaluation finds log-determinants, as `metrics.json` says it."""
         return self.eval_log_det.model_dump(mode="json")
 
@@ -149,8 +150,8 @@ class Optimizer(Settings):
     """One of Keras' optimizers, or `training.loop.muon.Muon`.
 
     `momentum` is that of "sgd" and of "muon", and `nesterov` of "sgd" ("muon" always has it).
-    `weight_decay` is Keras' own, decoupled from the gradient, and applies to kernels. An L2 term
-    of strength w inside SGD with momentum m corresponds to about w / (1 - m) of it.
+    `weight_decay` is Keras' own, decoupled from the gradient, and applies to kernels. An L2 term of
+    strength w inside SGD with momentum m corresponds to about w / (1 - m) of it.
     """
 
     name: Literal["adam", "adamax", "adamw", "muon", "sgd"] = "adam"
@@ -282,17 +283,14 @@ _EXPERIMENT: TypeAdapter[Experiment] = TypeAdapter(
 )
 
 
-def parse_experiment(settings: Any) -> Experiment:
+def parse_experiment(settings: RawSettings) -> Experiment:
     """Checks settings and completes them by the defaults.
 
     Args:
-        settings: nested settings as read from TOML or JSON.
-
-    Returns:
-        The experiment.
+      settings: as read from TOML or JSON.
 
     Raises:
-        RunError: a setting is unknown, missing or out of range; the message names it.
+      RunError: if a setting is unknown, missing or out of range; the message names it.
     """
     try:
         # As JSON, which is strict: "3" and true are no numbers, and a list may be a tuple.
@@ -301,17 +299,15 @@ def parse_experiment(settings: Any) -> Experiment:
         raise RunError("; ".join(map(_explain, refusals(_EXPERIMENT, error)))) from error
 
 
-def parse_recorded(settings: Any) -> Experiment:
-    """Reads the settings that a run has written down, in which none are left to their defaults.
+def parse_recorded(settings: RawSettings) -> Experiment:
+    """Reads the settings that a run has written down.
 
     Args:
-        settings: as in `config.json`.
-
-    Returns:
-        The experiment; what files older than a setting do not hold is what was done then.
+      settings: as in `config.json`. Where those of an i-ResNet name no `normalization`, it is
+        "power_iteration".
 
     Raises:
-        RunError: as `parse_experiment` does.
+      RunError: as `parse_experiment` does.
     """
     model = settings.get("model") if isinstance(settings, dict) else None
     if isinstance(model, dict) and "power_iterations" in model:
@@ -319,8 +315,8 @@ def parse_recorded(settings: Any) -> Experiment:
     return parse_experiment(settings)
 
 
-def _named(settings: Any) -> Any:
-    """Names the architecture, which files do not that are older than the baselines."""
+def _named(settings: Json) -> Json:
+    """Names the architecture "iresnet" where the settings of a model name none."""
     model = settings.get("model") if isinstance(settings, dict) else None
     if not isinstance(model, dict):
         return settings

@@ -1,21 +1,23 @@
-"""Lengths in steps that give way, or come to nothing, where a run is made shorter."""
+"""Lengths in steps that have to change, or come to nothing, where a run is made shorter."""
 
 from collections.abc import Collection
-from typing import Any
 
 from training.experiments.config import Cosine, Experiment, Piecewise
+from training.typing import RawSettings
 
 
-def make_way(settings: dict[str, Any], written: Experiment, chosen: Collection[str]) -> list[str]:
-    """Shortens a warm-up that leaves nothing of the steps, to the share that it had of them.
+def shorten_warmup(
+    settings: RawSettings, written: Experiment, chosen: Collection[str]
+) -> list[str]:
+    """Shortens a warm-up that would take all of the steps to its share of the written steps.
 
     Args:
-        settings: the changed settings, in which the warm-up is replaced.
-        written: the experiment as it is written down.
-        chosen: the settings that were changed by name; these stay.
+      settings: the changed settings, in which the warm-up is replaced.
+      written: the experiment as it is written down.
+      chosen: the settings that were changed by name; these stay.
 
     Returns:
-        What to tell the user.
+      What to tell the user.
     """
     steps, schedule = settings["steps"], settings["schedule"]
     if not isinstance(written.schedule, Cosine) or not isinstance(steps, int):
@@ -31,15 +33,8 @@ def make_way(settings: dict[str, Any], written: Experiment, chosen: Collection[s
     ]
 
 
-def out_of_reach(experiment: Experiment) -> list[str]:
-    """Finds what is set for steps that never come.
-
-    Args:
-        experiment: the experiment.
-
-    Returns:
-        What to tell the user.
-    """
+def unreached_boundaries(experiment: Experiment) -> list[str]:
+    """Tells the user which boundaries lie beyond the last step."""
     if not isinstance(experiment.schedule, Piecewise):
         return []
     boundaries, steps = experiment.schedule.boundaries, experiment.steps

@@ -4,39 +4,41 @@ import difflib
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-_Schema = dict[str, Any]
+from training.typing import Json, JsonObject
+
+_Schema = JsonObject
+_T = TypeVar("_T")
 
 
 class Refusal(NamedTuple):
     """Something that a schema does not allow.
 
     Args:
-        place: the names on the way to it, with dots between them; empty for the whole.
-        problem: "value", "missing", "unknown" or "rule", which concerns several values.
-        value: what is there.
-        remedy: what to give, or of a rule what it says.
+      place: the names on the way to it, with dots between them; empty for the whole.
+      problem: "value", "missing", "unknown" or "rule", which concerns several values.
+      value: what is there.
+      remedy: what to give, or of a rule what it says.
     """
 
     place: str
     problem: str
-    value: Any
+    value: Json
     remedy: str
 
 
-def refusals(kind: TypeAdapter[Any], error: ValidationError) -> list[Refusal]:
+def refusals(kind: TypeAdapter[_T], error: ValidationError) -> list[Refusal]:
     """Says what is wrong, once for each place.
 
-    Args:
-        kind: what was validated.
-        error: what came of it.
+    Of the members of a union, all of which complain, the one that came furthest speaks.
 
-    Returns:
-        What is refused. Of the members of a union, all of which complain, the one that came
-        furthest speaks.
+    Args:
+      kind: what was validated.
+      error: what the validation raised.
     """
     root = _root(kind)
     found: dict[str, Refusal] = {}
@@ -51,14 +53,14 @@ def refusals(kind: TypeAdapter[Any], error: ValidationError) -> list[Refusal]:
 
 
 @functools.cache
-def _root(kind: TypeAdapter[Any]) -> "_Root":
+def _root(kind: TypeAdapter[_T]) -> "_Root":
     return _Root(kind.json_schema())
 
 
 class _Root:
     """A JSON schema and the definitions that it refers to."""
 
-    def __init__(self, whole: _Schema):
+    def __init__(self, whole: _Schema) -> None:
         self.whole = whole
         self._definitions = whole.get("$defs", {})
 
@@ -89,7 +91,7 @@ class _Root:
         return None
 
 
-def _refusal(root: _Root, item: Any) -> Refusal:
+def _refusal(root: _Root, item: ErrorDetails) -> Refusal:
     schema, above, place = root.whole, root.whole, []
     for part in item["loc"]:
         tag = "discriminator" in root.resolved(schema)
@@ -116,7 +118,7 @@ def _refusal(root: _Root, item: Any) -> Refusal:
     )
 
 
-def _remedy(root: _Root, schema: _Schema, value: Any) -> str:
+def _remedy(root: _Root, schema: _Schema, value: Json) -> str:
     kinds = [kind for kind in root.members(schema) if kind.get("type") != "null"]
     tables = [kind for kind in kinds if kind.get("type") == "object"]
     words = [_noun(root, kind) for kind in kinds if kind not in tables]
@@ -130,7 +132,7 @@ def _remedy(root: _Root, schema: _Schema, value: Any) -> str:
     return ", or ".join(words)
 
 
-def _fits(schema: _Schema, value: Any) -> bool:
+def _fits(schema: _Schema, value: Json) -> bool:
     if "enum" in schema:
         return value in schema["enum"]
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -167,13 +169,13 @@ def _range(schema: _Schema) -> Iterator[str]:
         yield " and ".join(found)
 
 
-def _choices(values: Sequence[Any]) -> str:
+def _choices(values: Sequence[Json]) -> str:
     *some, last = map(repr, values)
     return f"{', '.join(some)} or {last}" if some else last
 
 
 def _nearest(root: _Root, table: _Schema, place: list[str]) -> str:
-    """Which name was meant: one of the same table, or else one of another."""
+    """Says which name was meant: one of the same table, or else one of another."""
     last = place[-1]
     here = [name for kind in root.members(table) for name in kind.get("properties", {})]
     close = difflib.get_close_matches(last, here, n=1)
@@ -198,15 +200,8 @@ def _is_below(other: str, place: str) -> bool:
     return other != place and (not place or other.startswith(f"{place}."))
 
 
-def shown(value: Any) -> str:
-    """Writes a value as it is given on the command line.
-
-    Args:
-        value: the value.
-
-    Returns:
-        One line of at most 60 characters.
-    """
+def shown(value: Json) -> str:
+    """Writes a value as it is given on the command line, in at most 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     text = json.dumps(value, default=str) if isinstance(value, dict | list) else repr(value)

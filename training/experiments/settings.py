@@ -1,8 +1,10 @@
 """What all settings have in common: their kinds of numbers, and that none is unknown."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from training.typing import JsonObject
 
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -33,6 +35,6 @@ class AnyFlow(Settings):
     ema_momentum: OptionalShare = 0.999
 
     @property
-    def measured_by(self) -> dict[str, Any]:
+    def measured_by(self) -> JsonObject:
         """How an evaluation finds log-determinants, as `metrics.json` says it."""
         return {"name": "exact"}

@@ -1,7 +1,6 @@
 """What happens around Keras' training loop: stopping, bookkeeping, checkpoints."""
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,6 +14,7 @@ from training.experiments.config import Experiment
 from training.runs.checkpoints import Checkpoints
 from training.runs.machine import cpu_seconds
 from training.runs.run import Run
+from training.typing import Logs
 from training.workers.votes import Vote
 
 
@@ -23,15 +23,15 @@ class Terminated(Exception):
 
 
 class Steps(keras.callbacks.Callback):
-    """Looks after each step: whether it was the last one, or is to be saved.
+    """Counts steps: after each, training may end or the state be saved.
 
     Args:
-        experiment: how many steps there are, and in which intervals.
-        checkpoints: where the last good state is.
-        vote: says when all processes end early.
+      experiment: how many steps there are, and in which intervals.
+      checkpoints: where the last good state is.
+      vote: says when all processes end early.
     """
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, vote: Vote):
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, vote: Vote) -> None:
         super().__init__()
         self._steps = experiment.steps
         self._interval = experiment.interval
@@ -40,22 +40,22 @@ class Steps(keras.callbacks.Callback):
         self._done = 0
         self._amid = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._done = steps_done(self.model)
         self._vote.begin(self._done)
         self._amid = self._done % self._interval > 0
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self._amid:  # a part of them is done, and Keras has just forgotten it
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        if self._amid:  # Keras resets metrics as an epoch begins
             self._checkpoints.restore_metrics()
             self._amid = False
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._done += 1
         if self._done >= self._steps:
             self.model.stop_training = True
         elif self._vote.after(self._done) and self._done % self._interval:
-            # At the end of an interval `Save` does so, after what is noted there.
+            # At the end of an interval `Save` does so, after `Record`.
             self._checkpoints.save(self._done)
             raise Terminated
 
@@ -63,22 +63,22 @@ class Steps(keras.callbacks.Callback):
 class Record(keras.callbacks.Callback):
     """Notes losses and cost at the end of each of Keras' epochs.
 
-    It comes before `Save`: after an interruption between the two the notes only reach too far,
-    which is mended on resuming.
+    It comes before `Save`: an interruption between the two leaves an entry too many, which resuming
+    removes.
 
     Args:
-        run: the run's folder.
-        checkpoints: its checkpoints.
-        spent: processor seconds of earlier processes.
+      run: the run's folder.
+      checkpoints: its checkpoints.
+      spent: processor seconds of the processes before this one.
     """
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, spent: float):
+    def __init__(self, run: Run, checkpoints: Checkpoints, spent: float) -> None:
         super().__init__()
         self._run = run
         self._checkpoints = checkpoints
         self._spent = spent
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         step = steps_done(self.model)
         check_finite(logs, step, self._checkpoints)
         record = {"step": step, **{name: float(value) for name, value in (logs or {}).items()}}
@@ -91,33 +91,34 @@ class Record(keras.callbacks.Callback):
 class Save(keras.callbacks.Callback):
     """Saves the state at the end of each of Keras' epochs, in all processes at once.
 
-    It is the last callback, since training may be asked to end there.
+    It is the last callback, since it may end training.
 
     Args:
-        checkpoints: where to.
-        vote: says when all processes end early.
+      checkpoints: where to.
+      vote: says when all processes end early.
     """
 
-    def __init__(self, checkpoints: Checkpoints, vote: Vote):
+    def __init__(self, checkpoints: Checkpoints, vote: Vote) -> None:
         super().__init__()
         self._checkpoints = checkpoints
         self._vote = vote
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._checkpoints.save(steps_done(self.model))
         if self._vote.ends and not self.model.stop_training:
             raise Terminated
 
 
 class Bounds(keras.callbacks.Callback):
-    """Adds to the logs, at the end of each epoch, how large the blocks' Lipschitz constants are.
+    """Adds the blocks' Lipschitz constants to the logs, at the end of each epoch, for TensorBoard.
 
-    `lipschitz_bound` is proven, `lipschitz_estimate` is what the layers believe; both are of
-    the weights just trained and the largest over the blocks. TensorBoard shows what is in the logs.
+    `lipschitz_bound` is proven, `lipschitz_estimate` is the layers' own estimate; both are of the
+    weights just trained, and the largest over the blocks.
     """
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if not all(math.isfinite(value) for value in (logs or {}).values()):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        logs = {} if logs is None else logs
+        if not all(math.isfinite(value) for value in logs.values()):
             return
         try:
             bound = certify(self.model).contraction
@@ -129,28 +130,21 @@ class Bounds(keras.callbacks.Callback):
 
 
 def estimated_lipschitz(model: keras.Model) -> float:
-    """Estimates the largest Lipschitz constant of a model's branches, from below.
-
-    Args:
-        model: the model.
-
-    Returns:
-        The largest of what the branches believe in.
-    """
+    """Returns the layers' estimate of the largest Lipschitz constant of a branch, from below."""
     blocks = [b for b in layers_inside(model.flow) if isinstance(b, InvertibleResidual)]
     return max(block.branch.lipschitz_estimate() for block in blocks)
 
 
-def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:
-    """Refuses losses that are no numbers.
+def check_finite(logs: Logs | None, step: int, checkpoints: Checkpoints) -> None:
+    """Refuses losses that are infinite or NaN.
 
     Args:
-        logs: Keras' logs.
-        step: the number of steps done.
-        checkpoints: where the last good state is.
+      logs: Keras' logs.
+      step: the number of steps done.
+      checkpoints: where the last good state is.
 
     Raises:
-        RunError: one of the logs is infinite or NaN.
+      RunError: if one of the logs is infinite or NaN.
     """
     for name, value in (logs or {}).items():
         if not math.isfinite(value):
@@ -161,12 +155,5 @@ def check_finite(logs: Any, step: int, checkpoints: Checkpoints) -> None:
 
 
 def steps_done(model: Model) -> int:
-    """Counts the steps a model has been trained for.
-
-    Args:
-        model: the compiled model.
-
-    Returns:
-        Their number; skipped steps count, too.
-    """
+    """Returns how many steps a model has been trained for; skipped ones count."""
     return int(tf.convert_to_tensor(model.steps_taken))

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet import log_det, models
+from tf_iresnet.typing import Config
 from training import baselines
 from training.data import DataSpec
 from training.errors import RunError
@@ -23,7 +24,8 @@ from training.experiments.config import (
     Roulette,
 )
 from training.experiments.settings import AnyFlow
-from training.loop.muon import Muon
+from training.loop.muon import LearningRate, Muon
+from training.typing import Keywords
 
 _OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -41,17 +43,14 @@ _CLASSIFIERS = {
 
 
 def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
-    """Builds and compiles an experiment's model, the optimizer's state included.
+    """Builds and compiles an experiment's model; all variables exist, those of the optimizer, too.
 
     Args:
-        experiment: the experiment.
-        spec: the description of its data set.
-
-    Returns:
-        The model; all its variables exist.
+      experiment: the experiment.
+      spec: the description of its data set.
 
     Raises:
-        RunError: the model cannot be built for this data set.
+      RunError: if the model cannot be built for this data set.
     """
     try:
         if isinstance(experiment, FlowExperiment):
@@ -78,36 +77,29 @@ def build_model(experiment: Experiment, spec: DataSpec) -> keras.Model:
 
 
 def parameter_count(model: keras.Model) -> int:
-    """Counts a model's trainable parameters.
-
-    Args:
-        model: the model.
-
-    Returns:
-        Their number.
-    """
+    """Counts a model's trainable parameters."""
     return sum(int(v.shape.num_elements()) for v in (w.value for w in model.trainable_variables))
 
 
 @keras.saving.register_keras_serializable("training")
 class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of logits and integer labels, which share `smoothing` with all classes."""
+    """The cross-entropy of logits and integer labels, of which all classes share `smoothing`."""
 
-    def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any):
+    def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.smoothing = smoothing
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         labels = tf.one_hot(tf.cast(tf.reshape(y_true, [-1]), tf.int32), y_pred.shape[-1])
         return keras.losses.categorical_crossentropy(
             labels, y_pred, from_logits=True, label_smoothing=self.smoothing
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "smoothing": self.smoothing}
 
 
-def _density_arguments(experiment: Experiment, settings: FlowModel) -> dict[str, Any]:
+def _density_arguments(experiment: Experiment, settings: FlowModel) -> Keywords:
     arguments = dict(settings)
     del arguments["architecture"]
     for name in ("log_det", "eval_log_det"):
@@ -175,7 +167,7 @@ def _estimator(settings: LogDet) -> log_det.LogDetEstimator:
 
 def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
     settings = experiment.optimizer
-    arguments: dict[str, Any] = {
+    arguments: Keywords = {
         "learning_rate": _schedule(experiment),
         "weight_decay": settings.weight_decay or None,
         "global_clipnorm": settings.clipnorm,
@@ -188,7 +180,7 @@ def _optimizer(experiment: Experiment) -> keras.optimizers.Optimizer:
     return _OPTIMIZERS[settings.name](**arguments)
 
 
-def _schedule(experiment: Experiment) -> Any:
+def _schedule(experiment: Experiment) -> LearningRate:
     rate, schedule = experiment.optimizer.learning_rate, experiment.schedule
     if isinstance(schedule, Cosine):
         warmup = schedule.warmup_steps

@@ -1,9 +1,15 @@
 """Muon: momentum whose matrices are made orthogonal before they are a step."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
+import tensorflow as tf
 from keras import ops
+
+from tf_iresnet.typing import Config
+
+#: A constant learning rate, or one of Keras' schedules.
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al.: the steepest at 0 that stays bounded
 _EPSILON = 1e-7
@@ -24,17 +30,17 @@ class Muon(keras.optimizers.Optimizer):
     a step of Adam at `adam_ratio` of the learning rate.
 
     Args:
-        learning_rate: a number or one of Keras' schedules: a step's largest singular value.
-        momentum: of the kernels, in [0, 1).
-        adam_ratio: Adam's learning rate as a share of this one.
-        beta_1: Adam's, in [0, 1).
-        beta_2: Adam's, in [0, 1).
-        steps: of the Newton-Schulz iteration.
-        name: of the optimizer.
-        **kwargs: of `keras.optimizers.Optimizer`.
+      learning_rate: a number or one of Keras' schedules: a step's largest singular value.
+      momentum: of the kernels, in [0, 1).
+      adam_ratio: Adam's learning rate as a share of this one.
+      beta_1: Adam's, in [0, 1).
+      beta_2: Adam's, in [0, 1).
+      steps: of the Newton-Schulz iteration.
+      name: of the optimizer.
+      **kwargs: of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: a number is out of range.
+      ValueError: if a number is out of range.
 
     Example:
     >>> kernel = keras.Variable(np.ones((3, 3, 2, 2), "float32"))
@@ -50,7 +56,7 @@ class Muon(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.02,
+        learning_rate: LearningRate = 0.02,
         momentum: float = 0.95,
         adam_ratio: float = 0.1,
         beta_1: float = 0.9,
@@ -58,7 +64,7 @@ class Muon(keras.optimizers.Optimizer):
         steps: int = 5,
         name: str = "muon",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         for key, value in (("momentum", momentum), ("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= value < 1:
@@ -70,7 +76,7 @@ class Muon(keras.optimizers.Optimizer):
         self.momentum, self.adam_ratio, self.steps = momentum, adam_ratio, steps
         self.beta_1, self.beta_2 = beta_1, beta_2
 
-    def build(self, variables: list[Any]) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         """Makes the momentums, and Adam's second moments."""
         if self.built:
             return
@@ -81,7 +87,9 @@ class Muon(keras.optimizers.Optimizer):
             for v in variables
         ]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         """Updates one variable."""
         index = self._get_variable_index(variable)
         first, second = self._first[index], self._second[index]
@@ -100,8 +108,8 @@ class Muon(keras.optimizers.Optimizer):
         square = second / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), count))
         self.assign_sub(variable, self.adam_ratio * rate * mean / (ops.sqrt(square) + _EPSILON))
 
-    def get_config(self) -> dict[str, Any]:
-        """Gives what makes an equal optimizer."""
+    def get_config(self) -> Config:
+        """Returns the constructor's arguments."""
         return super().get_config() | {
             "momentum": self.momentum,
             "adam_ratio": self.adam_ratio,
@@ -111,15 +119,12 @@ class Muon(keras.optimizers.Optimizer):
         }
 
 
-def orthogonal_factor(matrix: Any, steps: int) -> Any:
-    """Finds U V^T of a matrix U S V^T, up to singular values of about 0.7 to 1.2.
+def orthogonal_factor(matrix: tf.Tensor, steps: int) -> tf.Tensor:
+    """Returns U V^T of a matrix U S V^T, up to singular values of about 0.7 to 1.2.
 
     Args:
-        matrix: [rows, columns], floating.
-        steps: of the Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X.
-
-    Returns:
-        The factor, in the shape and dtype of `matrix`; zeros for zeros.
+      matrix: [rows, columns], floating; zeros give zeros.
+      steps: of the Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else ops.transpose(matrix)
@@ -131,6 +136,6 @@ def orthogonal_factor(matrix: Any, steps: int) -> Any:
     return x if wide else ops.transpose(x)
 
 
-def _is_kernel(variable: Any) -> bool:
+def _is_kernel(variable: keras.Variable) -> bool:
     """Whether a variable is a convolution's: (taps..., inputs, outputs)."""
     return len(variable.shape) > 2

@@ -2,11 +2,8 @@
 
 import contextlib
 import math
-import os
-import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,10 +17,13 @@ from training.experiments.config import Experiment
 from training.loop.callbacks import Bounds, Record, Save, Steps, Terminated, steps_done
 from training.loop.models import build_model, parameter_count
 from training.runs.checkpoints import Checkpoints, check_settings
+from training.runs.commands import command as command_line
+from training.runs.commands import portable
 from training.runs.files import is_full, trouble
 from training.runs.machine import cores, processor, versions
 from training.runs.run import Run
-from training.workers.devices import Devices, make_devices
+from training.typing import Keywords, PathLike, Results
+from training.workers.devices import Devices, FitData, make_devices
 from training.workers.signals import Request, termination
 from training.workers.votes import Vote
 from training.workers.watchdog import Watchdog
@@ -31,35 +31,35 @@ from training.workers.watchdog import Watchdog
 
 def train(
     experiment: Experiment,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     command: str = "",
     verbose: int = 2,
     devices: Devices | None = None,
     hang_timeout: float = 300,
-) -> dict[str, Any]:
+) -> Results:
     """Trains an experiment, or continues it from its last checkpoint.
 
-    An epoch of `fit` is the interval between two checkpoints. Batch t is a function of seed and
-    t, so that an interrupted run ends as an uninterrupted one.
+    An epoch of `fit` is the interval between two checkpoints. Batch t is a function of the seed and
+    t, so that a run that is interrupted and resumed ends as one that is not.
 
     Args:
-        experiment: the experiment.
-        out: the run's folder.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
-        command: the command that repeats the run, for the record.
-        verbose: how Keras shows its progress: 1 for a bar, 2 for lines, 0 for nothing.
-        devices: where to train; None for one device. They change no result.
-        hang_timeout: seconds after which one of several workers gives up waiting for a step.
+      experiment: the experiment.
+      out: the run's folder.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      command: the command that repeats the run, for the record.
+      verbose: how Keras shows its progress: 1 for a bar, 2 for lines, 0 for nothing.
+      devices: where to train; None for one device. They change no result.
+      hang_timeout: seconds after which one of several workers gives up waiting for a step.
 
     Returns:
-        What was written to `metrics.json`; nothing on workers that do not write.
+      What was written to `metrics.json`; nothing on workers that do not write.
 
     Raises:
-        RunError: the folder cannot be used, or the loss is no number.
-        DataError: the data set cannot be had.
-        KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
+      RunError: if the folder cannot be used, or the loss is no number.
+      DataError: if the data set cannot be had.
+      KeyboardInterrupt: if Ctrl-C was pressed; the state is saved.
     """
     run = Run(out)
     devices = make_devices() if devices is None else devices
@@ -81,7 +81,16 @@ def train(
         devices.check_same("a last checkpoint of step", start)
         if start > experiment.steps:
             raise RunError(f"{str(out)!r} has done {start} steps; ask for at least as many")
-        session = Session(experiment, model, run, checkpoints, devices, request)
+        session = Session(
+            experiment=experiment,
+            model=model,
+            run=run,
+            checkpoints=checkpoints,
+            devices=devices,
+            request=request,
+            verbose=verbose if devices.is_chief else 0,
+            hang_timeout=hang_timeout,
+        )
         if devices.is_chief:
             if start == experiment.steps and run.metrics().get("steps") == start:
                 say(f"{experiment.name} in {str(out)!r} is finished: {start} steps are done")
@@ -93,13 +102,11 @@ def train(
             run.begin(experiment, command)
             checkpoints.clean()
             _introduce(session, start)
-        else:
-            verbose = 0
         try:
             while start < experiment.steps:
-                _fit(session, start, batches_for(start), verbose, hang_timeout)
+                _fit(session, start, batches_for(start))
                 start = steps_done(model)
-                if start < experiment.steps:  # `fit` has ended with changes to the model
+                if start < experiment.steps:  # `fit` changes the model as it ends
                     devices.check_same("done a number of steps of", start)  # waits for the writer
                     checkpoints.restore()
         except Terminated:
@@ -120,32 +127,30 @@ def train(
 
 
 def repeating_command(
-    name: str, out: str | os.PathLike[str], steps: int | None, seed: int | None, sets: Sequence[str]
+    name: str, out: PathLike, steps: int | None, seed: int | None, sets: Sequence[str]
 ) -> str:
-    """Writes down how to repeat a run, without the folders of this machine.
+    """Returns the command that repeats a run, without the folders of this machine.
 
     Args:
-        name: the experiment.
-        out: the run's folder, of which the last part is used.
-        steps: the number of steps, if it was given.
-        seed: the seed, if it was given.
-        sets: the changes to settings.
-
-    Returns:
-        A command line.
+      name: the experiment.
+      out: the run's folder, of which the last part is used.
+      steps: the number of steps, if it was given.
+      seed: the seed, if it was given.
+      sets: the changes to settings.
     """
-    folder = f"runs/{os.path.basename(os.path.abspath(out))}"
-    words = ["python", "-m", "training", "train", name, "--out", folder]
+    words = ["train", name, "--out", portable(out)]
     words += [] if steps is None else ["--steps", str(steps)]
     words += [] if seed is None else ["--seed", str(seed)]
     for change in sets:
         words += ["--set", change]
-    return shlex.join(words)
+    return command_line(*words)
 
 
-def _batches(experiment: Experiment, dataset: Dataset, devices: Devices) -> Any:
-    """Reads the data, so that what is wrong with it shows before any work."""
-    common: dict[str, Any] = {"seed": experiment.seed, "task": experiment.data_task}
+def _batches(
+    experiment: Experiment, dataset: Dataset, devices: Devices
+) -> "Callable[[int], Batches]":
+    """Returns what makes batches from a step on; data that cannot be used are refused at once."""
+    common: Keywords = {"seed": experiment.seed, "task": experiment.data_task}
     common["dtype"] = "float64" if experiment.precision == "float64" else "float32"
     size, limit = experiment.batch_size, experiment.validation_images
     if size < devices.replicas:
@@ -182,15 +187,15 @@ class Batches:
     `whole` are the training batches that are not shared out.
     """
 
-    training: Any
-    validation: Any
+    training: FitData
+    validation: FitData
     validation_steps: int
     whole: tf.data.Dataset
 
 
 @dataclass(frozen=True)
 class Session:
-    """What belongs to one process' training."""
+    """What belongs to the training of one process."""
 
     experiment: Experiment
     model: Model
@@ -198,6 +203,8 @@ class Session:
     checkpoints: Checkpoints
     devices: Devices
     request: Request
+    verbose: int
+    hang_timeout: float
 
 
 def _introduce(session: Session, start: int) -> None:
@@ -211,8 +218,8 @@ def _introduce(session: Session, start: int) -> None:
     )
 
 
-def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_timeout: float) -> None:
-    """Trains to the end or, amid an interval, to the end of that."""
+def _fit(session: Session, start: int, batches: Batches) -> None:
+    """Trains to the end, or from amid an interval to its end."""
     experiment, model = session.experiment, session.model
     first, done = divmod(start, experiment.interval)
     left = 1 if done else math.ceil((experiment.steps - start) / experiment.interval)
@@ -227,9 +234,9 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
             initial_epoch=first,
             epochs=first + left,
             steps_per_epoch=min(experiment.interval - done, experiment.steps - start),
-            verbose=verbose,
+            verbose=session.verbose,
             shuffle=False,  # the stream is shuffled
-            callbacks=_callbacks(session, start, hang_timeout),
+            callbacks=_callbacks(session, start),
         )
     except SkippedStepsError as error:
         raise RunError(
@@ -239,13 +246,13 @@ def _fit(session: Session, start: int, batches: Batches, verbose: int, hang_time
         ) from error
 
 
-def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
-    """Makes the callbacks; of several processes one notes what happens."""
+def _callbacks(session: Session, start: int) -> list[keras.callbacks.Callback]:
+    """Makes the callbacks; of several processes one keeps the records."""
     run, checkpoints, devices = session.run, session.checkpoints, session.devices
     vote = Vote(session.request, devices)
-    steps: list[Any] = [Steps(session.experiment, checkpoints, vote)]
+    steps: list[keras.callbacks.Callback] = [Steps(session.experiment, checkpoints, vote)]
     if devices.workers > 1:
-        steps.append(Watchdog(hang_timeout, devices.worker))
+        steps.append(Watchdog(session.hang_timeout, devices.worker))
     if not devices.is_chief:
         return [*steps, Save(checkpoints, vote)]
     records = run.history()
@@ -260,7 +267,7 @@ def _callbacks(session: Session, start: int, hang_timeout: float) -> list[Any]:
     ]
 
 
-def _summary(experiment: Experiment, model: keras.Model, run: Run) -> dict[str, Any]:
+def _summary(experiment: Experiment, model: keras.Model, run: Run) -> Results:
     last = run.history()[-1]
     return {
         "experiment": experiment.name,

@@ -10,9 +10,9 @@ class Auroc(NamedTuple):
     """An area and its confidence interval.
 
     Args:
-        value: the area.
-        low: the lower end of the interval.
-        high: the upper end.
+      value: the area.
+      low: the lower end of the interval.
+      high: the upper end.
     """
 
     value: float
@@ -25,25 +25,22 @@ def auroc(inside: np.ndarray, outside: np.ndarray, confidence: float = 0.95) -> 
 
     With DeLong's variance V the area A is worth N = A (1 - A) / V (z / t)^2 independent pairs of an
     inlier and an outlier, z and t being the normal's quantile and Student's for Welch's degrees of
-    freedom, and never fewer than min(m, n), since so many pairs are disjoint. The interval is the
-    exact binomial one of N A successes in N trials (Korn and Graubard). 95 % intervals of normal
-    scores hold an area of up to 0.98 in 93 % of cases or more; a larger one, where few of either
+    freedom. N is never below min(m, n), since so many pairs are disjoint. The interval is the exact
+    binomial one of N A successes in N trials (Korn and Graubard). 95 % intervals of normal scores
+    hold an area of up to 0.98 in 93 % of cases or more. They hold a larger one, where few of either
     kind are on the wrong side, in as few as 90 %.
 
     Args:
-        inside: scores of inliers, [n].
-        outside: scores of outliers, [m].
-        confidence: how often such intervals hold the true area.
-
-    Returns:
-        The area with its interval.
+      inside: scores of inliers, [n].
+      outside: scores of outliers, [m].
+      confidence: how often such intervals hold the true area.
 
     Raises:
-        ValueError: there are fewer than two of either, or a score is no number.
+      ValueError: if there are fewer than two of either, or a score is no number.
 
     Example:
-        >>> auroc(np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0])).value
-        0.8333333333333333
+    >>> auroc(np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0])).value
+    0.8333333333333333
 
     Source: DeLong, DeLong, Clarke-Pearson, Biometrics 44, 1988; Korn, Graubard, Survey Methodology
     24, 1998.
@@ -71,7 +68,7 @@ def auroc(inside: np.ndarray, outside: np.ndarray, confidence: float = 0.95) -> 
 
 
 def _share_below(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The share of the scores below each threshold, ties counting one half."""
+    """Returns the share of the scores below each threshold, ties counting one half."""
     ordered = np.sort(scores)
     below = np.searchsorted(ordered, thresholds, "left")
     up_to = np.searchsorted(ordered, thresholds, "right")

@@ -1,6 +1,6 @@
 """Certificates of a run's model, and what it costs to make an unproven one provable."""
 
-from typing import Any
+import keras
 
 from tf_iresnet import certify, rescale
 from tf_iresnet.certificate import Certificate, Rescaling
@@ -8,6 +8,7 @@ from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.measuring import measure
 from training.runs.files import write_json
+from training.typing import Results
 
 
 def certify_run(
@@ -15,27 +16,27 @@ def certify_run(
 ) -> tuple[str, tuple[str, ...]]:
     """Certifies the averaged weights, and writes `certificate.json`.
 
-    The file describes the weights that the run holds. With `below` those in memory are scaled
-    and measured before and after, and the file says in "rescaled" what came of it; the run's
+    The file describes the weights that the run holds. With `below` those in memory are scaled and
+    measured before and after, and the file says in "rescaled" what came of it; the run's
     checkpoints stay as they are.
 
     Args:
-        finished: the run.
-        below: blocks whose bound is not below this are scaled until it is; None for none.
-        images: how many validation examples measure the cost of scaling.
+      finished: the run.
+      below: blocks whose bound is not below this are scaled until it is; None for none.
+      images: how many validation examples measure the cost of scaling.
 
     Returns:
-        The certificate as a table, and what is not proven.
+      The certificate as a table, and what is not proven.
 
     Raises:
-        RunError: a part has no known bound, or `below` or `images` cannot be used.
-        DataError: there are fewer validation examples.
+      RunError: if a part has no known bound, or `below` or `images` cannot be used.
+      DataError: if there are fewer validation examples.
     """
     finished.check_invertible()
     check_rescale(below)
     refuse_baseline(finished)
     certificate = certified(finished.model)
-    content: dict[str, Any] = {"steps": finished.step, **certificate.to_dict()}
+    content: Results = {"steps": finished.step, **certificate.to_dict()}
     table = str(certificate)
     if below is not None:
         before = _cost(finished, images)
@@ -59,13 +60,13 @@ def certify_run(
 
 
 def check_rescale(below: float | None) -> None:
-    """Refuses what no block can be scaled below.
+    """Refuses a bound that no block can be scaled below.
 
     Args:
-        below: the number, or None.
+      below: the bound; None for no scaling.
 
     Raises:
-        RunError: it is not in (0, 1].
+      RunError: if it is not in (0, 1].
     """
     if below is not None and not 0 < below <= 1:
         raise RunError(f"--rescale {below} cannot be used; give a number in (0, 1]")
@@ -75,10 +76,10 @@ def refuse_baseline(finished: Finished) -> None:
     """Refuses a model that has no residual blocks.
 
     Args:
-        finished: the run.
+      finished: the run.
 
     Raises:
-        RunError: it is a baseline.
+      RunError: if it is a baseline.
     """
     if finished.is_baseline:
         raise RunError(
@@ -87,17 +88,11 @@ def refuse_baseline(finished: Finished) -> None:
         )
 
 
-def certified(model: Any) -> Certificate:
+def certified(model: keras.Model) -> Certificate:
     """Certifies a model.
 
-    Args:
-        model: the model.
-
-    Returns:
-        The certificate.
-
     Raises:
-        RunError: a part has no known bound.
+      RunError: if a part has no known bound.
     """
     try:
         return certify(model)
@@ -105,18 +100,18 @@ def certified(model: Any) -> Certificate:
         raise RunError(str(error)) from error
 
 
-def rescaled(model: Any, below: float) -> Rescaling:
+def rescaled(model: keras.Model, below: float) -> Rescaling:
     """Scales a model's blocks until their bounds are below a number.
 
     Args:
-        model: the model; its weights change.
-        below: the number.
+      model: the model; its weights change.
+      below: the number.
 
     Returns:
-        What was scaled, and the certificate since.
+      What was scaled, and the certificate of the scaled model.
 
     Raises:
-        RunError: a part has no known bound, or cannot be scaled.
+      RunError: if a part has no known bound, or cannot be scaled.
     """
     try:
         return rescale(model, below)
@@ -124,6 +119,6 @@ def rescaled(model: Any, below: float) -> Rescaling:
         raise RunError(str(error)) from error
 
 
-def _cost(finished: Finished, images: int) -> dict[str, Any]:
+def _cost(finished: Finished, images: int) -> Results:
     results = measure(finished, "validation", images)
     return {k: results[k] for k in ("bits_per_dim", "error_percent", "images") if k in results}

@@ -1,30 +1,30 @@
 """Two runs compared on the same examples."""
 
 import zipfile
-from typing import Any
 
 import numpy as np
 
 from training.errors import RunError
 from training.measures.finished import Finished
 from training.runs.run import Run
+from training.typing import Results
 
 PER_EXAMPLE = "per_image.npz"  # the file of the single values
 
 
-def values_left_by(run: Run, finished: Finished, split: str) -> np.ndarray:
-    """Reads the values that another run's evaluation on the same examples left.
+def read_values(run: Run, finished: Finished, split: str) -> np.ndarray:
+    """Reads the values of single examples that another run's evaluation has left.
 
     Args:
-        run: the other run.
-        finished: the run that it is compared with.
-        split: "train", "validation" or "test".
+      run: the other run.
+      finished: the run that it is compared with.
+      split: "train", "validation" or "test".
 
     Returns:
-        The values, [examples].
+      The values, [examples].
 
     Raises:
-        RunError: it left none, or is of another task, data set or seed.
+      RunError: if it left none, or is of another task, data set or seed.
     """
     ours, theirs = finished.experiment, run.experiment()
     for key in ("task", "dataset", "seed"):
@@ -45,19 +45,19 @@ def values_left_by(run: Run, finished: Finished, split: str) -> np.ndarray:
     )
 
 
-def paired(run: Run, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+def compare(run: Run, ours: np.ndarray, theirs: np.ndarray) -> Results:
     """Compares two runs example by example.
 
     Args:
-        run: the other run.
-        ours: the values of this one, [examples].
-        theirs: those of the other, [examples].
+      run: the other run.
+      ours: the values of this one, [examples].
+      theirs: those of the other, [examples].
 
     Returns:
-        The mean difference, of this run minus the other, with its standard error.
+      The mean difference, of this run minus the other, with its standard error.
 
     Raises:
-        RunError: they are of different examples, or of one.
+      RunError: if they are of different examples, or of fewer than two.
     """
     if len(ours) < 2 or len(ours) != len(theirs):
         raise RunError(

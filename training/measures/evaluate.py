@@ -1,7 +1,6 @@
 """Results on held-out examples, by averaged weights."""
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -10,13 +9,14 @@ from tf_iresnet.certificate import Certificate
 from tf_iresnet.certificate.variance import doubt_of_variance
 from training.console import warn
 from training.loop.models import parameter_count
-from training.measures.comparing import PER_EXAMPLE, paired, values_left_by
+from training.measures.comparing import PER_EXAMPLE, compare, read_values
 from training.measures.finished import Finished
 from training.measures.inputs import inputs_with_index, probe_seed
-from training.measures.measuring import bits_function, of_examples, summary
-from training.measures.views import by_views_of, check_views
+from training.measures.measuring import measure_examples, summarise
+from training.measures.views import check_views, measure_by_views
 from training.runs.machine import cores, cpu_seconds, processor, versions
 from training.runs.run import Run
+from training.typing import Results
 
 _SPREAD = {"images": 64, "draws": 8}  # of the estimator's standard deviation
 
@@ -28,48 +28,46 @@ def evaluate(
     limit: int | None = None,
     against: Run | None = None,
     by_views: bool = False,
-) -> dict[str, Any]:
+) -> Results:
     """Measures bits/dim or the error rate, of a hybrid both, and writes `metrics.json`.
 
-    A result on the whole test set is not replaced there by one on fewer examples. The values of
-    the single examples stay in the run's folder, so that two runs can be compared example by
-    example.
+    The results on the whole test set stay there when fewer examples are evaluated. The values of
+    single examples stay in the run's folder, so that two runs can be compared example by example.
 
-    One dequantisation per image and one set of probes per image, both functions of the run's
-    seed and the image's index. A roulette draws the number of terms for each image.
+    Each image has one dequantisation and one set of probes, both functions of the run's seed and
+    the image's index. A roulette draws the number of terms for each image.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
-        against: another run, evaluated on the same examples: their mean difference, of this run
-            minus the other, goes to "against", with the standard error of paired differences.
-            Of hybrids it is bits/dim that is compared.
-        by_views: measure also the error rate of the mean of the logits of several views of each
-            image, those of `training.data.views` that fit the training: it goes to "views".
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
+      against: another run, evaluated on the same examples. Their mean difference, of this run minus
+        the other, goes to "against", with the standard error of paired differences. Of hybrids it
+        is bits/dim that is compared.
+      by_views: whether to measure also the error rate of the mean of the logits of several views of
+        each image, those of `training.data.views` that fit the training. It goes to "views".
 
     Returns:
-        The results, with the others in `metrics.json`.
+      The results, with the others in `metrics.json`.
 
     Raises:
-        DataError: there is no such split, or it has fewer examples.
-        RunError: the other run was not evaluated on these examples, or there are no views.
+      DataError: if there is no such split, or it has fewer examples.
+      RunError: if the other run was not evaluated on these examples, or there are no views.
     """
     if by_views:
         check_views(finished)
     experiment, before = finished.experiment, cpu_seconds()
-    other = None if against is None else values_left_by(against, finished, split)
-    bits_per_dim = bits_function(finished) if finished.is_flow else None
-    measured = of_examples(finished, split, limit, bits_per_dim)
-    results = summary(finished, measured)
+    other = None if against is None else read_values(against, finished, split)
+    measured = measure_examples(finished, split, limit)
+    results = summarise(finished, measured)
     singles = next(iter(measured.values()))
     if against is not None and other is not None:
-        results["against"] = paired(against, singles, other)
+        results["against"] = compare(against, singles, other)
     if by_views:
-        results["views"] = by_views_of(finished, split, limit)
+        results["views"] = measure_by_views(finished, split, limit)
     certificate = _certificate(finished)
     if finished.is_flow and finished.model.eval_log_det.stochastic:
-        results["estimator"] = _spread(finished, split, len(singles), certificate, bits_per_dim)
+        results["estimator"] = _spread(finished, split, len(singles), certificate)
     history = finished.run.history()
     spent = [record["cpu_seconds"] for record in history if record["step"] == finished.step]
     values = {
@@ -95,12 +93,12 @@ def evaluate(
     )
 
 
-def _is_of(results: dict[str, Any], split: str, images: int) -> bool:
+def _is_of(results: Results, split: str, images: int) -> bool:
     return (results.get("split"), results.get("images")) == (split, images)
 
 
 def _certificate(finished: Finished) -> Certificate | None:
-    """What is proven of the model, or None where a part has no known bound."""
+    """Returns what is proven of the model; None where a part has no known bound."""
     try:
         return certify(finished.model)
     except ValueError:
@@ -108,24 +106,22 @@ def _certificate(finished: Finished) -> Certificate | None:
 
 
 def _certified(certificate: Certificate | None) -> float | None:
-    """The proven bound of all blocks, if there is a finite one."""
+    """Returns the proven bound of all blocks, if there is a finite one."""
     if certificate is None or not math.isfinite(certificate.contraction):
         return None
     return certificate.contraction
 
 
 def _spread(
-    finished: Finished,
-    split: str,
-    images: int,
-    certificate: Certificate | None,
-    bits_per_dim: Any,
-) -> dict[str, Any]:
-    """The noise of one draw of the log-determinants in the values of single images."""
+    finished: Finished, split: str, images: int, certificate: Certificate | None
+) -> Results:
+    """Measures the noise of the log-determinants' draw in the values of single images."""
     images, model = min(images, _SPREAD["images"]), finished.model
     _, inputs = next(inputs_with_index(finished, split, images, images))
     values = [
-        bits_per_dim(probe_seed(finished.experiment.seed, f"evaluation/spread/{draw}", 0), *inputs)
+        finished.bits_per_dim(
+            probe_seed(finished.experiment.seed, f"evaluation/spread/{draw}", 0), *inputs
+        )
         for draw in range(_SPREAD["draws"])
     ]
     proven = not doubt_of_variance(model.flow, model.eval_log_det, certificate)

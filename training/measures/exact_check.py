@@ -1,7 +1,5 @@
 """The evaluation's estimate of bits/dim against its exact value."""
 
-from typing import Any
-
 import numpy as np
 
 from tf_iresnet.log_det import Exact
@@ -9,39 +7,36 @@ from training.console import say
 from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.inputs import inputs_with_index, probe_seed
-from training.measures.measuring import bits_function
+from training.typing import Results
 
 _BYTES = 64 * 2**20  # about what the dense Jacobians of a batch may take
 
 
-def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> dict[str, Any]:
+def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> Results:
     """Compares the estimate with full Jacobians on the same dequantised test images.
 
-    A draw is one evaluation of all the images. Those of a draw share the roulette's number of
-    terms, so that draws, not images, are what is independent: the difference's standard error
-    is over draws.
+    A draw is one evaluation of all the images. Within it they share the roulette's number of terms,
+    so that draws are independent and images are not: the difference's standard error is over draws.
 
     Args:
-        finished: the run of a flow.
-        images: how many test images, from the first on.
-        draws: how many independent estimates of each.
+      finished: the run of a flow.
+      images: how many test images, from the first on.
+      draws: how many independent estimates of each.
 
     Returns:
-        What was added to `metrics.json` as "exact_check".
+      What was added to `metrics.json` as "exact_check".
 
     Raises:
-        RunError: the model has no density, or an argument is out of range.
-        DataError: the test set has fewer images.
+      RunError: if the model has no density, or an argument is out of range.
+      DataError: if the test set has fewer images.
     """
-    if not finished.is_flow:
-        name = finished.experiment.name
-        raise RunError(f"{name} is a classifier, which has no density; give a flow's folder")
+    finished.check_density()
     for option, value, least in (("--images", images, 1), ("--draws", draws, 2)):
         if value < least:
             raise RunError(f"{option} {value} is too small; give at least {least}")
     seed, dims = finished.experiment.seed, finished.dataset.spec.dims
     few = max(1, _BYTES // (8 * dims * dims))
-    exactly = bits_function(finished, Exact())
+    exactly = finished.bits_per_dim_by(Exact())
     exact = np.concatenate(
         [
             exactly(probe_seed(seed, "exact", first), *inputs).numpy().astype(np.float64)
@@ -49,12 +44,12 @@ def exact_check(finished: Finished, *, images: int = 16, draws: int = 100) -> di
         ]
     )
     say(f"exact: {exact.mean():.5f} bits/dim on {images} images; {draws} estimates follow")
-    estimate, batches = bits_function(finished), list(inputs_with_index(finished, "test", images))
+    batches = list(inputs_with_index(finished, "test", images))
     estimates = np.array(
         [
             np.concatenate(
                 [
-                    estimate(probe_seed(seed, f"draw {n}", first), *inputs).numpy()
+                    finished.bits_per_dim(probe_seed(seed, f"draw {n}", first), *inputs).numpy()
                     for first, inputs in batches
                 ]
             )

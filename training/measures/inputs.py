@@ -1,7 +1,6 @@
 """What a model reads of a split, in order, and the seeds that belong to it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,21 +12,21 @@ from training.measures.finished import Finished
 
 def batches_with_index(
     finished: Finished, split: str, limit: int | None, batch_size: int | None = None
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
+) -> Iterator[tuple[int, tuple[tf.Tensor, ...]]]:
     """Goes through a split in order.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use; None for all.
-        batch_size: the size of a batch; None takes the experiment's.
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use; None for all.
+      batch_size: the size of a batch; None takes the experiment's.
 
     Yields:
-        The index of a batch's first example, and a tuple of what `eval_batches` gives: x, and
-        where there are any, labels or contexts.
+      The index of a batch's first example, and a tuple of what `eval_batches` gives: x, and where
+      there are any, labels or contexts.
 
     Raises:
-        DataError: there is no such split, or it has fewer examples.
+      DataError: if there is no such split, or it has fewer examples.
     """
     experiment = finished.experiment
     try:
@@ -50,48 +49,27 @@ def batches_with_index(
 
 def inputs_with_index(
     finished: Finished, split: str, limit: int | None, batch_size: int | None = None
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
+) -> Iterator[tuple[int, tuple[tf.Tensor, ...]]]:
     """Goes through what the model reads of a split; arguments as in `batches_with_index`.
 
-    Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use; None for all.
-        batch_size: the size of a batch; None takes the experiment's.
-
     Yields:
-        The index of a batch's first example, and a tuple as `input_specs` describes it.
+      The index of a batch's first example, and a tuple as `Finished.input_specs` describes it.
     """
-    count = len(input_specs(finished))
+    count = len(finished.input_specs)
     for first, parts in batches_with_index(finished, split, limit, batch_size):
         yield first, parts[:count]
-
-
-def input_specs(finished: Finished) -> list[tf.TensorSpec]:
-    """Describes what the model reads.
-
-    Args:
-        finished: the run.
-
-    Returns:
-        The specifications of x and, for a conditional flow, of the context.
-    """
-    shapes = [finished.dataset.spec.event_shape]
-    if finished.is_conditional:
-        shapes.append((finished.dataset.spec.classes,))
-    return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
 
 
 def probe_seed(seed: int, purpose: str, first: int) -> np.ndarray:
     """Derives the seed of a batch's probes.
 
     Args:
-        seed: the run's seed.
-        purpose: what they are for; two purposes never share numbers.
-        first: the index of the batch's first example.
+      seed: the run's seed.
+      purpose: what they are for; two purposes never share numbers.
+      first: the index of the batch's first example.
 
     Returns:
-        Three words of int32, as the library's models take them.
+      Three int32 words, as the library's models take them.
     """
     key = np.array([stream_key(seed, purpose)], np.uint64).view(np.int32)
     return np.append(key, np.int32(first)).astype(np.int32)

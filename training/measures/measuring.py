@@ -1,73 +1,58 @@
-"""Bits/dim and errors of the model as it is, example by example and in the mean."""
-
-from typing import Any
+"""Bits/dim and errors by the weights in memory, example by example and in the mean."""
 
 import numpy as np
 import tensorflow as tf
 
-from tf_iresnet.log_det import LogDetEstimator
 from training.data import views
+from training.experiments.settings import AnyFlow
 from training.measures.finished import Finished
-from training.measures.inputs import (
-    batches_with_index,
-    input_specs,
-    inputs_with_index,
-    probe_seed,
-)
+from training.measures.inputs import batches_with_index, inputs_with_index, probe_seed
+from training.typing import Results
 
 
-def measure(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
-    """Measures bits/dim or the error rate, of a hybrid both, of the model as it is.
+def measure(finished: Finished, split: str, limit: int | None) -> Results:
+    """Measures bits/dim or the error rate, of a hybrid both, by the weights in memory.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
+      finished: the run.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
 
     Returns:
-        The mean and what it was measured with.
+      The mean and what it was measured with.
 
     Raises:
-        DataError: there is no such split, or it has fewer examples.
+      DataError: if there is no such split, or it has fewer examples.
     """
-    bits_per_dim = bits_function(finished) if finished.is_flow else None
-    return summary(finished, of_examples(finished, split, limit, bits_per_dim))
+    return summarise(finished, measure_examples(finished, split, limit))
 
 
-def of_examples(
-    finished: Finished, split: str, limit: int | None, bits_per_dim: Any
-) -> dict[str, np.ndarray]:
-    """Measures each example.
-
-    Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
-        bits_per_dim: of `bits_function`; None where the model has no density.
+def measure_examples(finished: Finished, split: str, limit: int | None) -> dict[str, np.ndarray]:
+    """Measures each example; arguments as in `measure`.
 
     Returns:
-        "bits" and "mistakes", as the model has them: bits/dim, and whether the label is wrong,
-        float64 [examples].
+      "bits" and "mistakes", as the model has them: bits/dim, and whether the label is wrong,
+      float64 [examples].
     """
     found = {}
     if finished.is_flow:
-        found["bits"] = _bits(finished, split, limit, bits_per_dim)
+        found["bits"] = bits_of_split(finished, split, limit, "evaluation/probes")
     if finished.is_classifier:
-        found["mistakes"] = mistakes_of(finished, split, limit)
-    return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+        found["mistakes"] = find_mistakes(finished, split, limit).astype(np.float64)
+    return found
 
 
-def summary(finished: Finished, measured: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Sums up what was measured of the examples.
+def summarise(finished: Finished, measured: dict[str, np.ndarray]) -> Results:
+    """Takes the means of what `measure_examples` found.
 
     Args:
-        finished: the run.
-        measured: the result of `of_examples`.
+      finished: the run.
+      measured: its examples.
 
     Returns:
-        Means, with standard errors, and what they were measured with.
+      Means, with standard errors, and what they were measured with.
     """
-    results: dict[str, Any] = {}
+    results: Results = {}
     if "bits" in measured:
         results |= _density(finished, measured["bits"])
     if "mistakes" in measured:
@@ -76,65 +61,62 @@ def summary(finished: Finished, measured: dict[str, np.ndarray]) -> dict[str, An
     return results
 
 
-def bits_function(finished: Finished, log_det: LogDetEstimator | None = None) -> Any:
-    """Compiles bits/dim per example as a function of a seed, x and the context, if there is one.
+def bits_of_split(finished: Finished, split: str, limit: int | None, purpose: str) -> np.ndarray:
+    """Measures the bits/dim of each example of a split.
 
     Args:
-        finished: the run.
-        log_det: replaces the estimator of the model's evaluation.
+      finished: the run of a flow or a hybrid.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
+      purpose: what the probes are drawn for; two purposes never share numbers.
 
     Returns:
-        The compiled function.
+      Float64 [examples].
     """
-    return tf.function(
-        lambda seed, x, *context: finished.model.bits_per_dim(x, seed, log_det, *context),
-        input_signature=[tf.TensorSpec([3], tf.int32), *input_specs(finished)],
-        autograph=False,
-    )
-
-
-def _bits(finished: Finished, split: str, limit: int | None, bits_per_dim: Any) -> list[np.ndarray]:
     seed = finished.experiment.seed
-    return [
-        bits_per_dim(probe_seed(seed, "evaluation/probes", first), *inputs).numpy()
+    found = [
+        finished.bits_per_dim(probe_seed(seed, purpose, first), *inputs).numpy()
         for first, inputs in inputs_with_index(finished, split, limit)
     ]
+    return np.concatenate(found).astype(np.float64)
 
 
-def _density(finished: Finished, bits: np.ndarray) -> dict[str, Any]:
-    measured_by = finished.experiment.model.measured_by  # type: ignore[union-attr]
-    results = {
+def _density(finished: Finished, bits: np.ndarray) -> Results:
+    settings = finished.experiment.model
+    assert isinstance(settings, AnyFlow), "the model has no density"
+    results: Results = {
         "bits_per_dim": float(bits.mean()),
         "standard_error": float(bits.std(ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None,
         "images": len(bits),
-        "exact_terms": measured_by.get("exact_terms"),
-        "log_det": measured_by,
+        "exact_terms": settings.measured_by.get("exact_terms"),
+        "log_det": settings.measured_by,
     }
     if not finished.dataset.spec.is_image:
         results["log_prob"] = float(-bits.mean() * np.log(2) * finished.dataset.spec.dims)
     return results
 
 
-def mistakes_of(
+def find_mistakes(
     finished: Finished, split: str, limit: int | None, shown: tuple[str, ...] = ()
-) -> list[np.ndarray]:
-    """Tells which labels are wrong.
+) -> np.ndarray:
+    """Finds the examples whose label the model gets wrong.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
-        shown: augmentations to whose views the logits belong; their sum decides.
+      finished: the run of a classifier or a hybrid.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
+      shown: augmentations to whose views the logits belong; their sum decides.
 
     Returns:
-        Booleans, batch by batch.
+      Booleans, [examples].
     """
     logits = tf.function(
         lambda x: sum(finished.model(view, training=False) for view in views(x, shown)),
-        input_signature=input_specs(finished),
+        input_signature=finished.input_specs,
         autograph=False,
     )
-    return [
+    found = [
         np.argmax(logits(x).numpy(), axis=-1) != y.numpy()
         for _, (x, y) in batches_with_index(finished, split, limit)
     ]
+    return np.concatenate(found)

@@ -15,11 +15,11 @@ def image_rows(rows: list[np.ndarray], marked: np.ndarray | None = None) -> np.n
     """Sets rows of images under each other.
 
     Args:
-        rows: arrays [n, height, width, channels] with values from 0 to 1; NaN shows as grey.
-        marked: booleans [n]; the columns of these get a red frame.
+      rows: arrays [n, height, width, channels] with values from 0 to 1; NaN shows as grey.
+      marked: booleans [n]; the columns of these get a red frame.
 
     Returns:
-        RGB values [height, width, 3] from 0 to 1.
+      RGB values [height, width, 3] from 0 to 1.
     """
     height, width = rows[0].shape[1:3]
     factor = max(1, -(-_LEAST_SIDE // max(height, width)))
@@ -42,10 +42,10 @@ def image_grid(images: np.ndarray) -> np.ndarray:
     """Sets images into a grid about as wide as it is high.
 
     Args:
-        images: an array [n, height, width, channels] with values from 0 to 1.
+      images: an array [n, height, width, channels] with values from 0 to 1.
 
     Returns:
-        RGB values [height, width, 3] from 0 to 1.
+      RGB values [height, width, 3] from 0 to 1.
     """
     columns = int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
@@ -58,20 +58,20 @@ def write_image(file: BinaryIO, rgb: np.ndarray) -> None:
     """Writes RGB values as a PNG.
 
     Args:
-        file: where to.
-        rgb: values [height, width, 3] from 0 to 1.
+      file: where to.
+      rgb: values [height, width, 3] from 0 to 1.
     """
     matplotlib.image.imsave(file, rgb, format="png")
 
 
 def plane_points(side: int = 200) -> np.ndarray:
-    """Gives the middles of a square grid's cells over the plane of the toy densities.
+    """Returns the centres of a square grid's cells over the plane of the toy densities.
 
     Args:
-        side: the number of cells along an edge.
+      side: the number of cells along an edge.
 
     Returns:
-        Points [side * side, 2], row by row from the bottom.
+      Points [side * side, 2], row by row from the bottom.
     """
     middles = (np.arange(side) + 0.5) * (2 * REACH / side) - REACH
     x, y = np.meshgrid(middles, middles)
@@ -82,9 +82,9 @@ def write_plane(file: BinaryIO, titles: list[str], panels: list[np.ndarray]) -> 
     """Draws densities and points beside each other.
 
     Args:
-        file: where to.
-        titles: one for each panel.
-        panels: a density [side, side] at `plane_points`, or points [n, 2].
+      file: where to.
+      titles: one for each panel.
+      panels: a density [side, side] at `plane_points`, or points [n, 2].
     """
     figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
     extent = (-REACH, REACH, -REACH, REACH)
@@ -103,11 +103,11 @@ def write_histograms(
     """Draws histograms over one axis.
 
     Args:
-        file: where to.
-        label: what the values are.
-        values: arrays by name; the first one is filled.
-        mark: a value to mark by a line.
-        bins: how many, over the range of all values.
+      file: where to.
+      label: what the values are.
+      values: arrays by name; the first one is filled.
+      mark: a value to mark by a line.
+      bins: how many, over the range of all values.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
@@ -116,7 +116,7 @@ def write_histograms(
         heights, _ = np.histogram(array, edges, density=True)
         axes.stairs(heights, edges, fill=not number, alpha=1 if number else 0.4, label=name)
     axes.axvline(mark, color="black", linewidth=0.8)
-    # What is of one value makes a bin that would hide all others.
+    # Values that are all alike fill one bin, whose height would hide all others.
     axes.set(xlabel=label, ylabel="density", yscale="log")
     axes.legend()
     figure.savefig(file, format="png", dpi=120)

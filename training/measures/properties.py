@@ -3,15 +3,18 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.functions import Function
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.layers import ActNorm, InvertibleLayer, InvertibleResidual, InvertibleSequential
+from tf_iresnet.layers.branch import Branch
 from tf_iresnet.log_det import PowerSeries, RussianRoulette
+from tf_iresnet.typing import ArrayLike
 from training.baselines.continuous import ContinuousFlow
 from training.baselines.coupling import Coupling
 from training.baselines.linear import InvertibleLinear
@@ -25,6 +28,9 @@ PROPERTIES = (
     "unbiased log-det estimator",
 )
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 _DIMS = 4
 _HIDDEN = 16
 _POINTS = 64  # more than the _DIMS^2 entries that their Jacobians may span
@@ -35,40 +41,44 @@ _ZERO = 1e-9  # singular values below it are none
 _LARGEST_Z = 5.0  # an unbiased normal mean goes beyond it once in 1.7 million measurements
 
 
+class Measured(TypedDict):
+    """Whether a system has a property, None where that has no meaning, and what it rests on."""
+
+    value: bool | None
+    evidence: dict[str, float]
+
+
 def measure_properties(
     seed: int = 0, systems: Mapping[str, InvertibleLayer] | None = None
-) -> dict[str, dict[str, dict[str, Any]]]:
+) -> dict[str, dict[str, Measured]]:
     """Measures the properties of one layer of each system, on vectors in float64.
 
-    A Jacobian is free-form if at different points it may be any matrix: then the differences
-    of the Jacobians at many points span all d^2 entries. Constant linear maps around a layer,
-    such as permutations, change nothing about that number. A direction is analytic if it takes
-    one evaluation of the layer's network. A likelihood is exact if the log-determinant is that
-    of the dense Jacobian, up to rounding, for every seed. Where it is not, the estimator is
-    unbiased if the mean of independent draws deviates from the truth by less than five standard
-    errors; that a bias exists is shown at kernels of the largest norm that the constraint allows.
+    A Jacobian is free-form if it may be any matrix at different points: then the differences of the
+    Jacobians at many points span all d^2 entries. Constant linear maps around a layer, such as
+    permutations, do not change that number. A direction is analytic if it takes one evaluation of
+    the layer's network. A likelihood is exact if the log-determinant is that of the dense Jacobian,
+    up to rounding, for every seed. Where it is not, the estimator is unbiased if the mean of
+    independent draws deviates from the truth by less than five standard errors. A bias shows at
+    kernels of the largest norm that the constraint allows.
 
     Args:
-        seed: of the weights, the points and the draws.
-        systems: the layers by name; by default those of the paper's table and Residual Flow's.
+      seed: of the weights, the points and the draws.
+      systems: the layers by name; by default those of the paper's table and Residual Flow's.
 
     Returns:
-        For each system and property the "value" (None where the property has no meaning: a
-        ResNet without constraint has no inverse, an exact likelihood needs no estimator) and
-        the "evidence", numbers by name.
+      For each system and property the "value" (None where the property has no meaning: a ResNet
+      without constraint has no inverse, an exact likelihood needs no estimator) and the "evidence",
+      numbers by name.
     """
     systems = one_layer_each(seed) if systems is None else systems
     return {name: _measured(layer, seed) for name, layer in systems.items()}
 
 
 def one_layer_each(seed: int = 0) -> dict[str, InvertibleLayer]:
-    """Makes one layer of each system, moved away from its initial weights.
+    """Makes one layer of each system, built for vectors and moved away from its initial weights.
 
     Args:
-        seed: of the weights.
-
-    Returns:
-        The layers by the systems' names, built for vectors.
+      seed: of the weights.
     """
     keras.utils.set_random_seed(seed)
     half, dtype = range(_DIMS // 2), "float64"
@@ -114,7 +124,7 @@ def _strengthen(block: InvertibleResidual, rng: np.random.Generator) -> None:
     block.converge_spectral_state()
 
 
-def _measured(layer: InvertibleLayer, seed: int) -> dict[str, dict[str, Any]]:
+def _measured(layer: InvertibleLayer, seed: int) -> dict[str, Measured]:
     x = 2.0 * np.random.default_rng(seed).standard_normal((_POINTS, _DIMS))
     jacobians = _dense_jacobians(layer, x)
     invertible = not (isinstance(layer, InvertibleResidual) and layer.coeff is None)
@@ -144,7 +154,7 @@ def _measured(layer: InvertibleLayer, seed: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _entry(value: bool | None, **evidence: float) -> dict[str, Any]:
+def _entry(value: bool | None, **evidence: float) -> Measured:
     return {"value": value, "evidence": {k.replace("_", " "): v for k, v in evidence.items()}}
 
 
@@ -158,7 +168,9 @@ def _dense_jacobians(layer: InvertibleLayer, x: np.ndarray) -> np.ndarray:
     return _graph(jacobians, x)(tf.constant(x)).numpy()
 
 
-def _graph(function: Callable[[tf.Tensor], tf.Tensor], like: Any) -> Any:
+def _graph(
+    function: Callable[[tf.Tensor], tf.Tensor], like: ArrayLike
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Compiles a function of one tensor; eager code is slow in solvers' loops."""
     signature = tf.TensorSpec.from_tensor(tf.constant(like))
     return tf.function(function, autograph=False).get_concrete_function(signature)
@@ -168,14 +180,14 @@ def _key(seed: int, number: int) -> tf.Tensor:
     return tf.constant([seed, number, 0])
 
 
-def _free_form(jacobians: np.ndarray) -> dict[str, Any]:
+def _free_form(jacobians: np.ndarray) -> Measured:
     differences = (jacobians - jacobians[0]).reshape(len(jacobians), -1)
     values = np.linalg.svd(differences, compute_uv=False)
     spanned = int((values > _ZERO * max(values[0], 1.0)).sum())
     return _entry(spanned == values.size, spanned=spanned, entries=values.size)
 
 
-def _analytic(layer: InvertibleLayer, run: Callable[[], Any]) -> dict[str, Any]:
+def _analytic(layer: InvertibleLayer, run: Callable[[], object]) -> Measured:
     with _counted(layer) as evaluations:
         run()
     return _entry(len(evaluations) == 1, evaluations=len(evaluations))
@@ -186,18 +198,20 @@ def _counted(layer: InvertibleLayer) -> Iterator[list[None]]:
     """Notes each evaluation of the networks inside a layer, in eager code."""
     evaluations: list[None] = []
 
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+    def counting(function: Callable[_P, _T]) -> Callable[_P, _T]:
         @functools.wraps(function)
-        def call(*arguments: Any, **options: Any) -> Any:
+        def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
             evaluations.append(None)
             return function(*arguments, **options)
 
         return call
 
-    def counting_function(branch: Any) -> Any:
+    def counting_function(branch: Branch) -> Function:
         function = type(branch).function(branch)
-        function.linearize = counting(function.linearize)
-        function.fold = lambda parameters: (function, parameters)  # else an uncounted one
+        vars(function).update(
+            linearize=counting(function.linearize),
+            fold=lambda parameters: (function, parameters),  # else an uncounted one
+        )
         return function
 
     with contextlib.ExitStack() as stack:
@@ -212,7 +226,7 @@ def _counted(layer: InvertibleLayer) -> Iterator[list[None]]:
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, method: Any) -> Iterator[None]:
+def _replaced(owner: object, name: str, method: Callable[..., object]) -> Iterator[None]:
     vars(owner)[name] = method
     try:
         yield
@@ -220,16 +234,14 @@ def _replaced(owner: Any, name: str, method: Any) -> Iterator[None]:
         del vars(owner)[name]
 
 
-def _exact(layer: InvertibleLayer, x: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
+def _exact(layer: InvertibleLayer, x: np.ndarray, truth: np.ndarray, seed: int) -> Measured:
     value = _graph(lambda key: layer.forward_and_log_det(x, key)[1], _key(seed, 0))
     draws = [value(_key(seed, number)).numpy() for number in (0, 1)]
     errors = [float(np.abs(draw - truth).max()) for draw in draws]
     return _entry(max(errors) < _ROUNDING, largest_error=max(errors))
 
 
-def _unbiased(
-    layer: InvertibleLayer, x: np.ndarray, truth: np.ndarray, seed: int
-) -> dict[str, Any]:
+def _unbiased(layer: InvertibleLayer, x: np.ndarray, truth: np.ndarray, seed: int) -> Measured:
     """Tests at the point of the smallest log-determinant, of which a series misses most."""
     worst = int(truth.argmin())
     copies = tf.constant(np.repeat(x[worst : worst + 1], _COPIES, axis=0))

@@ -1,7 +1,6 @@
 """How well a model's inverse finds the images it was given."""
 
-import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -9,8 +8,9 @@ import tensorflow as tf
 from training.errors import RunError
 from training.measures import pictures
 from training.measures.finished import Finished
-from training.measures.inputs import input_specs, inputs_with_index
+from training.measures.inputs import inputs_with_index
 from training.runs.files import new_file
+from training.typing import PathLike, Results
 
 _SHOWN = 16
 _CHECKED = 1_000
@@ -20,11 +20,11 @@ class RoundTrips(NamedTuple):
     """Test images, encoded and decoded again.
 
     Args:
-        images: the first ones, with values as shares of the pixels' range.
-        reconstructions: of these; of images whose inverse was not found, the last iterate.
-        errors: the largest error of a pixel of each image, the ones not shown included.
-        steps: that the solver took for each.
-        converged: whether each one's inverse was found.
+      images: the first ones, with values as shares of the pixels' range.
+      reconstructions: of these; of images whose inverse was not found, the last iterate.
+      errors: the largest error of a pixel of each image, the ones not shown included.
+      steps: that the solver took for each.
+      converged: whether each one's inverse was found.
     """
 
     images: np.ndarray
@@ -38,24 +38,20 @@ def round_trips(finished: Finished, count: int) -> RoundTrips:
     """Encodes and decodes test images.
 
     Args:
-        finished: the run.
-        count: how many, from the first on.
-
-    Returns:
-        What came back.
+      finished: the run.
+      count: how many, from the first on.
 
     Raises:
-        RunError: the model has no inverse, or the data are no images.
+      RunError: if the model has no inverse, or the data are no images.
     """
     finished.check_invertible()
     spec = finished.dataset.spec
     if not spec.is_image:
         raise RunError(f"{spec.name!r} holds no images to show; use `python -m training sample`")
-    span = float(spec.levels or 1) if finished.is_flow else 1.0
-    model = finished.model
+    model, span = finished.model, finished.span
     round_trip = tf.function(
         lambda x, *context: model.decode(model.encode(x, *context), True, *context),
-        input_signature=input_specs(finished),
+        input_signature=finished.input_specs,
         autograph=False,
     )
     errors, steps, converged = [], [], []
@@ -71,21 +67,21 @@ def round_trips(finished: Finished, count: int) -> RoundTrips:
     return RoundTrips(*shown, *map(np.concatenate, (errors, steps, converged)))
 
 
-def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Encodes and decodes up to 1,000 test images, draws the first, notes the errors.
+def write_reconstructions(finished: Finished, out: PathLike) -> Results:
+    """Encodes and decodes up to 1,000 test images, draws the first and notes the errors.
 
     Errors are shares of the pixels' range. Images whose inverse was not found are counted, and
     framed red in the picture: their row of reconstructions is the solver's last iterate.
 
     Args:
-        finished: the run.
-        out: the picture's file: originals over reconstructions over absolute differences.
+      finished: the run.
+      out: the picture's file: originals over reconstructions over absolute differences.
 
     Returns:
-        What was added to `metrics.json` as "reconstruction".
+      What was added to `metrics.json` as "reconstruction".
 
     Raises:
-        RunError: the model has no inverse, the file cannot be written, or the data are no images.
+      RunError: if the model has no inverse, the file cannot be written, or the data are no images.
     """
     path = new_file(out)
     trips = round_trips(finished, min(_CHECKED, finished.dataset.spec.split_sizes["test"]))
@@ -99,7 +95,7 @@ def write_reconstructions(finished: Finished, out: str | os.PathLike[str]) -> di
     return report
 
 
-def _report(errors: np.ndarray, steps: np.ndarray, converged: np.ndarray) -> dict[str, Any]:
+def _report(errors: np.ndarray, steps: np.ndarray, converged: np.ndarray) -> Results:
     finite = np.isfinite(errors)
     return {
         "images": len(errors),

@@ -1,7 +1,6 @@
 """Pictures of what a flow generates."""
 
 import math
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +10,8 @@ from training.errors import RunError
 from training.measures import pictures
 from training.measures.finished import Finished
 from training.measures.inputs import probe_seed
-from training.measures.measuring import bits_function
 from training.runs.files import new_file, write_files
+from training.typing import PathLike
 
 
 def draw_samples(
@@ -23,17 +22,17 @@ def draw_samples(
     Those of a conditional flow are of the first class, the second and so on, in turn.
 
     Args:
-        finished: the run of a flow.
-        count: the number of samples.
-        seed: the seed.
-        temperature: scales the latents' spread.
+      finished: the run of a flow.
+      count: the number of samples.
+      seed: the seed.
+      temperature: scales the latents' spread.
 
     Returns:
-        Samples [count, *event_shape]: points, or pixels from 0 to levels.
+      Samples [count, *event_shape]: points, or pixels from 0 to levels.
 
     Raises:
-        RunError: the model has no density, or an argument is out of range.
-        ConvergenceError: an inverse was not found.
+      RunError: if the model has no density, or an argument is out of range.
+      ConvergenceError: if an inverse was not found.
     """
     if not finished.is_flow:
         name = finished.experiment.name
@@ -59,7 +58,7 @@ def draw_samples(
 
 def write_samples(
     finished: Finished,
-    out: str | os.PathLike[str],
+    out: PathLike,
     count: int,
     *,
     seed: int = 0,
@@ -70,15 +69,15 @@ def write_samples(
     A conditional flow's picture has a row of images, or a density, for each class.
 
     Args:
-        finished: the run of a flow.
-        out: the picture's file.
-        count: the number of samples.
-        seed: the seed.
-        temperature: scales the latents' spread.
+      finished: the run of a flow.
+      out: the picture's file.
+      count: the number of samples.
+      seed: the seed.
+      temperature: scales the latents' spread.
 
     Raises:
-        RunError: the model has no density, or an argument or the file cannot be used.
-        ConvergenceError: an inverse was not found.
+      RunError: if the model has no density, or an argument or the file cannot be used.
+      ConvergenceError: if an inverse was not found.
     """
     path, levels = new_file(out), finished.dataset.spec.levels
     samples = draw_samples(finished, count, seed=seed, temperature=temperature)
@@ -114,14 +113,14 @@ def density_of_plane(
     """Evaluates a flow's density, with exact log-determinants, over the plane.
 
     Args:
-        finished: the run of a flow of points.
-        seed: of what is random in the preprocessing; a flow of points has none.
-        context: of a conditional flow.
+      finished: the run of a flow of points.
+      seed: of what is random in the preprocessing; a flow of points has none.
+      context: of a conditional flow.
 
     Returns:
-        The density [side, side] at `pictures.plane_points`.
+      The density [side, side] at `pictures.plane_points`.
     """
-    density, points, bits = bits_function(finished, Exact()), pictures.plane_points(), []
+    density, points, bits = finished.bits_per_dim_by(Exact()), pictures.plane_points(), []
     for first in range(0, len(points), 4_000):
         x = points[first : first + 4_000]
         rows = [] if context is None else [np.tile(context, (len(x), 1))]

@@ -1,24 +1,21 @@
 """Error rates of several views of each image."""
 
-from typing import Any
-
-import numpy as np
-
 from training.data import views
 from training.errors import RunError
 from training.measures.finished import Finished
 from training.measures.inputs import batches_with_index
-from training.measures.measuring import mistakes_of
+from training.measures.measuring import find_mistakes
+from training.typing import Results
 
 
 def check_views(finished: Finished) -> None:
     """Refuses a run whose images have no views.
 
     Args:
-        finished: the run.
+      finished: the run.
 
     Raises:
-        RunError: it is a density, or was trained on images as they are.
+      RunError: if it has a density, or was trained on images as they are.
     """
     experiment = finished.experiment
     if finished.is_flow or not {"crop", "flip"} & set(experiment.augment):
@@ -29,20 +26,20 @@ def check_views(finished: Finished) -> None:
         )
 
 
-def by_views_of(finished: Finished, split: str, limit: int | None) -> dict[str, Any]:
+def measure_by_views(finished: Finished, split: str, limit: int | None) -> Results:
     """Measures the error rate of the mean of the logits of several views of each image.
 
     Args:
-        finished: the run.
-        split: "train", "validation" or "test".
-        limit: how many examples to use, from the first on; None for all.
+      finished: the run of a classifier.
+      split: "train", "validation" or "test".
+      limit: how many examples to use, from the first on; None for all.
 
     Returns:
-        The error rate, how many views there are, and of what it was measured.
+      The error rate, how many views there are, and of what it was measured.
     """
     augment = finished.experiment.augment
     _, (x, _) = next(batches_with_index(finished, split, 1))
-    mistakes = np.concatenate(mistakes_of(finished, split, limit, augment))
+    mistakes = find_mistakes(finished, split, limit, augment)
     return {
         "count": len(views(x, augment)),
         "split": split,

@@ -1,9 +1,8 @@
 """The page that goes with an exported model: what it is, how to call it, how good, how made."""
 
-from typing import Any
-
 from tf_iresnet.certificate import Certificate
 from training.measures.finished import Finished
+from training.typing import Results
 
 _FLOW = """\
 | signature | inputs | outputs |
@@ -35,15 +34,12 @@ Where `converged` is false, `x` is NaN.
 
 
 def model_card(finished: Finished, certificate: Certificate | None, rescaled: bool = False) -> str:
-    """Describes a run's model from its settings and from what was measured so far.
+    """Describes a run's model, in Markdown, from its settings and from what was measured.
 
     Args:
-        finished: the run.
-        certificate: what is proven of the exported weights; None for a baseline.
-        rescaled: whether the exported weights were scaled after they were measured.
-
-    Returns:
-        A page in Markdown.
+      finished: the run.
+      certificate: what is proven of the exported weights; None for a baseline.
+      rescaled: whether the exported weights were scaled after they were measured.
     """
     spec, metrics = finished.dataset.spec, finished.metrics()
     sizes = ", ".join(map(str, spec.event_shape))
@@ -118,7 +114,7 @@ def _inputs(finished: Finished) -> str:
     )
 
 
-def _results(metrics: dict[str, Any]) -> list[str]:
+def _results(metrics: Results) -> list[str]:
     lines = []
     place = "on {images} images of the {split} set"
     if metrics.get("bits_per_dim") is not None:

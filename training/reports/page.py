@@ -1,7 +1,6 @@
-"""The page of results, made from what finished runs left and from nothing else."""
+"""The page of results, made from the files of finished runs and from nothing else."""
 
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
 from training.reports.tables import (
@@ -18,6 +17,7 @@ from training.reports.tables.intervals import error_rate
 from training.reports.tables.records import Record, Records
 from training.reports.tables.table import Grid
 from training.runs.files import read_json
+from training.typing import JsonObject
 
 _HEAD = """\
 # Results
@@ -52,17 +52,14 @@ _DIFFERENCES = """\
 
 
 def make_page(results: Path, figures: Path) -> str:
-    """Writes the page.
+    """Writes the page in Markdown, with its figures in the folder `figures` beside it.
 
     Args:
-        results: the folder of finished runs.
-        figures: the folder of figures with their numbers.
-
-    Returns:
-        Markdown, in which figures are in the folder `figures` beside the page.
+      results: the folder of finished runs.
+      figures: the folder of figures with their numbers.
 
     Raises:
-        RunError: files are damaged.
+      RunError: if files are damaged.
     """
     records = Records(results)
     tables = [
@@ -144,7 +141,7 @@ def _result(record: Record) -> str:
 
 
 def _outliers(records: Records) -> list[str]:
-    """What `python -m training ood` found, if it was run."""
+    """Returns what `python -m training ood` found, if it was run."""
     rows = []
     for path in sorted(records.folder.glob("*/ood.json")):
         content = read_json(path)
@@ -175,7 +172,7 @@ def _outliers(records: Records) -> list[str]:
     ]
 
 
-def _area(area: dict[str, Any]) -> str:
+def _area(area: JsonObject) -> str:
     low, high = area["interval"]
     return f"{area['value']:.3f} [{low:.3f}, {high:.3f}]"
 

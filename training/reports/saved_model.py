@@ -13,25 +13,26 @@ from training.measures.certify import certified, check_rescale, refuse_baseline,
 from training.measures.finished import Finished
 from training.reports.model_card import model_card
 from training.runs.files import as_text, trouble, write_files
+from training.typing import PathLike
 
 
 def write_saved_model(
-    finished: Finished, out: str | os.PathLike[str], *, below: float | None = None
+    finished: Finished, out: PathLike, *, below: float | None = None
 ) -> Certificate | None:
     """Certifies and exports the averaged weights, with a model card as README.md.
 
     Args:
-        finished: the run.
-        out: the folder of one version, which TensorFlow Serving wants to be a number.
-        below: blocks whose bound is not below this are scaled until it is; None for none.
+      finished: the run.
+      out: the folder of one version, which TensorFlow Serving wants to be a number.
+      below: blocks whose bound is not below this are scaled until it is; None for none.
 
     Returns:
-        What is proven of the exported model; `certificate.json` in its folder says the same.
-        Nothing for a baseline.
+      What is proven of the exported model, as `certificate.json` in its folder says; None for a
+      baseline.
 
     Raises:
-        RunError: the folder exists or cannot be written to, its name is no number, or a part of
-            the model has no known bound.
+      RunError: if the folder exists or cannot be written to, its name is no number, or a part of
+        the model has no known bound.
     """
     finished.check_invertible()
     check_rescale(below)

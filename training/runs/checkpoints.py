@@ -1,10 +1,11 @@
-"""Checkpoints of all that training changes, numbered by step, the last few of which are kept."""
+"""Checkpoints of all that training changes, numbered by step; the last few are kept."""
 
 import json
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tf_iresnet.models.training.model import Model
@@ -23,18 +24,20 @@ _SETTINGS = "settings/.ATTRIBUTES/py_state"
 class Checkpoints:
     """The checkpoints in one folder.
 
-    TensorFlow writes each under another name first, lists it only when it is complete, and
-    compares every tensor with its checksum when reading. The files are what counts: the list may
-    be lost. Each holds the settings that its weights were trained with.
+    TensorFlow writes each under another name first, lists it when it is complete, and compares
+    every tensor with its checksum when reading. The files count, and the list may be lost. Each
+    checkpoint holds the settings that its weights were trained with.
 
     Args:
-        folder: the folder.
-        experiment: the settings of the run.
-        model: its compiled model; its optimizer and its metrics, already built, are saved with it.
-        writes: whether this process writes; of several workers one does.
+      folder: the folder.
+      experiment: the settings of the run.
+      model: its compiled model; the optimizer and the metrics, all built, are saved with it.
+      writes: whether this process writes; of several workers one does.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment, model: Model, writes: bool = True):
+    def __init__(
+        self, folder: Path, experiment: Experiment, model: Model, writes: bool = True
+    ) -> None:
         self._folder = folder
         self._experiment = experiment
         self._writes = writes
@@ -55,13 +58,13 @@ class Checkpoints:
         self.step: int | None = None
 
     def save(self, step: int) -> None:
-        """Saves the state after `step` steps; every worker has to call it.
+        """Saves the state after some steps; every worker has to call it.
 
         Args:
-            step: the number of steps done.
+          step: the number of steps done.
 
         Raises:
-            RunError: the folder cannot be written to.
+          RunError: if the folder cannot be written to.
         """
         for total, metric in zip(self._sums, self._metrics, strict=True):
             total.assign(tf.convert_to_tensor(metric))
@@ -85,10 +88,10 @@ class Checkpoints:
         """Restores the last checkpoint, or the one before where that is damaged.
 
         Returns:
-            Its step, or None if there are no checkpoints.
+          Its step, or None if there are no checkpoints.
 
         Raises:
-            RunError: none of them can be read, or they are of other settings or another model.
+          RunError: if none of them can be read, or they are of other settings or another model.
         """
         check_settings(self._folder, self._experiment)
         self._manager = self._listed()  # another process may have written some
@@ -126,10 +129,10 @@ class Checkpoints:
             metric.assign(total)
 
     def clean(self) -> None:
-        """Prepares the folder for saving after the restored step, which no file of it hinders.
+        """Removes from the folder what would hinder saving after the restored step.
 
-        What a process that was killed while saving has left unfinished is removed. What is of a
-        later step cannot be read, and goes to a folder of its own. The list names the others.
+        Files that a killed process has left unfinished are deleted. Those of later steps cannot be
+        read, and go to a folder of their own. The list then names the others.
         """
         last = -1 if self.step is None else self.step
         good = sorted(step for step in _steps(self._folder) if step <= last)
@@ -152,10 +155,10 @@ class Checkpoints:
             self._checkpoint, str(self._folder), max_to_keep=_KEPT, checkpoint_name="step"
         )
 
-    def _of(self, names: Any) -> tf.train.Checkpoint:
+    def _of(self, names: Iterable[str]) -> tf.train.Checkpoint:
         """Makes a checkpoint of some parts of the state."""
         checkpoint = tf.train.Checkpoint(**{name: self._state[name] for name in names})
-        _ = checkpoint.save_counter  # makes it, so that it is restored, too
+        _ = checkpoint.save_counter  # makes the counter, for it to be restored
         return checkpoint
 
     def _read(self, path: str) -> str | None:
@@ -164,7 +167,7 @@ class Checkpoints:
             names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
         except Exception as error:  # whatever a damaged file provokes
             return first_line(error)
-        # Earlier versions did not write all parts.
+        # A checkpoint need not hold every part, but always these two.
         there = {name.split("/")[0] for name in names}
         parts = [name for name in self._state if name in there | {"model", "optimizer"}]
         try:
@@ -179,35 +182,37 @@ class Checkpoints:
         return None
 
 
-def _without(variables: list[Any], weights: list[Any]) -> list[Any]:
+def _without(
+    variables: Sequence[keras.Variable], weights: Sequence[keras.Variable]
+) -> list[keras.Variable]:
     known = {id(weight) for weight in weights}
     return [variable for variable in variables if id(variable) not in known]
 
 
 class _Written(tf.train.experimental.PythonState):
-    """A text that is saved; what is restored is looked at by `check_settings`."""
+    """A text that is saved with the state; `check_settings` reads it."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self._text = text
 
     def serialize(self) -> str:
         return self._text
 
-    def deserialize(self, string_value: Any) -> None:
-        """Leaves the text as it is: the next checkpoint is of the settings that go on."""
+    def deserialize(self, string_value: str) -> None:
+        """Keeps the text: the next checkpoint is of this process' settings."""
 
 
 def check_settings(folder: Path, experiment: Experiment) -> None:
     """Refuses checkpoints whose weights were trained with other settings.
 
-    Those of earlier versions hold no settings, and those that are damaged none that can be read.
+    A checkpoint that is damaged, or holds no settings, is passed over.
 
     Args:
-        folder: the folder of the checkpoints.
-        experiment: what the run's `config.json` says.
+      folder: the folder of the checkpoints.
+      experiment: what the run's `config.json` says.
 
     Raises:
-        RunError: they are of other settings; the message names one that differs.
+      RunError: if they are of other settings; the message names one that differs.
     """
     for step in sorted(_steps(folder), reverse=True):
         path = folder / f"step-{step}"
@@ -241,7 +246,7 @@ def _settings(path: Path) -> str | None:
 
 
 def _steps(folder: Path) -> set[int]:
-    """The steps of the checkpoints whose files are there."""
+    """Returns the steps of the checkpoints whose files are there."""
     return {_step(path.stem) for path in folder.glob("step-*.index")} - {-1}
 
 

@@ -1,9 +1,9 @@
-"""What the files of a run hold, as far as anything reads it; whatever else is there stays."""
+"""What the files of a run must hold for others to read them; more may stand there."""
 
 import itertools
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +18,12 @@ from pydantic import (
 from training.errors import RunError
 from training.experiments.refusals import Refusal, refusals, shown
 from training.runs.files import read_json
+from training.typing import Json, JsonObject
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _OrNull = _Number | None  # null stands for a number that was not finite
 _Whole = Annotated[int, Field(ge=0)]
+_T = TypeVar("_T")
 
 
 class _Noted(BaseModel):
@@ -61,7 +63,7 @@ class _Metrics(_Noted):
     standard_error: _OrNull = None
     error_percent: _OrNull = None
     log_prob: _OrNull = None
-    log_det: dict[str, Any] | None = None
+    log_det: JsonObject | None = None
     certified_lipschitz: _OrNull = None
     validation: dict[str, _OrNull] | None = None
     versions: dict[str, str] | None = None
@@ -104,23 +106,25 @@ def _in_order(intervals: list[_Interval]) -> list[_Interval]:
     return intervals
 
 
-METRICS: TypeAdapter[Any] = TypeAdapter(_Metrics)
-FINISHED: TypeAdapter[Any] = TypeAdapter(_Finished)
-HISTORY: TypeAdapter[Any] = TypeAdapter(Annotated[list[_Interval], AfterValidator(_in_order)])
+METRICS: TypeAdapter[_Metrics] = TypeAdapter(_Metrics)
+FINISHED: TypeAdapter[_Finished] = TypeAdapter(_Finished)
+HISTORY: TypeAdapter[list[_Interval]] = TypeAdapter(
+    Annotated[list[_Interval], AfterValidator(_in_order)]
+)
 
 
-def read_content(path: Path, kind: TypeAdapter[Any]) -> Any:
+def read_content(path: Path, kind: TypeAdapter[_T]) -> Json:
     """Reads a file and refuses one that is damaged or of another shape.
 
     Args:
-        path: the file.
-        kind: `METRICS`, `FINISHED` or `HISTORY`.
+      path: the file.
+      kind: `METRICS`, `FINISHED` or `HISTORY`.
 
     Returns:
-        What it holds, as it stands there.
+      What it holds, as it stands there.
 
     Raises:
-        RunError: it cannot be read, or something is missing or of another kind.
+      RunError: if it cannot be read, or something is missing or of another kind.
     """
     content = read_json(path)
     try:

@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from training.errors import RunError
+from training.typing import Json, PathLike
 
-Writer = Callable[[BinaryIO], Any]
+Writer = Callable[[BinaryIO], object]
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this disk is used up"}
 _OTHER = (errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT)
 _FREE = "free some of it, then give the same command again"
@@ -22,10 +23,10 @@ def write_files(writers: Mapping[Path, Writer]) -> None:
     """Writes files beside their places, then moves all of them there.
 
     Args:
-        writers: what writes each, given an open file.
+      writers: what writes each, given an open file.
 
     Raises:
-        RunError: one cannot be written; then all are as they were.
+      RunError: if one cannot be written; then all are as they were.
     """
     with contextlib.ExitStack() as scratch:
         ready = []
@@ -56,41 +57,31 @@ def _beside(path: Path, write: Writer) -> Iterator[str]:
         Path(name).unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Writes a JSON file.
 
     Args:
-        path: where to.
-        content: what `json` can hold; numbers that are not finite become null.
+      path: where to.
+      content: what `json` can hold; numbers that are not finite become null.
 
     Raises:
-        RunError: the folder cannot be written to.
+      RunError: if the folder cannot be written to.
     """
     write_files({path: as_json(content)})
 
 
-def as_json(content: Any) -> Writer:
-    """Makes a writer of JSON.
+def as_json(content: Json) -> Writer:
+    """Returns a writer of JSON, for `write_files`.
 
     Args:
-        content: what `json` can hold; numbers that are not finite become null.
-
-    Returns:
-        The writer, for `write_files`.
+      content: what `json` can hold; numbers that are not finite become null.
     """
     text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     return as_text(text + "\n")
 
 
 def as_text(text: str) -> Writer:
-    """Makes a writer of text.
-
-    Args:
-        text: the text.
-
-    Returns:
-        The writer, for `write_files`.
-    """
+    """Returns a writer of a text, for `write_files`."""
     return lambda file: file.write(text.encode("utf-8"))
 
 
@@ -98,55 +89,32 @@ def trouble(error: Exception) -> str:
     """Says why something cannot be written, and what to do.
 
     Args:
-        error: of Python, or of TensorFlow, which tells a full disk by its message alone.
-
-    Returns:
-        The reason and the remedy.
+      error: of Python, or of TensorFlow, which tells a full disk by its message alone.
     """
     code = _full(error)
     if code is not None:
         return f"{_FULL[code]} ({os.strerror(code)}); {_FREE}"
-    text = str(error)  # TensorFlow's begins with its own affairs
+    text = str(error)  # TensorFlow's message begins with its own files and lines
     known = (os.strerror(code) for code in _OTHER if os.strerror(code) in text)
     reason = getattr(error, "strerror", None) or next(known, None) or first_line(error)
     return f"{reason}; free the disk, or choose a folder you may write to"
 
 
 def is_full(error: Exception) -> bool:
-    """Says whether an error is that of a full disk, or of a quota.
-
-    Args:
-        error: of Python or of TensorFlow.
-
-    Returns:
-        Whether it is.
-    """
+    """Whether an error, of Python or of TensorFlow, is that of a full disk or a quota."""
     return _full(error) is not None
 
 
 def first_line(error: Exception) -> str:
-    """Shortens an error's message.
-
-    Args:
-        error: the error.
-
-    Returns:
-        Its first line, at most 200 characters; the kind of error where there is none.
-    """
+    """Returns the first 200 characters of a message's first line, or else the kind of error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """Reads a file written by `write_json`.
 
-    Args:
-        path: where from.
-
-    Returns:
-        Its content.
-
     Raises:
-        RunError: it is not there, cannot be read or is no JSON.
+      RunError: if it is not there, cannot be read or is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -158,17 +126,14 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def new_file(path: str | os.PathLike[str]) -> Path:
-    """Prepares the place of a file that is going to be written.
+def new_file(path: PathLike) -> Path:
+    """Prepares the place of a file that is going to be written, and returns its path.
 
     Args:
-        path: where to.
-
-    Returns:
-        The path; its folder exists.
+      path: where to; its folder is made.
 
     Raises:
-        RunError: there is a folder in that place, or its own folder cannot be written to.
+      RunError: if there is a folder in that place, or its own folder cannot be written to.
     """
     place = Path(path)
     if place.is_dir():
@@ -187,7 +152,7 @@ def _full(error: Exception) -> int | None:
     return next((code for code in _FULL if code == number or os.strerror(code) in text), None)
 
 
-def _finite(content: Any) -> Any:
+def _finite(content: Json) -> Json:
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

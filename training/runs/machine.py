@@ -12,40 +12,32 @@ _PACKAGES = ("tf_iresnet", "tensorflow", "keras", "tensorflow_probability", "num
 
 
 def cpu_seconds() -> float:
-    """Adds up the processor time that this process and its descendants have used.
+    """Returns the processor time that this process and its descendants have used.
 
-    Returns:
-        User and system time in seconds, finished children included.
+    It is user and system time in seconds, finished children included.
     """
     me = psutil.Process()
     total = 0.0
     for process in (me, *me.children(recursive=True)):
         try:
             total += sum(process.cpu_times()[:4])  # user, system, and both of reaped children
-        except psutil.NoSuchProcess:  # it has just ended, and now counts as reaped
+        except psutil.NoSuchProcess:  # ended meanwhile: it counts among the reaped
             continue
     return total
 
 
 def cores() -> int:
-    """Counts the processors this process may use.
-
-    Returns:
-        Their number.
-    """
+    """Counts the processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor(source: Path = Path("/proc/cpuinfo")) -> str:
-    """Names the processor and the widest vectors it computes with, which times depend on.
+    """Names the processor and its widest vectors, on which times depend, as in "AMD EPYC, AVX2".
 
     Args:
-        source: what Linux says of it.
-
-    Returns:
-        A name such as "AMD EPYC, AVX2"; what Python knows where there is no such file.
+      source: what Linux says of it; without that file Python's name is taken.
     """
     try:
         lines = source.read_text().splitlines()
@@ -59,10 +51,6 @@ def processor(source: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Names the versions that results depend on.
-
-    Returns:
-        The version of Python and of each package.
-    """
+    """Returns the versions that results depend on: Python's and those of packages."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **packages}

@@ -6,23 +6,23 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
 from training.experiments.agreement import differences, is_longer
 from training.experiments.config import Experiment, parse_recorded
 from training.runs.contents import HISTORY, METRICS, read_content
 from training.runs.files import Writer, as_json, read_json, trouble, write_files, write_json
+from training.typing import HistoryEntry, JsonObject, PathLike, Results
 
 
 class Run:
     """A run's folder.
 
     Args:
-        folder: the folder; it need not exist.
+      folder: the folder; it need not exist.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self._config = self.folder / "config.json"
         self._metrics = self.folder / "metrics.json"
@@ -39,13 +39,13 @@ class Run:
         """Refuses a folder in which the experiment cannot be started or continued.
 
         Args:
-            experiment: the experiment that is asked for.
+          experiment: the experiment that is asked for.
 
         Returns:
-            Whether the folder already holds it.
+          Whether the folder holds it already.
 
         Raises:
-            RunError: it holds something else, or cannot be written to.
+          RunError: if it holds something else, or cannot be written to.
         """
         place = str(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
@@ -65,12 +65,12 @@ class Run:
         return self.is_there
 
     def check_untrained(self) -> None:
-        """Refuses to start from nothing where there once were checkpoints.
+        """Refuses to start anew where there are results without checkpoints.
 
-        A run that was killed before its first checkpoint may have noted one interval.
+        One interval may be noted: of a run that was killed before its first checkpoint.
 
         Raises:
-            RunError: the folder holds results, which training would replace.
+          RunError: if the folder holds results, which training would replace.
         """
         if len(self.history()) > 1 or self.metrics():
             raise RunError(
@@ -79,11 +79,11 @@ class Run:
             )
 
     def begin(self, experiment: Experiment, command: str) -> None:
-        """Notes what the folder holds from now on.
+        """Notes what the folder holds.
 
         Args:
-            experiment: the experiment.
-            command: the command that repeats it.
+          experiment: the experiment.
+          command: the command that repeats it.
         """
         settings = experiment.model_dump(mode="json")
         content = {"experiment": experiment.name, "command": command, "settings": settings}
@@ -91,13 +91,10 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder, and keeps a second training out of it while the first one runs.
-
-        Yields:
-            Nothing.
+        """Makes the folder, and keeps others from training in it.
 
         Raises:
-            RunError: another process trains there, or the folder cannot be made.
+          RunError: if another process trains there, or the folder cannot be made.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,11 +118,8 @@ class Run:
     def experiment(self) -> Experiment:
         """Reads which experiment the folder holds.
 
-        Returns:
-            The experiment.
-
         Raises:
-            RunError: the folder holds no run, or one of another version of this package.
+          RunError: if the folder holds no run, or one of another version of this package.
         """
         try:
             return parse_recorded(self._content()["settings"])
@@ -135,10 +129,10 @@ class Run:
             raise RunError(f"{str(self._config)!r} cannot be used: {error}") from error
 
     def check_notes(self) -> None:
-        """Refuses files that what is measured could not be added to.
+        """Refuses files to which nothing can be added.
 
         Raises:
-            RunError: `metrics.json` or `history.json` is damaged, or of another experiment.
+          RunError: if `metrics.json` or `history.json` is damaged, or of another experiment.
         """
         self.history()
         noted, held = self.metrics().get("experiment"), self.experiment().name
@@ -149,58 +143,46 @@ class Run:
             )
 
     def command(self) -> str:
-        """Reads the command that repeats the run.
-
-        Returns:
-            The command.
-        """
+        """Reads the command that repeats the run."""
         return str(self._content().get("command", ""))
 
-    def metrics(self) -> dict[str, Any]:
-        """Reads the results.
-
-        Returns:
-            The results so far, or nothing.
+    def metrics(self) -> Results:
+        """Reads the results; there may be none.
 
         Raises:
-            RunError: the file is damaged.
+          RunError: if the file is damaged.
         """
         return read_content(self._metrics, METRICS) if self._metrics.exists() else {}
 
-    def write_metrics(
-        self, metrics: dict[str, Any], files: Mapping[Path, Writer] | None = None
-    ) -> None:
+    def write_metrics(self, metrics: Results, files: Mapping[Path, Writer] | None = None) -> None:
         """Replaces the results.
 
         Args:
-            metrics: all results.
-            files: what goes with them: all of it is written, or nothing.
+          metrics: all results.
+          files: what goes with them: all of it is written, or nothing.
 
         Raises:
-            RunError: something cannot be written.
+          RunError: if something cannot be written.
         """
         write_files({**(files or {}), self._metrics: as_json(metrics)})
 
-    def history(self) -> list[dict[str, Any]]:
-        """Reads what was noted at each checkpoint.
-
-        Returns:
-            One record per checkpoint, in order.
+    def history(self) -> list[HistoryEntry]:
+        """Reads what was noted at each checkpoint, in order.
 
         Raises:
-            RunError: the file is damaged.
+          RunError: if the file is damaged.
         """
         return read_content(self._history, HISTORY) if self._history.exists() else []
 
-    def write_history(self, records: list[dict[str, Any]]) -> None:
-        """Replaces the records.
+    def write_history(self, records: list[HistoryEntry]) -> None:
+        """Replaces what was noted at each checkpoint.
 
         Args:
-            records: one per checkpoint, in order.
+          records: an entry for each checkpoint, in order.
         """
         write_json(self._history, records)
 
-    def _content(self) -> dict[str, Any]:
+    def _content(self) -> JsonObject:
         if not self.is_there:
             if self.checkpoints.is_dir():
                 raise RunError(self._without_config())

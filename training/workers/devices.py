@@ -6,13 +6,16 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from tf_iresnet import replicas
 from training.data import Share
 from training.errors import RunError
+
+#: What `fit` reads, on one device or shared out.
+FitData: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
 
 # What TensorFlow raises when a worker has ended or does not answer.
 _LOST = (
@@ -28,9 +31,9 @@ class Devices:
     """A distribution strategy and this process' part in it.
 
     Args:
-        strategy: the strategy.
-        worker: the number of this process among the workers.
-        workers: the number of processes.
+      strategy: the strategy.
+      worker: the number of this process among the workers.
+      workers: the number of processes.
     """
 
     strategy: tf.distribute.Strategy
@@ -47,14 +50,11 @@ class Devices:
         """Whether this process is the one that writes."""
         return self.worker == 0
 
-    def batches(self, make: Callable[[Share], tf.data.Dataset]) -> Any:
-        """Makes a data set of which every replica reads its own share.
+    def batches(self, make: Callable[[Share], tf.data.Dataset]) -> FitData:
+        """Makes a data set, for `fit`, of which every replica reads its own share.
 
         Args:
-            make: makes the data set of a share.
-
-        Returns:
-            What `fit` reads on these devices.
+          make: makes the data set of a share.
         """
         if self.replicas == 1:
             return make(Share())
@@ -69,11 +69,8 @@ class Devices:
     def watched(self) -> Iterator[None]:
         """Says in one line that another worker is lost, where TensorFlow notices.
 
-        Yields:
-            Nothing.
-
         Raises:
-            RunError: another worker has ended, or does not answer.
+          RunError: if another worker has ended, or does not answer.
         """
         try:
             yield
@@ -90,11 +87,11 @@ class Devices:
         """Adds up numbers over all replicas; every process has to call it.
 
         Args:
-            values: this process' numbers, as many in every process. Sums of whole numbers are
-                exact, and so the same in every process.
+          values: this process' numbers, as many in every process. Sums of whole numbers are exact,
+            and so the same in every process.
 
         Returns:
-            Their sums, to which a process contributes once for each of its replicas.
+          Their sums, to which a process contributes once for each of its replicas.
         """
         local = tf.constant(values, tf.float64)
         sums = self.strategy.run(_sum(self.strategy), (local,))
@@ -104,11 +101,11 @@ class Devices:
         """Refuses a number that is not the same in all processes.
 
         Args:
-            name: what it is.
-            value: this process' number.
+          name: what it is.
+          value: this process' number.
 
         Raises:
-            RunError: another process has another one.
+          RunError: if another process has another one.
         """
         if self.workers == 1:
             return
@@ -121,18 +118,15 @@ class Devices:
 
 
 def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devices:
-    """Prepares the devices; it has to come before anything TensorFlow computes.
+    """Prepares the devices, before TensorFlow computes anything.
 
     Args:
-        kind: "none" for one device, "mirrored" for all local ones (the GPUs, where there are
-            any), or "multiworker" for the processes that TF_CONFIG or Slurm names.
-        logical_devices: into how many devices to split the processor.
-
-    Returns:
-        The devices.
+      kind: "none" for one device, "mirrored" for all local ones (the GPUs, where there are any), or
+        "multiworker" for the processes that TF_CONFIG or Slurm names.
+      logical_devices: into how many devices to split the processor.
 
     Raises:
-        RunError: they cannot be had.
+      RunError: if they cannot be had.
     """
     if logical_devices is not None:
         if kind != "mirrored":
@@ -150,8 +144,8 @@ def make_devices(kind: str = "none", logical_devices: int | None = None) -> Devi
 
 
 @functools.cache
-def _sum(strategy: tf.distribute.Strategy) -> Any:
-    """What adds up numbers over a strategy's replicas, traced once for each strategy."""
+def _sum(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns what adds up numbers over a strategy's replicas, traced once for each strategy."""
     return tf.function(replicas.all_reduce_sum)
 
 

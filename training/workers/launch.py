@@ -17,8 +17,8 @@ import click
 from training.errors import RunError
 from training.workers.signals import Request, termination
 
-_GRACE = 10.0  # seconds between the polite request to end and the other one
-_FOR_ALL = 30.0  # seconds in which the others have to end after the first one has
+_GRACE = 10.0  # seconds from SIGTERM to SIGKILL
+_FOR_ALL = 30.0  # seconds that the others have after the first one has ended
 _PR_SET_PDEATHSIG = 1
 
 
@@ -26,18 +26,18 @@ def launch(workers: int, arguments: Sequence[str]) -> int:
     """Runs `python -m training train` in several processes that train one model.
 
     A worker that fails ends the others. SIGTERM and Ctrl-C are passed on: the workers save, and the
-    same command goes on from there. A second Ctrl-C ends all of them at once.
+    same command continues from there. A second Ctrl-C ends all of them at once.
 
     Args:
-        workers: how many.
-        arguments: those of `train`.
+      workers: how many.
+      arguments: those of `train`.
 
     Returns:
-        The exit status: 0, or that of the first worker that failed.
+      The exit status: 0, or that of the first worker that failed.
 
     Raises:
-        RunError: the number of workers cannot be used.
-        KeyboardInterrupt: Ctrl-C was pressed, and the workers have ended.
+      RunError: if the number of workers cannot be used.
+      KeyboardInterrupt: if Ctrl-C was pressed, once the workers have ended.
     """
     if workers < 1:
         raise RunError(f"--workers {workers} is too small; give 1 or more")
@@ -60,7 +60,7 @@ def launch(workers: int, arguments: Sequence[str]) -> int:
 
 
 def _wait(children: list[subprocess.Popen[str]], request: Request) -> int:
-    """Waits until all have ended well, or one has not."""
+    """Waits until all have ended well, or one has failed."""
     asked, first_end = False, None
     while True:
         codes = [child.poll() for child in children]
@@ -85,7 +85,7 @@ def _wait(children: list[subprocess.Popen[str]], request: Request) -> int:
 
 
 def _end(children: list[subprocess.Popen[str]]) -> None:
-    """Ends what still runs; a stopped process sees only the last request."""
+    """Ends what still runs; a process that is stopped obeys the last request alone."""
     for child in children:
         if child.poll() is None:
             child.terminate()

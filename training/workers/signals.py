@@ -21,13 +21,14 @@ class Request:
 def termination() -> Iterator[Request]:
     """Turns SIGTERM and SIGINT, while it lasts, into a request.
 
-    A second SIGINT ends the process at once, whatever it does: files are complete at every moment.
+    A second SIGINT ends the process at once, which files survive: they are complete at every
+    moment.
 
     Yields:
-        The request; where signals cannot be handled, outside of the main thread, it stays unmade.
+      The request. Outside of the main thread, where signals cannot be handled, it stays unmade.
 
     Raises:
-        KeyboardInterrupt: at the end, if SIGINT made the request.
+      KeyboardInterrupt: at the end, if SIGINT made the request.
     """
     request = Request()
 

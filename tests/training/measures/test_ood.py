@@ -161,7 +161,7 @@ def test_scores_of_a_run(finished):
 def test_typicality_is_the_distance_from_the_mean(finished, monkeypatch):
     """Images far too likely are as suspicious as those far too unlikely."""
     test = np.linspace(1.0, 3.0, 41)
-    monkeypatch.setattr("training.measures.ood._of_split", lambda *a: test)
+    monkeypatch.setattr("training.measures.ood.bits_of_split", lambda *a: test)
     monkeypatch.setattr("training.measures.ood._of_images", lambda *a: np.linspace(0.0, 0.9, 10))
     area = score_outliers(finished, limit=41)["outliers"]["noise"]["auroc"]
     assert area["likelihood"]["value"] == 0.0

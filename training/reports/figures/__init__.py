@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """A figure: its module here, the runs it is drawn from, and how few or many of them."""
+    """A figure: its module in this package, the runs it is drawn from, and how many of them."""
 
     module: str
     runs: str
@@ -26,9 +26,5 @@ KINDS = {
 
 
 def describe() -> str:
-    """Says which runs each figure is drawn from.
-
-    Returns:
-        A line for each figure.
-    """
+    """Says which runs each figure is drawn from, in a line for each."""
     return "\n".join(f"{name}: {kind.runs}" for name, kind in KINDS.items())

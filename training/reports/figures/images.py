@@ -1,39 +1,33 @@
 """Grids of images inside figures."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from training.measures import pictures
 from training.measures.finished import Finished
 from training.reports.figures.style import new_figure
 
 
-def shares(finished: Finished, samples: np.ndarray) -> np.ndarray:
-    """Turns what a flow of images draws into pixels.
+def as_pixels(finished: Finished, samples: np.ndarray) -> np.ndarray:
+    """Turns samples of a flow of images into pixels from 0 to 1.
 
     Args:
-        finished: the run.
-        samples: values from 0 to its number of levels.
-
-    Returns:
-        Pixels from 0 to 1.
+      finished: the run.
+      samples: values from 0 to its number of levels.
     """
     levels = finished.dataset.spec.levels or 1
     return np.clip(np.floor(samples), 0, levels - 1) / max(levels - 1, 1)
 
 
-def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float) -> Any:
+def rows_figure(rows: Sequence[np.ndarray], labels: Sequence[str], width: float) -> Figure:
     """Draws labelled rows of images.
 
     Args:
-        rows: arrays [n, height, width, channels] of pixels from 0 to 1.
-        labels: one for each row; empty for none.
-        width: in inches.
-
-    Returns:
-        The figure.
+      rows: arrays [n, height, width, channels] of pixels from 0 to 1.
+      labels: one for each row; empty for none.
+      width: in inches.
     """
     room = 0.65 if any(labels) else 0.0
     cell = (width - room) / max(map(len, rows))

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from training.errors import RunError
 from training.measures.inputs import batches_with_index
-from training.reports.figures.images import rows_figure, shares
+from training.reports.figures.images import as_pixels, rows_figure
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import COLUMN
 
@@ -16,11 +16,11 @@ def draw(request: Request) -> Drawing:
     """Draws a row for each pair of neighbouring test images.
 
     Args:
-        request: its run is that of a flow of images; its limit is how many pairs there are.
+      request: its run is that of a flow of images; its limit is how many pairs there are.
 
     Returns:
-        The figure. The numbers are the shares of the way, and the largest error of a pixel of the
-        images at the ends, as a share of the range.
+      The figure. The numbers are the shares of the way, and the largest error of a pixel of the
+      images at the ends, as a share of the range.
     """
     finished = request.flow(images=True)
     pairs = request.count(_PAIRS, finished.dataset.spec.split_sizes["test"] // 2)
@@ -36,11 +36,9 @@ def draw(request: Request) -> Drawing:
     ends = decoded[:, [0, -1]].reshape(x.shape)
     numbers = {
         "shares": shares_of_way.tolist(),
-        "largest_error_at_ends": float(
-            np.abs(ends - x.numpy()).max() / (finished.dataset.spec.levels or 1)
-        ),
+        "largest_error_at_ends": float(np.abs(ends - x.numpy()).max() / finished.span),
     }
-    figure = rows_figure(list(shares(finished, decoded)), [""] * pairs, COLUMN)
+    figure = rows_figure(list(as_pixels(finished, decoded)), [""] * pairs, COLUMN)
     caption = (
         f"Decoded points on straight lines between the latents of test images, which are at the "
         f"ends, by {finished.experiment.name}."

@@ -1,13 +1,13 @@
-"""Figure 3: what the fixed-point iteration makes of encoded test images, with and without c."""
-
-from typing import Any
+"""Figure 3: encoded test images as the fixed-point iteration decodes them, with and without c."""
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from training.errors import RunError
 from training.measures.reconstruct import RoundTrips, round_trips
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import PAGE, new_figure
+from training.typing import Numbers
 
 _CHECKED, _SHOWN = 1_000, 12
 
@@ -16,15 +16,15 @@ def draw(request: Request) -> Drawing:
     """Draws test images over their reconstructions by both networks.
 
     Args:
-        request: its runs are a constrained and an unconstrained network of the same images; its
-            limit is how many are reconstructed.
+      request: its runs are a constrained and an unconstrained network of the same images; its
+        limit is how many are reconstructed.
 
     Returns:
-        The figure. The numbers are each network's largest and median error of an image, as shares
-        of the pixels' range, and how many images' inverse was not found.
+      The figure. The numbers are each network's largest and median error of an image, as shares of
+      the pixels' range, and how many images' inverse was not found.
 
     Raises:
-        RunError: the runs are of different images, or of no images.
+      RunError: if the runs are of different images, or of no images.
     """
     runs = request.finished()
     names = {run.dataset.spec.name for run in runs}
@@ -32,7 +32,7 @@ def draw(request: Request) -> Drawing:
         raise RunError(
             f"the runs are of different images ({', '.join(sorted(names))}); give two of one kind"
         )
-    numbers: dict[str, Any] = {}
+    numbers: Numbers = {}
     rows, found = [], []
     for run in runs:
         trips = round_trips(run, request.count(_CHECKED, run.dataset.spec.split_sizes["test"]))
@@ -49,7 +49,7 @@ def _title(coeff: float | None, worst: float) -> str:
     return f"{network}\n" + (f"error ≤ {worst:.1e}" if np.isfinite(worst) else "diverges")
 
 
-def _described(trips: RoundTrips) -> dict[str, Any]:
+def _described(trips: RoundTrips) -> Numbers:
     finite = trips.errors[np.isfinite(trips.errors)]
     return {
         "images": len(trips.errors),
@@ -60,7 +60,7 @@ def _described(trips: RoundTrips) -> dict[str, Any]:
     }
 
 
-def _figure(titles: list[str], found: list[RoundTrips]) -> Any:
+def _figure(titles: list[str], found: list[RoundTrips]) -> Figure:
     shown = min(_SHOWN, len(found[0].images))
     rows = [("test images", found[0].images)]
     rows += [(title, trips.reconstructions) for title, trips in zip(titles, found, strict=True)]
@@ -76,7 +76,7 @@ def _figure(titles: list[str], found: list[RoundTrips]) -> Any:
     return figure
 
 
-def _caption(numbers: dict[str, Any]) -> str:
+def _caption(numbers: Numbers) -> str:
     parts = []
     for name, entry in numbers.items():
         error = entry["largest_error"]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from training.measures.sample import draw_samples
-from training.reports.figures.images import rows_figure, shares
+from training.reports.figures.images import as_pixels, rows_figure
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import COLUMN
 
@@ -14,15 +14,15 @@ def draw(request: Request) -> Drawing:
     """Draws a square of samples, none of them chosen.
 
     Args:
-        request: its run is that of a flow of images; its limit is how many are drawn at most.
+      request: its run is that of a flow of images; its limit is how many are drawn at most.
 
     Returns:
-        The figure. The numbers are the samples' mean and standard deviation of a pixel, and
-        those of as many test images, from 0 to 1.
+      The figure. The numbers are the samples' mean and standard deviation of a pixel, and those of
+      as many test images, from 0 to 1.
     """
     finished = request.flow(images=True)
     side = max(1, int(np.sqrt(request.count(_SIDE**2, _SIDE**2))))
-    pixels = shares(finished, draw_samples(finished, side * side, seed=request.seed))
+    pixels = as_pixels(finished, draw_samples(finished, side * side, seed=request.seed))
     levels = finished.dataset.spec.levels or 1
     data = finished.dataset.arrays("test").x[: side * side] / max(levels - 1, 1)
     numbers = {

@@ -1,10 +1,10 @@
 """Figure 4: bias and spread of the log-determinant's estimators by the number of terms."""
 
 import functools
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from tf_iresnet.certificate import residual_blocks
 from tf_iresnet.log_det import Exact, LogDetEstimator, PowerSeries, RussianRoulette
@@ -14,6 +14,7 @@ from training.measures.inputs import batches_with_index, probe_seed
 from training.reports.figures.jacobians import DenseTraces
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import BLUE, PAGE, RED, letter, new_figure
+from training.typing import Numbers
 
 _IMAGES, _DRAWS, _COPIES = 4, 40, 32
 _TERMS = (1, 2, 3, 4, 5, 7, 10, 15)
@@ -25,16 +26,16 @@ def draw(request: Request) -> Drawing:
     """Draws both estimators of a trained flow against its exact log-determinant.
 
     Args:
-        request: its run is that of a flow; its limit is how many test examples are used.
+      request: its run is that of a flow; its limit is how many test examples are used.
 
     Returns:
-        The figure. The numbers, in nats: "exact" of each example; for each kind of estimator and
-        number of terms the bias over examples, its standard error over draws, and the standard
-        deviation of one estimate of one example; "bias_by_traces" is the truncated series' bias
-        without noise, from the traces of powers of dense Jacobians.
+      The figure. The numbers, in nats: "exact" of each example; for each kind of estimator and
+      number of terms the bias over examples, its standard error over draws, and the standard
+      deviation of one estimate of one example; "bias_by_traces" is the truncated series' bias
+      without noise, from the traces of powers of dense Jacobians.
 
     Raises:
-        RunError: the run is of another kind, or of a flow without residual blocks.
+      RunError: if the run is of another kind, or of a flow without residual blocks.
     """
     finished = request.flow()
     if not any(residual_blocks(finished.model.flow)):
@@ -96,7 +97,7 @@ def _measured(
     }
 
 
-def _figure(numbers: dict[str, Any]) -> Any:
+def _figure(numbers: Numbers) -> Figure:
     figure = new_figure(PAGE, 2.4)
     left, right = figure.subplots(1, 2)
     kinds = (
@@ -123,7 +124,7 @@ def _figure(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-def _caption(finished: Finished, numbers: dict[str, Any]) -> str:
+def _caption(finished: Finished, numbers: Numbers) -> str:
     return (
         f"Estimates of the log-determinant of {finished.experiment.name} against its exact value "
         f"by dense Jacobians, on {numbers['examples']} test examples of {numbers['dims']} "

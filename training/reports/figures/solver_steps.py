@@ -1,12 +1,11 @@
-"""How far reconstructions are from the images after so many fixed-point steps a block.
+"""How far reconstructions are from the images after some fixed-point steps in each block.
 
 A step is one evaluation of the branch, the first one at the start of the iteration.
 """
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from tf_iresnet.certificate import residual_blocks
 from tf_iresnet.fixed_point import Picard
@@ -14,6 +13,7 @@ from training.measures.finished import Finished
 from training.measures.inputs import batches_with_index
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import COLUMN, CYCLE, MARKERS, new_figure
+from training.typing import Numbers
 
 _IMAGES = 32
 _STEPS = (1, 2, 3, 5, 8, 12, 20, 30, 50)
@@ -24,13 +24,13 @@ def draw(request: Request) -> Drawing:
     """Draws the error after 1 to 50 steps for each run.
 
     Args:
-        request: its runs may differ in c; its limit is how many test images are used.
+      request: its runs may differ in c; its limit is how many test images are used.
 
     Returns:
-        The figure. The numbers are, for each run, the median over images of the RMS error of an
-        image as a share of the pixels' range, by steps; null where it is not finite.
+      The figure. The numbers are, for each run, the median over images of the RMS error of an image
+      as a share of the pixels' range, by steps; null where it is not finite.
     """
-    numbers: dict[str, Any] = {"steps": list(_STEPS), "runs": []}
+    numbers: Numbers = {"steps": list(_STEPS), "runs": []}
     for finished in request.finished():
         coeff = getattr(finished.experiment.model, "coeff", None)
         count = request.count(_IMAGES, finished.dataset.spec.split_sizes["test"])
@@ -43,7 +43,7 @@ def draw(request: Request) -> Drawing:
 
 
 def _error(finished: Finished, count: int, steps: int) -> float:
-    """The median error; every block's solver stops after so many steps."""
+    """Returns the median error where every block's solver stops after some steps."""
     _, (x, *_) = next(batches_with_index(finished, "test", count, count))
     blocks = [block for _, block in residual_blocks(finished.model.flow)]
     solvers = [block.solver for block in blocks]
@@ -55,12 +55,11 @@ def _error(finished: Finished, count: int, steps: int) -> float:
     finally:
         for block, solver in zip(blocks, solvers, strict=True):
             block.solver = solver
-    span = float(finished.dataset.spec.levels or 1) if finished.is_flow else 1.0
-    squares = np.square((back.numpy().astype(np.float64) - x.numpy()) / span)
+    squares = np.square((back.numpy().astype(np.float64) - x.numpy()) / finished.span)
     return float(np.median(np.sqrt(squares.mean(axis=tuple(range(1, squares.ndim))))))
 
 
-def _figure(numbers: dict[str, Any]) -> Any:
+def _figure(numbers: Numbers) -> Figure:
     figure = new_figure(COLUMN, 2.4)
     axes = figure.subplots()
     for index, run in enumerate(numbers["runs"]):
@@ -77,7 +76,7 @@ def _figure(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-def _caption(numbers: dict[str, Any]) -> str:
+def _caption(numbers: Numbers) -> str:
     return (
         f"Median error of {numbers['images']} reconstructed test images against the number of "
         f"evaluations of each branch by the fixed-point iteration, the first of which is at its "

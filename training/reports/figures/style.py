@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -22,7 +22,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
 )
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_SETTINGS: dict[str, Any] = {
+_SETTINGS = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -49,26 +49,23 @@ def look() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, padding: float = 0.04) -> Figure:
-    """Makes a figure that needs no display.
+    """Makes a figure that needs no display, and whose parts keep apart.
 
     Args:
-        width: in inches, `COLUMN` or `PAGE`.
-        height: in inches.
-        padding: around its panels, in inches.
-
-    Returns:
-        The figure; what is drawn in it keeps its parts apart.
+      width: in inches, `COLUMN` or `PAGE`.
+      height: in inches.
+      padding: around its panels, in inches.
     """
     layout = ConstrainedLayoutEngine(w_pad=padding, h_pad=padding, wspace=0.0, hspace=0.0)
     return Figure(figsize=(width, height), layout=layout)
 
 
-def letter(axes: Any, index: int, title: str = "") -> None:
+def letter(axes: Axes, index: int, title: str = "") -> None:
     """Marks a panel by a letter before its title.
 
     Args:
-        axes: the panel.
-        index: 0 for a.
-        title: what it shows.
+      axes: the panel.
+      index: 0 for a.
+      title: what it shows.
     """
     axes.set_title(f"({chr(ord('a') + index)}) {title}".strip(), loc="left")

@@ -1,7 +1,7 @@
 """Samples of a flow of images at several temperatures, from the same noise."""
 
 from training.measures.sample import draw_samples
-from training.reports.figures.images import rows_figure, shares
+from training.reports.figures.images import as_pixels, rows_figure
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import COLUMN
 
@@ -13,16 +13,16 @@ def draw(request: Request) -> Drawing:
     """Draws a row of samples for each temperature.
 
     Args:
-        request: its run is that of a flow of images; its limit is the samples of a row.
+      request: its run is that of a flow of images; its limit is the samples of a row.
 
     Returns:
-        The figure. The numbers are the temperatures, and the samples' standard deviation of a
-        pixel at each, from 0 to 1.
+      The figure. The numbers are the temperatures, and the samples' standard deviation of a pixel
+      at each, from 0 to 1.
     """
     finished = request.flow(images=True)
     count = request.count(_SHOWN, _SHOWN)
     rows = [
-        shares(finished, draw_samples(finished, count, seed=request.seed, temperature=t))
+        as_pixels(finished, draw_samples(finished, count, seed=request.seed, temperature=t))
         for t in _TEMPERATURES
     ]
     numbers = {

@@ -1,9 +1,9 @@
 """Figure 2: densities and samples of flows on points in the plane."""
 
 import math
-from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from training.errors import RunError
 from training.measures import pictures
@@ -11,6 +11,7 @@ from training.measures.measuring import measure
 from training.measures.sample import density_of_plane, draw_samples
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import PAGE, letter, new_figure
+from training.typing import Numbers
 
 _SAMPLES = 2_000
 _TITLES = {"iresnet": "i-ResNet", "glow": "Glow"}
@@ -20,14 +21,14 @@ def draw(request: Request) -> Drawing:
     """Draws the data, and each flow's density over its samples.
 
     Args:
-        request: its runs are flows of the same points; its limit is how many samples are drawn.
+      request: its runs are flows of the same points; its limit is how many samples are drawn.
 
     Returns:
-        The figure. The numbers are each flow's mean log-density of test points in nats, and the
-        integral of its density over the square that is shown.
+      The figure. The numbers are each flow's mean log-density of test points in nats, and the
+      integral of its density over the square that is shown.
 
     Raises:
-        RunError: the runs are no flows of the same points in the plane.
+      RunError: if the runs are no flows of the same points in the plane.
     """
     runs = request.finished()
     specs = [run.dataset.spec for run in runs]
@@ -64,7 +65,7 @@ def _histogram(points: np.ndarray) -> np.ndarray:
     return np.histogram2d(points[:, 1], points[:, 0], bins=80, range=[reach] * 2, density=True)[0]
 
 
-def _figure(columns: list[tuple[str, np.ndarray, np.ndarray]]) -> Any:
+def _figure(columns: list[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     figure = new_figure(min(PAGE, 1.75 * len(columns)), 3.5)
     panels = figure.subplots(2, len(columns), squeeze=False)
     extent = (-pictures.REACH, pictures.REACH) * 2
@@ -82,7 +83,7 @@ def _figure(columns: list[tuple[str, np.ndarray, np.ndarray]]) -> Any:
     return figure
 
 
-def _caption(numbers: dict[str, Any]) -> str:
+def _caption(numbers: Numbers) -> str:
     parts = [
         f"{entry['title']} {entry['log_prob']:.3f} ± {entry['standard_error']:.3f}"
         for entry in numbers.values()

@@ -1,7 +1,8 @@
 """How bits/dim fell during training, against the processor time spent."""
 
-from typing import Any
+from typing import TypeAlias
 
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from training.errors import RunError
@@ -10,6 +11,9 @@ from training.reports.figures.style import CYCLE, MARKERS, PAGE, letter, new_fig
 from training.reports.tables.densities import DATASETS, ROWS
 from training.reports.tables.records import Records
 
+#: [CPU-seconds, bits/dim] at each checkpoint, by data set and experiment.
+Curves: TypeAlias = dict[str, dict[str, list[list[float]]]]
+
 _LABELS = {f"flow{ending}": label for label, ending, *_ in ROWS}
 
 
@@ -17,16 +21,16 @@ def draw(request: Request) -> Drawing:
     """Draws the validation bits/dim of every flow of table 4 among the results.
 
     Args:
-        request: its results are read.
+      request: its results are read.
 
     Returns:
-        The figure. The numbers are [CPU-seconds, bits/dim] of each run at its checkpoints, by data
-        set and experiment.
+      The figure. The numbers are [CPU-seconds, bits/dim] of each run at its checkpoints, by data
+      set and experiment.
 
     Raises:
-        RunError: there is no such run, or a run's files are damaged.
+      RunError: if there is no such run, or a run's files are damaged.
     """
-    curves: dict[str, dict[str, Any]] = {}
+    curves: Curves = {}
     results = Records(request.results)
     for record in results.all():
         if record.folder.parent != results.folder:
@@ -55,7 +59,7 @@ _CAPTION = (
 _WIDE = 30
 
 
-def _figure(curves: dict[str, dict[str, Any]]) -> Any:
+def _figure(curves: Curves) -> Figure:
     looks = {
         name: {"color": CYCLE[i % len(CYCLE)], "linestyle": "-" if i < len(CYCLE) else "--"}
         | {"marker": MARKERS[(i + i // len(CYCLE)) % len(MARKERS)], "label": _LABELS[name]}

@@ -1,17 +1,17 @@
 """Figure 1: the paths of inputs through a plain and an invertible residual network."""
 
-from typing import Any
-
 import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from tf_iresnet import certify
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential
 from training.errors import RunError
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import BLACK, BLUE, PAGE, RED, letter, new_figure
+from training.typing import Numbers
 
 _REACH = 2.0  # inputs lie between minus this and this
 _BLOCKS, _HIDDEN, _COEFF = 8, 32, 0.9
@@ -20,7 +20,7 @@ _PATHS = 41
 
 
 def target(x: np.ndarray) -> np.ndarray:
-    """The map to learn: it falls in places, so that no bijection of the line is close to it."""
+    """The map to learn: it falls in places, so no bijection of the line comes close."""
     return x + 1.6 * np.sin(2.4 * x)
 
 
@@ -28,18 +28,18 @@ def draw(request: Request) -> Drawing:
     """Trains both networks on the same map and draws their paths.
 
     Args:
-        request: its seed is that of the weights.
+      request: its seed is that of the weights.
 
     Returns:
-        The figure. The numbers are each network's paths [block][input], how many pairs of
-        neighbouring paths change their order, the least slope of the map, and its error.
+      The figure. The numbers are each network's paths [block][input], how many pairs of
+      neighbouring paths change their order, the least slope of the map, and its error.
     """
     x = np.linspace(-_REACH, _REACH, _PATHS, dtype=np.float32)
     networks = {
         "standard": _trained(None, request.seed),
         "invertible": _trained(_COEFF, request.seed),
     }
-    numbers: dict[str, Any] = {"inputs": x.tolist(), "target": target(x).tolist()}
+    numbers: Numbers = {"inputs": x.tolist(), "target": target(x).tolist()}
     for name, network in networks.items():
         numbers[name] = _described(network, x)
     bound = certify(networks["invertible"]).contraction
@@ -79,7 +79,7 @@ def _trained(coeff: float | None, seed: int) -> InvertibleSequential:
     return network
 
 
-def _described(network: InvertibleSequential, x: np.ndarray) -> dict[str, Any]:
+def _described(network: InvertibleSequential, x: np.ndarray) -> Numbers:
     paths = [x[:, None]]
     for block in network.layers:
         paths.append(block(paths[-1]).numpy())
@@ -93,7 +93,7 @@ def _described(network: InvertibleSequential, x: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _figure(x: np.ndarray, numbers: dict[str, Any]) -> Any:
+def _figure(x: np.ndarray, numbers: Numbers) -> Figure:
     figure = new_figure(PAGE, 2.3)
     *panels, last = figure.subplots(1, 3, width_ratios=(1, 1, 0.9))
     shades = {"standard": "standard ResNet", "invertible": "invertible ResNet"}
@@ -117,11 +117,11 @@ def _figure(x: np.ndarray, numbers: dict[str, Any]) -> Any:
     return figure
 
 
-def _colours(count: int) -> Any:
+def _colours(count: int) -> np.ndarray:
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
 
 
-def _caption(numbers: dict[str, Any]) -> str:
+def _caption(numbers: Numbers) -> str:
     standard, invertible = numbers["standard"], numbers["invertible"]
     pairs = len(numbers["inputs"]) - 1
     return (

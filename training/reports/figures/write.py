@@ -1,48 +1,47 @@
 """From the name of a figure to its files: PNG, PDF, and the numbers in it as JSON."""
 
 import importlib
-import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
 from training.reports.figures import KINDS
 from training.reports.figures.request import Drawing, Request
 from training.reports.figures.style import look
+from training.runs.commands import command, portable
 from training.runs.files import Writer, as_json, new_file, write_files
 from training.runs.machine import cores, cpu_seconds, versions
+from training.typing import JsonObject, PathLike
 
 
 def write_figure(
     name: str,
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
-    runs: Sequence[str | os.PathLike[str]] = (),
+    runs: Sequence[PathLike] = (),
     seed: int = 0,
     limit: int | None = None,
-    results: str | os.PathLike[str],
-    data_dir: str | os.PathLike[str] | None = None,
+    results: PathLike,
+    data_dir: PathLike | None = None,
     pdf: bool = False,
-) -> dict[str, Any]:
-    """Draws a figure, and writes the numbers in it beside it.
+) -> JsonObject:
+    """Draws a figure, and writes it with its numbers.
 
     Args:
-        name: "1" to "5", or the name of one of the others.
-        out: the PNG file; the numbers go to the same name with `.json`.
-        runs: the folders of the runs it is drawn from, in the order that `KINDS` gives.
-        seed: of everything that is drawn.
-        limit: uses so many test examples instead of the figure's own number.
-        results: the folder of finished runs, for the figures that read it.
-        data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
-        pdf: whether to write the same name with `.pdf` as well.
+      name: one of `KINDS`.
+      out: the PNG file; the numbers go to the same name with `.json`.
+      runs: the folders of the runs it is drawn from, in the order that `KINDS` gives.
+      seed: of everything that is drawn.
+      limit: how many test examples to use; None for the figure's own number.
+      results: the folder of finished runs, for the figures that read it.
+      data_dir: the folder of prepared data sets; None takes TFDS_DATA_DIR.
+      pdf: whether to write the same name with `.pdf` as well.
 
     Returns:
-        What was written as JSON.
+      What was written as JSON.
 
     Raises:
-        RunError: there is no such figure, it needs other runs, or an argument cannot be used.
+      RunError: if there is no such figure, it needs other runs, or an argument cannot be used.
     """
     if name not in KINDS:
         raise RunError(f"figure {name!r} does not exist; give one of {', '.join(KINDS)}")
@@ -61,14 +60,14 @@ def write_figure(
     module = importlib.import_module(f"training.reports.figures.{kind.module}")
     with look():
         drawing: Drawing = module.draw(request)
-    words = ["python", "-m", "training", "figure", name, "--out", path.name]
+    words = ["figure", name, "--out", path.name]
     for run in runs:
-        words += ["--run", f"runs/{os.path.basename(os.path.abspath(run))}"]
+        words += ["--run", portable(run)]
     words += ["--seed", str(seed), *([] if limit is None else ["--limit", str(limit)])]
     content = {
         "figure": name,
         "caption": drawing.caption,
-        "command": shlex.join(words),
+        "command": command(*words),
         "seed": seed,
         "runs": request.sources(),
         "cores": cores(),

@@ -1,6 +1,5 @@
 """The paper's tables, from the results of finished runs."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from training.reports.tables import classification, densities, invertible_classi
 from training.reports.tables.records import Records
 from training.reports.tables.table import Table
 from training.runs.files import as_text, new_file, write_files
+from training.typing import PathLike
 
 _MAKERS = {
     "1": properties.make_table,
@@ -18,21 +18,16 @@ _MAKERS = {
 }
 
 
-def prepare(
-    number: str, results: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
-) -> Table:
-    """Makes one of the paper's tables; what table 1 says is measured first.
+def prepare(number: str, results: PathLike, out: PathLike | None = None) -> Table:
+    """Makes one of the paper's tables; what table 1 shows is measured first.
 
     Args:
-        number: "1" to "4".
-        results: the folder of finished runs.
-        out: where it is going to be written, if anywhere: refused before any work.
-
-    Returns:
-        The table.
+      number: "1" to "4".
+      results: the folder of finished runs.
+      out: where it is going to be written, if anywhere: refused before any work.
 
     Raises:
-        RunError: an argument cannot be used, or results are damaged.
+      RunError: if an argument cannot be used, or results are damaged.
     """
     records = Records(results)
     _known(number)
@@ -44,30 +39,27 @@ def prepare(
 
 
 def make_table(number: str, records: Records) -> Table:
-    """Makes one of the paper's tables from what is among the results.
+    """Makes one of the paper's tables from the results; it names what was not run.
 
     Args:
-        number: "1" to "4".
-        records: the results.
-
-    Returns:
-        The table; what was not run is said to be not run.
+      number: "1" to "4".
+      records: the results.
 
     Raises:
-        RunError: there is no such table, or results are damaged.
+      RunError: if there is no such table, or results are damaged.
     """
     return _known(number)(records)
 
 
-def write_table(table: Table, out: str | os.PathLike[str]) -> None:
+def write_table(table: Table, out: PathLike) -> None:
     """Writes a table as Markdown and as PNG.
 
     Args:
-        table: the table.
-        out: either file, by its suffix `.md` or `.png`; the other one goes beside it.
+      table: the table.
+      out: either file, by its suffix `.md` or `.png`; the other one goes beside it.
 
     Raises:
-        RunError: the suffix is another one, or the files cannot be written.
+      RunError: if the suffix is another one, or the files cannot be written.
     """
     from training.reports.tables.picture import draw_table
 
@@ -86,7 +78,7 @@ def _known(number: str) -> Callable[[Records], Table]:
     return _MAKERS[number]
 
 
-def _files(out: str | os.PathLike[str]) -> tuple[Path, Path]:
+def _files(out: PathLike) -> tuple[Path, Path]:
     path = Path(out)
     if path.suffix not in (".md", ".png"):
         raise RunError(f"--out {str(out)!r} cannot be written; name a .md or a .png file")

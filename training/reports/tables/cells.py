@@ -17,12 +17,9 @@ def inverse(records: Sequence[Record]) -> str:
     """Says whether the certificates prove an inverse, by the largest bound of a block.
 
     Args:
-        records: the runs of one experiment.
-
-    Returns:
-        A cell.
+      records: the runs of one experiment.
     """
-    if any((r.settings.get("model") or {}).get("architecture") == "resnet" for r in records):
+    if any(record.architecture == "resnet" for record in records):
         return "no: not a bijection"
     bounds = [record.certificate and record.certificate.get("contraction") for record in records]
     known = [bound for bound in bounds if isinstance(bound, int | float)]
@@ -35,15 +32,12 @@ def inverse(records: Sequence[Record]) -> str:
 
 
 def reconstruction(records: Sequence[Record]) -> str:
-    """Says how far decoded images are from the encoded ones.
+    """Writes the largest error of a decoded pixel, as a share of the range, of all runs.
 
     Args:
-        records: the runs of one experiment.
-
-    Returns:
-        A cell: the largest error of a pixel, as a share of the range, of all runs.
+      records: the runs of one experiment.
     """
-    if any((r.settings.get("model") or {}).get("architecture") == "resnet" for r in records):
+    if any(record.architecture == "resnet" for record in records):
         return "no inverse"
     found = [record.metrics.get("reconstruction") for record in records]
     known = [report for report in found if report]
@@ -56,14 +50,11 @@ def reconstruction(records: Sequence[Record]) -> str:
 
 
 def spread(values: Iterable[float], form: str = "{:,.0f}") -> str:
-    """Writes numbers that are often the same, as the least and the largest.
+    """Writes the smallest and the largest of some numbers, or the one that all of them are.
 
     Args:
-        values: the numbers.
-        form: of each.
-
-    Returns:
-        A cell.
+      values: the numbers.
+      form: of each.
     """
     numbers = list(values)
     ends = [form.format(end) for end in (min(numbers), max(numbers))]
@@ -71,26 +62,17 @@ def spread(values: Iterable[float], form: str = "{:,.0f}") -> str:
 
 
 def bits(record: Record) -> str:
-    """Writes bits/dim.
-
-    Args:
-        record: the run of a density.
-
-    Returns:
-        A cell, with the standard error over test images.
-    """
+    """Writes a density's bits/dim with the standard error over test images."""
     return f"{record.number('bits_per_dim'):.3f} ± {record.number('standard_error'):.3f}"
 
 
+def costs(record: Record) -> list[str]:
+    """Writes a run's parameters, the CPU-seconds of its training and its steps, a cell each."""
+    return [f"{record.number(key):,.0f}" for key in ("parameters", "cpu_seconds", "steps")]
+
+
 def likelihood(record: Record) -> str:
-    """Says how a flow's log-determinants were found in its evaluation.
-
-    Args:
-        record: the run of a flow.
-
-    Returns:
-        A cell.
-    """
+    """Says how a flow's evaluation found its log-determinants."""
     log_det = record.metrics.get("log_det") or {}
     name, terms = log_det.get("name"), log_det.get("exact_terms", log_det.get("terms"))
     if name == "exact":

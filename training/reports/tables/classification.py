@@ -8,7 +8,7 @@ from training.reports.tables.cells import (
     spread,
 )
 from training.reports.tables.intervals import difference, mean_error
-from training.reports.tables.records import Record, Records, commands
+from training.reports.tables.records import Record, Records, commands_for_missing
 from training.reports.tables.table import NOT_RUN, Grid, Table
 
 _DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -52,16 +52,10 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table from `table2/EXPERIMENT_seedK/`.
-
-    Args:
-        records: the results.
-
-    Returns:
-        The paper's layout, then a grid for each data set with what the numbers rest on.
+    """Makes the table, in the paper's layout and in detail, from `table2/EXPERIMENT_seedK/`.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
     runs = {
         (data, model): records.seeds(f"{data}_classifier_{model}")
@@ -73,12 +67,7 @@ def make_table(records: Records) -> Table:
         for data, name in _DATASETS.items()
     ]
     certified = ["inverse guaranteed", *(_guarantee(runs, model) for model in _MODELS)]
-    missing = [
-        line
-        for (data, model), found in runs.items()
-        if not found
-        for line in commands(f"{data}_classifier_{model}", seed=0)
-    ]
+    by_name = {f"{data}_classifier_{model}": found for (data, model), found in runs.items()}
     return Table(
         title="Table 2: error of classifiers, in percent",
         grids=[
@@ -86,7 +75,7 @@ def make_table(records: Records) -> Table:
             *(_details(data, runs, records.find(f"{data}_classifier_best")) for data in _DATASETS),
         ],
         notes=_NOTES,
-        missing=missing,
+        missing=commands_for_missing(by_name, seed=0),
     )
 
 

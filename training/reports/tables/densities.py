@@ -1,7 +1,14 @@
 """Table 4: bits/dim of flows."""
 
-from training.reports.tables.cells import DATASETS, REMEMBERED, REMEMBERED_NOTE, bits, likelihood
-from training.reports.tables.records import Record, Records, commands
+from training.reports.tables.cells import (
+    DATASETS,
+    REMEMBERED,
+    REMEMBERED_NOTE,
+    bits,
+    costs,
+    likelihood,
+)
+from training.reports.tables.records import Record, Records, commands_for_missing
 from training.reports.tables.table import NOT_RUN, Grid, Table
 
 # The names of rows, the experiments' endings and the paper's bits/dim, quoted from memory.
@@ -43,22 +50,13 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table.
-
-    Args:
-        records: the results.
-
-    Returns:
-        The paper's layout, then a grid for each data set with what the numbers rest on.
+    """Makes the table in the paper's layout, and with what its numbers rest on.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
-    found = {
-        (data, ending): records.find(f"{data}_flow{ending}")
-        for data in DATASETS
-        for _, ending, *_ in ROWS
-    }
+    names = [f"{data}_flow{ending}" for data in DATASETS for _, ending, *_ in ROWS]
+    found = {name: records.find(name) for name in names}
     header = ["model"]
     for name in DATASETS.values():
         header += [name, f"{name} ({REMEMBERED})"]
@@ -66,30 +64,24 @@ def make_table(records: Records) -> Table:
     for label, ending, *paper in ROWS:
         row = [label]
         for data, remembered in zip(DATASETS, paper, strict=True):
-            row += [_bits(found[data, ending]), remembered]
+            row += [_bits(found[f"{data}_flow{ending}"]), remembered]
         overview.append(row)
     details = [
         Grid(
             _HEADER,
             [
-                [label, *_row(found[data, ending], paper[index]), f"{data}_flow{ending}"]
+                [label, *_row(found[f"{data}_flow{ending}"], paper[index]), f"{data}_flow{ending}"]
                 for label, ending, *paper in ROWS
             ],
             title=name,
         )
         for index, (data, name) in enumerate(DATASETS.items())
     ]
-    missing = [
-        line
-        for (data, ending), record in found.items()
-        if record is None
-        for line in commands(f"{data}_flow{ending}")
-    ]
     return Table(
         title="Table 4: bits/dim of densities",
         grids=[Grid(header, overview), *details],
         notes=_NOTES,
-        missing=missing,
+        missing=commands_for_missing(found),
     )
 
 
@@ -104,7 +96,7 @@ def _row(record: Record | None, paper: str) -> list[str]:
         bits(record),
         paper,
         likelihood(record),
-        *(f"{record.number(key):,.0f}" for key in ("parameters", "cpu_seconds", "steps")),
+        *costs(record),
         str(record.seed),
         f"{record.number('images'):,.0f}",
     ]

@@ -1,8 +1,8 @@
 """Density and classes by one network, beside two networks that learn one of them each."""
 
-from training.reports.tables.cells import DATASETS, bits, inverse
+from training.reports.tables.cells import DATASETS, bits, costs, inverse
 from training.reports.tables.intervals import error_rate
-from training.reports.tables.records import Record, Records, commands
+from training.reports.tables.records import Record, Records, commands_for_missing
 from training.reports.tables.table import NOT_RUN, Grid, Table
 
 _ROWS = (
@@ -31,27 +31,20 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table.
-
-    Args:
-        records: the results.
-
-    Returns:
-        A grid for each data set.
+    """Makes a table of both data sets' networks.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
-    grids, missing = [], []
+    names = [form.format(data) for data in DATASETS for _, form in _ROWS]
+    found = {name: records.find(name) for name in names}
+    grids = []
     for data, title in DATASETS.items():
-        rows = []
-        for label, form in _ROWS:
-            name = form.format(data)
-            record = records.find(name)
-            rows.append([label, *_row(record), name])
-            missing += commands(name) if record is None else []
+        rows = [
+            [label, *_row(found[form.format(data)]), form.format(data)] for label, form in _ROWS
+        ]
         grids.append(Grid(_HEADER, rows, title=title))
-    return Table("Density and classes at once", grids, _NOTES, missing)
+    return Table("Density and classes at once", grids, _NOTES, commands_for_missing(found))
 
 
 def _row(record: Record | None) -> list[str]:
@@ -61,6 +54,6 @@ def _row(record: Record | None) -> list[str]:
         bits(record) if "bits_per_dim" in record.metrics else "–",
         str(error_rate(record)) if "error_percent" in record.metrics else "–",
         inverse([record]),
-        *(f"{record.number(key):,.0f}" for key in ("parameters", "cpu_seconds", "steps")),
+        *costs(record),
         str(record.seed),
     ]

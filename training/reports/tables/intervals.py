@@ -25,13 +25,10 @@ class Interval(NamedTuple):
 
 
 def mean_over_seeds(values: Sequence[float]) -> Interval:
-    """Estimates the mean of a normal distribution: mean ± t s / sqrt(n).
+    """Estimates the mean of a normal distribution by Student's interval, mean ± t s / sqrt(n).
 
     Args:
-        values: one for each seed, at least two.
-
-    Returns:
-        Student's interval with n - 1 degrees of freedom.
+      values: one for each seed, at least two.
     """
     sample = np.asarray(values, np.float64)
     reach = stats.t.ppf((1 + _CONFIDENCE) / 2, len(sample) - 1) * stats.sem(sample)
@@ -39,14 +36,7 @@ def mean_over_seeds(values: Sequence[float]) -> Interval:
 
 
 def error_rate(record: Record) -> Interval:
-    """Gives one run's error in percent, with Wilson's interval of a binomial proportion.
-
-    Args:
-        record: the run of a classifier.
-
-    Returns:
-        The error rate; its interval is over test images.
-    """
+    """Returns one run's error in percent, with Wilson's interval over test images."""
     percent, images = record.number("error_percent"), round(record.number("images"))
     wrong = round(percent * images / 100)
     found = stats.binomtest(wrong, images).proportion_ci(_CONFIDENCE, "wilson")
@@ -54,13 +44,10 @@ def error_rate(record: Record) -> Interval:
 
 
 def mean_error(runs: dict[int, Record]) -> Interval:
-    """Gives the error of an experiment: the mean over its seeds, or that of its one run.
+    """Returns an experiment's error in percent: the mean over its seeds, or that of its one run.
 
     Args:
-        runs: the runs by seed, at least one.
-
-    Returns:
-        The error in percent.
+      runs: the runs by seed, at least one.
     """
     if len(runs) == 1:
         return error_rate(next(iter(runs.values())))
@@ -71,16 +58,16 @@ def difference(runs: dict[int, Record], others: dict[int, Record]) -> Interval |
     """Compares two experiments, run minus other, by the seeds that both were run with.
 
     Runs of the same seed see the same batches. So with two seeds or more the differences of the
-    pairs are a sample, to which Student's interval belongs; with one seed it is the standard error
+    pairs are a sample, to which Student's interval belongs. With one seed it is the standard error
     of the difference on test images: that of the paired mistakes where `evaluate --against` found
     it, else that of two independent proportions, which is larger.
 
     Args:
-        runs: the runs by seed.
-        others: the runs to compare with.
+      runs: the runs by seed.
+      others: the runs to compare with.
 
     Returns:
-        The difference in percentage points; None if no seed is common.
+      The difference in percentage points; None if no seed is common.
     """
     common = sorted(runs.keys() & others.keys())
     if not common:
@@ -100,7 +87,7 @@ def difference(runs: dict[int, Record], others: dict[int, Record]) -> Interval |
 
 
 def _paired_error(ours: Record, theirs: Record) -> float | None:
-    """The standard error in percentage points that `evaluate --against` noted, if it did."""
+    """Returns the standard error in percentage points, if `evaluate --against` noted it."""
     against = ours.metrics.get("against") or {}
     if against.get("experiment") != theirs.experiment or against["standard_error"] is None:
         return None

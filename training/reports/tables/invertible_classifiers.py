@@ -1,8 +1,8 @@
 """Table 3: invertible classifiers of CIFAR-10."""
 
-from training.reports.tables.cells import REMEMBERED, REMEMBERED_NOTE, inverse
+from training.reports.tables.cells import REMEMBERED, REMEMBERED_NOTE, costs, inverse
 from training.reports.tables.intervals import error_rate
-from training.reports.tables.records import Record, Records, commands
+from training.reports.tables.records import Record, Records, commands_for_missing
 from training.reports.tables.table import NOT_RUN, Grid, Table
 
 # The names of rows, the experiments and the paper's errors, quoted from memory.
@@ -35,20 +35,13 @@ _NOTES = (
 def make_table(records: Records) -> Table:
     """Makes the table.
 
-    Args:
-        records: the results.
-
-    Returns:
-        The table.
-
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
     found = {name: records.find(name) for _, name, _ in _ROWS}
     rows = [[label, *_row(found[name], paper), name] for label, name, paper in _ROWS]
-    missing = [line for name, record in found.items() if record is None for line in commands(name)]
     title = "Table 3: error of invertible classifiers of CIFAR-10, in percent"
-    return Table(title, [Grid(_HEADER, rows)], _NOTES, missing)
+    return Table(title, [Grid(_HEADER, rows)], _NOTES, commands_for_missing(found))
 
 
 def _row(record: Record | None, paper: str) -> list[str]:
@@ -57,7 +50,7 @@ def _row(record: Record | None, paper: str) -> list[str]:
     return [
         str(error_rate(record)),
         paper,
-        *(f"{record.number(key):,.0f}" for key in ("parameters", "cpu_seconds", "steps")),
+        *costs(record),
         str(record.seed),
         "analytic" if "glow_" in record.experiment else inverse([record]),
     ]

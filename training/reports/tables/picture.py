@@ -15,8 +15,8 @@ def draw_table(table: Table, file: BinaryIO) -> None:
     """Draws a table's grids under each other.
 
     Args:
-        table: the table.
-        file: where the PNG goes to.
+      table: the table.
+      file: where the PNG goes to.
     """
     widths = [_widths(grid) for grid in table.grids]
     heights = [_LINE * (len(grid.rows) + 2.4) for grid in table.grids]

@@ -1,12 +1,11 @@
-"""Table 1: properties of the systems, each mark from a measurement."""
-
-from typing import Any
+"""Table 1: properties of the systems, each of them measured."""
 
 from training.errors import RunError
 from training.reports.tables.records import Records
 from training.reports.tables.table import Grid, Table
 from training.runs.files import read_json, write_json
 from training.runs.machine import cpu_seconds, versions
+from training.typing import JsonObject
 
 _SYSTEMS = ("ResNet", "NICE", "Real-NVP", "Glow", "FFJORD", "i-ResNet", "Residual Flow")
 _FILE = "properties.json"
@@ -19,12 +18,7 @@ _NOTES = (
 
 
 def measure(records: Records) -> None:
-    """Measures the properties and writes them among the results.
-
-    Args:
-        records: the results.
-
-    """
+    """Measures the properties and writes them among the results."""
     from training.quiet import import_tensorflow
 
     import_tensorflow()
@@ -50,14 +44,8 @@ def is_measured(records: Records) -> bool:
 def make_table(records: Records) -> Table:
     """Makes the table from the measurement among the results.
 
-    Args:
-        records: the results.
-
-    Returns:
-        The marks, then the numbers that they rest on.
-
     Raises:
-        RunError: there is no measurement, or it is damaged.
+      RunError: if there is no measurement, or it is damaged.
     """
     path = records.folder / _FILE
     content = read_json(path)
@@ -88,6 +76,6 @@ def make_table(records: Records) -> Table:
     )
 
 
-def _numbers(evidence: dict[str, Any]) -> str:
+def _numbers(evidence: JsonObject) -> str:
     shown = {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in evidence.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())

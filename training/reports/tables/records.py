@@ -1,14 +1,15 @@
-"""The one reader of finished runs' results: what a table or a page is made from."""
+"""The reader of finished runs' results, from which tables and the page are made."""
 
-import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from training.errors import RunError
+from training.runs.commands import command
 from training.runs.contents import FINISHED, HISTORY, read_content
 from training.runs.files import read_json
+from training.typing import HistoryEntry, JsonObject, PathLike, RawSettings, Results
 
 _MEASURES = ("error_percent", "bits_per_dim")
 _SEEDS, HALF = "table2", "half"  # folders of runs that vary an experiment
@@ -16,19 +17,19 @@ _SEEDS, HALF = "table2", "half"  # folders of runs that vary an experiment
 
 @dataclass(frozen=True)
 class Record:
-    """What a finished run left.
+    """The results of a finished run.
 
     Args:
-        folder: where its files are.
-        metrics: of `metrics.json`.
-        settings: the experiment's, of `config.json`.
-        certificate: of `certificate.json`; None where there is none.
+      folder: where its files are.
+      metrics: of `metrics.json`.
+      settings: the experiment's, of `config.json`.
+      certificate: of `certificate.json`; None where there is none.
     """
 
     folder: Path
-    metrics: dict[str, Any]
-    settings: dict[str, Any]
-    certificate: dict[str, Any] | None
+    metrics: Results
+    settings: RawSettings
+    certificate: JsonObject | None
 
     @property
     def experiment(self) -> str:
@@ -41,26 +42,25 @@ class Record:
         return self.metrics["seed"]
 
     @property
+    def architecture(self) -> str | None:
+        """What the model is made of; None where the settings do not say."""
+        return (self.settings.get("model") or {}).get("architecture")
+
+    @property
     def measured(self) -> bool:
         """Whether the run was evaluated on test examples."""
         return self.metrics.get("split") == "test" and any(key in self.metrics for key in _MEASURES)
 
-    def history(self) -> list[dict[str, Any]]:
-        """Reads what was noted during training; nothing where it was not kept."""
+    def history(self) -> list[HistoryEntry]:
+        """Reads what was noted during training; nothing where that was not kept."""
         path = self.folder / "history.json"
         return read_content(path, HISTORY) if path.exists() else []
 
     def number(self, key: str) -> float:
-        """Gives a number of `metrics.json`.
-
-        Args:
-            key: its name.
-
-        Returns:
-            The number.
+        """Returns a number of `metrics.json` by its name.
 
         Raises:
-            RunError: it is not there, or no number.
+          RunError: if it is not there, or no number.
         """
         value = self.metrics.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -71,11 +71,9 @@ class Record:
         return value
 
     def by_views(self) -> "Record | None":
-        """Gives the results that a classifier has by several views of each image.
+        """Returns this record with the error rate of several views of each image.
 
-        Returns:
-            This record with their error rate; None where `evaluate --views` was not run on the
-            same examples.
+        It is None where `evaluate --views` was not run on the same examples.
         """
         found = self.metrics.get("views")
         if found is None:
@@ -89,34 +87,34 @@ class Record:
 class Records:
     """The results in a folder, by the experiments' names.
 
-    A run worth keeping is `EXPERIMENT/`; runs that differ in their seed alone, with which means
-    over seeds are made, are `table2/EXPERIMENT_seedK/`; with half the parameters it is
+    A run worth keeping is `EXPERIMENT/`. Runs that differ in their seed alone, of which means over
+    seeds are taken, are `table2/EXPERIMENT_seedK/`; with half the parameters it is
     `half/EXPERIMENT/`.
 
     Args:
-        folder: the folder.
+      folder: the folder.
 
     Raises:
-        RunError: there is no such folder.
+      RunError: if there is no such folder.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise RunError(f"--results {str(folder)!r} is no folder; give one of finished runs")
 
     def find(self, experiment: str, group: str = "") -> Record | None:
-        """Reads an experiment's run; where only runs with several seeds were kept, seed 0's.
+        """Reads an experiment's run; where only runs with several seeds were kept, that of seed 0.
 
         Args:
-            experiment: its name.
-            group: `HALF` for its version of half the size.
+          experiment: its name.
+          group: `HALF` for its version of half the size.
 
         Returns:
-            The run's results; None if it was not run, or not evaluated on the test set.
+          The run's results; None if it was not run, or not evaluated on the test set.
 
         Raises:
-            RunError: its files are damaged, or of another experiment.
+          RunError: if its files are damaged, or of another experiment.
         """
         folder = self.folder / group / experiment
         if not _holds_run(folder):
@@ -132,13 +130,13 @@ class Records:
         """Reads an experiment's runs with several seeds.
 
         Args:
-            experiment: its name.
+          experiment: its name.
 
         Returns:
-            Those evaluated on the test set by their seed, in order.
+          Those evaluated on the test set, by seed and in order.
 
         Raises:
-            RunError: a folder's files are damaged, or of another experiment or seed.
+          RunError: if a folder's files are damaged, or of another experiment or seed.
         """
         found: dict[int, Record] = {}
         for folder in sorted((self.folder / _SEEDS).glob(f"{experiment}_seed*")):
@@ -156,13 +154,10 @@ class Records:
         return dict(sorted(found.items()))
 
     def all(self) -> list[Record]:
-        """Reads every run.
-
-        Returns:
-            The runs in the order of their folders' names, variants last.
+        """Reads every run, in the order of the folders' names, variants last.
 
         Raises:
-            RunError: files are damaged.
+          RunError: if files are damaged.
         """
         places = (self.folder, self.folder / HALF, self.folder / _SEEDS)
         folders = [folder for place in places for folder in sorted(place.glob("*"))]
@@ -172,14 +167,8 @@ class Records:
 def read_record(folder: Path) -> Record:
     """Reads a run's results.
 
-    Args:
-        folder: where its files are.
-
-    Returns:
-        The results.
-
     Raises:
-        RunError: a file is missing or damaged; the message names it.
+      RunError: if a file is missing or damaged; the message names it.
     """
     path = folder / "metrics.json"
     metrics = read_content(path, FINISHED)
@@ -198,22 +187,21 @@ def read_record(folder: Path) -> Record:
     )
 
 
-def commands(experiment: str, seed: int | None = None) -> list[str]:
-    """Says how a run is made.
+def commands_for_missing(found: Mapping[str, object], seed: int | None = None) -> list[str]:
+    """Returns the commands that make the runs that are missing.
 
     Args:
-        experiment: its name.
-        seed: its seed, where it is one of several.
-
-    Returns:
-        Command lines: training, then evaluation.
+      found: what is there of each experiment; nothing, or None, where its run is missing.
+      seed: of the runs, where it is one of several.
     """
+    return [line for name, runs in found.items() if not runs for line in _commands(name, seed)]
+
+
+def _commands(experiment: str, seed: int | None) -> list[str]:
+    """Returns the commands that train a run and evaluate it."""
     run = f"runs/{experiment}" if seed is None else f"runs/{experiment}_seed{seed}"
-    given = "" if seed is None else f" --seed {seed}"
-    return [
-        f"python -m training train {experiment} --out {run}{given}",
-        f"python -m training evaluate {run}",
-    ]
+    given = [] if seed is None else ["--seed", str(seed)]
+    return [command("train", experiment, "--out", run, *given), command("evaluate", run)]
 
 
 def _holds_run(folder: Path) -> bool:
@@ -221,7 +209,7 @@ def _holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("metrics.json", "config.json"))
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _mapping(path: Path) -> JsonObject:
     content = read_json(path)
     if not isinstance(content, dict):
         raise RunError(f"{str(path)!r} is damaged: it holds no mapping; restore it")

@@ -1,4 +1,4 @@
-"""Flows beside their own versions of half the size: does each of them use its parameters?"""
+"""Flows beside versions of themselves with half the parameters: does each use all of them?"""
 
 import math
 
@@ -25,16 +25,10 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table.
-
-    Args:
-        records: the results.
-
-    Returns:
-        A grid for each data set.
+    """Makes a table of the flows of each data set in both sizes.
 
     Raises:
-        RunError: results are damaged.
+      RunError: if results are damaged.
     """
     grids = []
     for data, title in DATASETS.items():

@@ -11,9 +11,9 @@ class Grid:
     """Rows under a header.
 
     Args:
-        header: names of the columns.
-        rows: as many cells each.
-        title: what the rows are of; empty for the table's own title.
+      header: names of the columns.
+      rows: as many cells each.
+      title: what the rows are of; empty for the table's own title.
     """
 
     header: Sequence[str]
@@ -37,10 +37,10 @@ class Table:
     """Grids that belong together.
 
     Args:
-        title: what the table shows.
-        grids: the first one is the paper's table, the others say what its numbers rest on.
-        notes: how to read it, one paragraph each.
-        missing: the commands that make what was not run.
+      title: what the table shows.
+      grids: the first one is the paper's table, the others say what its numbers rest on.
+      notes: how to read it, one paragraph each.
+      missing: the commands that make what was not run.
     """
 
     title: str
@@ -49,13 +49,10 @@ class Table:
     missing: Sequence[str] = field(default=())
 
     def markdown(self, level: int = 2) -> str:
-        """Writes the table.
+        """Writes the table in Markdown, without a newline at the end.
 
         Args:
-            level: of its heading.
-
-        Returns:
-            Markdown without a newline at the end.
+          level: of its heading.
         """
         parts = [f"{'#' * level} {self.title}"]
         for grid in self.grids:

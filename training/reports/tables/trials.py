@@ -3,12 +3,12 @@
 import itertools
 import math
 import shlex
-from typing import Any
 
 from training.errors import RunError
 from training.reports.tables.records import Records
 from training.reports.tables.table import Grid, Table
 from training.runs.files import read_json
+from training.typing import JsonObject
 
 FILE = "trials.json"
 _HEADER = (
@@ -33,16 +33,10 @@ _NOTES = (
 
 
 def make_table(records: Records) -> Table:
-    """Makes the table of `trials.json`.
-
-    Args:
-        records: the results.
-
-    Returns:
-        A grid of all trials.
+    """Makes the table of all trials in `trials.json`.
 
     Raises:
-        RunError: the file is damaged.
+      RunError: if the file is damaged.
     """
     path = records.folder / FILE
     trials = read_json(path) if path.exists() else []
@@ -54,7 +48,7 @@ def make_table(records: Records) -> Table:
     return Table("Trials", [Grid(_HEADER, rows)], _NOTES)
 
 
-def _row(trial: dict[str, Any]) -> list[str]:
+def _row(trial: JsonObject) -> list[str]:
     experiment, *settings = _words(trial)
     unit, digits = ("bits/dim", 3) if "val_bits_per_dim" in trial else ("%", 2)
     value = _value(trial)
@@ -68,16 +62,16 @@ def _row(trial: dict[str, Any]) -> list[str]:
     ]
 
 
-def _value(trial: dict[str, Any]) -> float:
-    """What a trial was judged by; less is better, and infinity where the loss was no number."""
+def _value(trial: JsonObject) -> float:
+    """Returns what a trial was judged by, the less the better; infinity for a loss of NaN."""
     if "val_bits_per_dim" in trial:
         bits = trial["val_bits_per_dim"]
         return math.inf if bits is None else float(bits)
     return 100 * (1 - float(trial["val_accuracy"]))
 
 
-def _words(trial: dict[str, Any]) -> list[str]:
-    """Gives the experiment's name and the settings that its command changes."""
+def _words(trial: JsonObject) -> list[str]:
+    """Returns the experiment's name and the settings that its command changes."""
     _, _, _, verb, experiment, *rest = shlex.split(trial["command"])
     if verb != "train":
         raise ValueError(trial["command"])
