@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from tests.library import small_models as small
+from tests.library.mirrored import mirrored
 from tf_iresnet import randomness
 from tf_iresnet.layers import ActNorm, Dequantize, InvertibleSequential
 from tf_iresnet.log_det import Exact, PowerSeries
@@ -218,7 +219,7 @@ def test_what_is_no_pixel_is_refused_in_every_loop(flow, x, message):
 def test_scaled_batches_are_refused_on_two_devices():
     x = (PIXELS / 7).astype("float32")
     source = tf.data.Dataset.from_tensor_slices(x).batch(8)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with mirrored().scope():
         options = {"kernel_sizes": (1,), "log_det": PowerSeries(1), "eval_log_det": Exact()}
         model = small.flow(blocks=(1,), actnorm=False, **options)
         model.compile("sgd")

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.library import small_models as small
+from tests.library.mirrored import mirrored
 from tf_iresnet.log_det import Exact
 
 X = small.points(12, 2)
@@ -140,10 +141,7 @@ def test_weights_on_two_devices_are_those_of_one(kind):
     w = W.copy()
     w[:3] = 0.0  # all that the first device sees of the first batch
     ends = []
-    for strategy in (
-        tf.distribute.get_strategy(),
-        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
-    ):
+    for strategy in (tf.distribute.get_strategy(), mirrored()):
         with strategy.scope():
             model = make()
             if kind == "flow":

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.library import small_models as small
+from tests.library.mirrored import mirrored
 from tests.library.reference import conv_matrix
 from tf_iresnet.layers import ActNorm
 from tf_iresnet.log_det import PowerSeries
@@ -272,7 +273,7 @@ def test_mixed_precision_evaluates_in_float32(mixed):
 
 
 def test_a_model_of_a_distribution_strategy_knows_whether_it_is_initialised():
-    with tf.distribute.MirroredStrategy().scope():
+    with mirrored(None).scope():
         model = small.flow((2,), levels=None, blocks=(1,))
     assert not model.initialized
     model.adapt(small.points(8, 2))
@@ -289,9 +290,7 @@ def test_fit_traces_a_step_but_once(count, monkeypatch):
         return step(self, data)
 
     monkeypatch.setattr(IResNetFlow, "train_step", counted)
-    names = [f"CPU:{index}" for index in range(count)]
-    both = tf.distribute.MirroredStrategy(names)
-    with both.scope() if count == 2 else contextlib.nullcontext():
+    with mirrored().scope() if count == 2 else contextlib.nullcontext():
         model = small.flow((2,), **TINY)
         model.compile(keras.optimizers.Adam(0.01))
     model.fit(small.points(8, 2), batch_size=4, verbose=0)
