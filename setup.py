@@ -35,6 +35,7 @@ TEST = [
     "mypy>=1.14",
     "import-linter>=2.3",
     "absl-py>=2.1",
+    "importlib-resources>=6.4",  # TensorFlow Datasets needs it for builders in packages
 ]
 
 setup(

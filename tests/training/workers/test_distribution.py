@@ -127,11 +127,11 @@ def test_two_workers_end_after_the_same_step_when_one_is_asked_to(workers):
 
 
 def test_a_step_sums_gradients_loss_and_findings_and_nothing_else(mirrored, monkeypatch):
-    sums, summed = [], replicas.summed
+    sums, all_reduce_sum = [], replicas.all_reduce_sum
 
     def noted(values):
         sums.append([part.shape for part in tf.nest.flatten(values)])
-        return summed(values)
+        return all_reduce_sum(values)
 
     monkeypatch.setattr(replicas, "all_reduce_sum", noted)
     with mirrored.strategy.scope():
