@@ -11,8 +11,6 @@ from tf_iresnet.certificate.variance import InfiniteVarianceWarning, log_det_sta
 from tf_iresnet.layers import ActNorm, InvertibleResidual, InvertibleSequential
 from tf_iresnet.log_det import Exact, PowerSeries, RussianRoulette
 
-pytestmark = pytest.mark.quick
-
 
 def block(dtype="float64", **arguments):
     layer = InvertibleResidual(hidden=8, kernel_sizes=(1, 1), dtype=dtype, **arguments)

@@ -116,7 +116,6 @@ def test_graphs_take_any_batch_size(model, log_prob, images):
     assert log_prob.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.quick
 def test_an_estimate_depends_on_the_key_and_the_example(log_prob, images):
     whole = log_prob(images, [5, 6, 10]).numpy()
     parts = [log_prob(images[:2], [5, 6, 10]), log_prob(images[2:], [5, 6, 0])]
