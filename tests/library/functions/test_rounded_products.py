@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.library.emulation import TensorFloat32, to_eleven_bits
-from tests.library.fixed_point.test_error_bound import Plain, preimage
+from tests.library.extended_precision import Plain, preimage
 from tests.library.registry import inputs, make, randomize
 from tf_iresnet.fixed_point import Anderson, ConvergenceError, Picard
 from tf_iresnet.functions import Affine

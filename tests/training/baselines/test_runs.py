@@ -7,12 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
 import training
+from tests.training.commands import invoke
 from tests.training.tiny_runs import as_options
 from training.baselines import ARCHITECTURES
-from training.cli import main
 from training.data import load_dataset
 from training.errors import RunError
 from training.experiments.catalog import experiment_names, load_experiment
@@ -121,10 +120,6 @@ def test_the_systems_of_a_comparison_are_of_one_size(dataset, prepared, monkeypa
 
 
 # --- the command line ---
-
-
-def invoke(*words):
-    return CliRunner().invoke(main, [str(word) for word in words], prog_name="python -m training")
 
 
 soak = pytest.mark.soak

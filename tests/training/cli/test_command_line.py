@@ -3,50 +3,21 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
 from tests.library.eager import eagerly
+from tests.training.commands import command, invoke, refused
 from tests.training.tiny_runs import TINY, as_options
 from tf_iresnet import certify
-from training.cli import main
 
 VERBS = ("train", "evaluate", "sample", "reconstruct", "exact", "ood", "certify", "export", "list")
 VERBS += ("table", "figure", "results")
 FLOW_KEYS = {"bits_per_dim", "standard_error", "images", "exact_terms"}
 ALWAYS_KEYS = {"cpu_seconds", "parameters", "certified_lipschitz", "command", "seed", "cores"}
-
-
-def invoke(*words):
-    return CliRunner().invoke(main, [str(word) for word in words], prog_name="python -m training")
-
-
-def refused(*words):
-    """Runs a command that must fail, and gives its one line of standard error."""
-    result = invoke(*words)
-    assert result.exit_code != 0
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr.strip()
-
-
-def command(*words):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run(
-        [sys.executable, "-m", "training", *map(str, words)],
-        cwd=Path(__file__).parents[3],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
 
 
 # The lengths of the experiment itself, which are too long for so few steps.

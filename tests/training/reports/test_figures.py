@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.library.eager import eagerly
-from tests.training.cli.test_command_line import invoke, refused
+from tests.training.commands import invoke, refused
 from tests.training.reports.synthetic_results import write_run
 from tests.training.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks

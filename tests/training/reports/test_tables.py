@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.training.cli.test_command_line import invoke, refused
+from tests.training.commands import invoke, refused
 from tests.training.reports.synthetic_results import FOUND, LOST, write_run, write_seeds
 from training.errors import RunError
 from training.reports.tables import hybrids, intervals, make_table, sizes, trials
