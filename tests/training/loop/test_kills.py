@@ -16,11 +16,9 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
-from tests.training.loop.test_train import history, weights
-from tests.training.tiny_runs import as_options
-from training.cli import main
+from tests.training.commands import invoke
+from tests.training.tiny_runs import as_options, history, weights
 
 STEPS = 60
 SMALL = as_options(
@@ -222,7 +220,7 @@ def test_a_killed_run_ends_as_one_left_alone(tmp_path):
         command.assert_nothing_is_left()
     assert not (killed / "metrics.json").exists()
     for folder in (killed, whole):
-        result = CliRunner().invoke(main, words_of("single", folder))
+        result = invoke(*words_of("single", folder))
         assert result.exit_code == 0, result.output
         assert ("continues after step" in result.output) == (folder == killed)
     assert_same_end(killed, whole, 0)

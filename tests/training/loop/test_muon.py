@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.loop.test_train import tiny, weights
+from tests.training.tiny_runs import tiny, weights
 from training.data import load_dataset
 from training.experiments.config import parse_experiment
 from training.loop import muon
