@@ -1,6 +1,7 @@
 """Settings that must precede TensorFlow's import, and shared fixtures."""
 
 import gc
+import inspect
 import os
 from pathlib import Path
 
@@ -31,21 +32,33 @@ gc.freeze()
 gc.set_threshold(20_000)
 
 
-def pytest_generate_tests(metafunc):
-    """Gives a test that is marked ``layers`` the name of each layer that its module is about.
+def _layers(module, mark):
+    """The names of those of a module's layers that a test with this mark is about.
 
     The module's ``LAYERS`` holds the layers by name, and one of each kind; the others are for the
     soak where kinds are asked for. ``but`` leaves some kinds to the soak as well.
     """
-    mark = metafunc.definition.get_closest_marker("layers")
-    if mark is None:
-        return
-    cases, kinds = metafunc.module.LAYERS
+    cases, kinds = module.LAYERS
     names = [n for n in cases if cases[n].estimated or not mark.kwargs.get("estimated")]
     if mark.kwargs.get("of") == "kinds":
         chosen = [name for name in kinds if name not in mark.kwargs.get("but", ())]
         names = representatives(names, chosen)
-    metafunc.parametrize("name", names)
+    return names
+
+
+def pytest_pycollect_makeitem(collector, obj):
+    """Collects no test about layers of which its module has none."""
+    marks = getattr(obj, "pytestmark", ()) if inspect.isfunction(obj) else ()
+    module = collector.getparent(pytest.Module)
+    of_none = any(mark.name == "layers" and not _layers(module.obj, mark) for mark in marks)
+    return [] if of_none else None  # which leaves it to pytest
+
+
+def pytest_generate_tests(metafunc):
+    """Gives a test that is marked ``layers`` the name of each layer that it is about."""
+    mark = metafunc.definition.get_closest_marker("layers")
+    if mark is not None:
+        metafunc.parametrize("name", _layers(metafunc.module, mark))
 
 
 @pytest.fixture
