@@ -106,10 +106,7 @@ def parameters(dataset, prepared):
 
 @pytest.mark.parametrize(
     "dataset",
-    [
-        pytest.param("mnist", marks=pytest.mark.slow),
-        pytest.param("cifar10", marks=pytest.mark.soak),
-    ],
+    ["mnist", pytest.param("cifar10", marks=pytest.mark.soak)],
 )
 def test_the_systems_of_a_comparison_are_of_one_size(dataset, prepared, monkeypatch):
     for kind in (keras.optimizers.Adam, Muon):
@@ -137,7 +134,6 @@ def run(request, tmp_path_factory):
     return name, folder
 
 
-@pytest.mark.slow
 def test_the_verbs_one_after_the_other(run):
     name, folder = run
     samples, pairs, exported = folder / "s.png", folder / "r.png", folder / "saved" / "1"
@@ -174,7 +170,6 @@ def test_the_verbs_one_after_the_other(run):
     assert "proven" not in card
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", [("certify",), ("export", "--out", "1", "--rescale")])
 def test_nothing_is_certified(run, words):
     verb, *options = words

@@ -43,7 +43,6 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_verbs_one_after_the_other(run):
     samples, pairs, exported = run / "s.png", run / "r.png", run / "saved" / "digits" / "1"
     for words in (
@@ -91,7 +90,6 @@ def test_the_verbs_one_after_the_other(run):
         assert words in card
 
 
-@pytest.mark.slow
 def test_the_same_command_again_is_done_at_once(run):
     result = invoke("train", "digits_flow", "--out", run, "--steps", 4, *FEW)
     assert result.exit_code == 0

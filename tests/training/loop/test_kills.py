@@ -207,7 +207,6 @@ main()
 """
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_as_one_left_alone(tmp_path):
     """It goes on in another process: this one, which imports no TensorFlow for it."""
     options, draw = tf.config.optimizer.get_experimental_options(), random.Random(os.getpid())

@@ -113,7 +113,6 @@ def test_refusals(arguments, message):
         Muon(**arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_an_experiment_trains_by_it_and_goes_on_where_it_was(tmp_path):
     def experiment(steps):

@@ -377,7 +377,6 @@ def test_both_files_are_written(results, tmp_path):
     assert (tmp_path / "new" / "t.png").read_bytes()[1:4] == b"PNG"
 
 
-@pytest.mark.slow
 def test_tensorflow_is_not_imported(results):
     script = (
         "import sys\n"

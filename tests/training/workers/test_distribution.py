@@ -101,7 +101,6 @@ def assert_relative(ours, theirs, tolerances):
         assert np.linalg.norm(np.concatenate(differences)) <= tolerance * size
 
 
-@pytest.mark.slow
 def test_two_workers_train_as_one_does(workers):
     assert_close(workers["flow"], on_one("flow"), 0, 1e-8)
 
@@ -119,7 +118,6 @@ def test_the_gradients_of_two_workers_are_those_of_one(more_workers, dtype):
     assert_relative(more_workers[name], on_one(name), PRECISION[dtype])
 
 
-@pytest.mark.slow
 def test_two_workers_end_after_the_same_step_when_one_is_asked_to(workers):
     steps = [int(workers[f"end of {index}"]["step"]) for index in range(2)]
     assert steps[0] == steps[1]
@@ -279,7 +277,6 @@ def test_stock_keras_takes_batches_of_different_sizes(mirrored):
     model.fit(x, np.arange(3.0), batch_size=3, verbose=0)
 
 
-@pytest.mark.slow
 def test_stock_keras_fails_in_two_workers(workers):
     assert "Error" in str(workers["stock"]["error"])
 
