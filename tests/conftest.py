@@ -22,12 +22,12 @@ tf.config.set_logical_device_configuration(_PROCESSOR, [tf.config.LogicalDeviceC
 
 flags.FLAGS.mark_as_parsed()  # TFP's test utilities read flags
 
-# Most graphs of tests run once or twice: to rewrite them first takes longer than to run them. The
-# soak rewrites them, as do all commands that tests start.
+# Most graphs of tests run once or twice. To rewrite them takes longer than to run them as they are.
+# The soak rewrites them, and so do the commands that tests start.
 if not os.environ.get("TEST_GRAPPLER"):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-# Graphs are many objects that live long: to search them so often for garbage is of no use.
+# Graphs are many objects that live long. Searching them often for garbage is of no use.
 gc.freeze()
 gc.set_threshold(20_000)
 

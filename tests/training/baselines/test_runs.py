@@ -20,7 +20,7 @@ from training.experiments.settings import AnyFlow
 from training.loop.models import build_model, parameter_count
 from training.loop.muon import Muon
 
-# Of the graphs of these models are `test_baselines` and, of these verbs, `test_command_line`.
+# `test_baselines` runs these models in graphs, and `test_command_line` these verbs.
 pytestmark = pytest.mark.usefixtures("eager_module")
 SYSTEMS = ("residual", "iresnet", "idensenet", *ARCHITECTURES)
 TINY = (

@@ -20,7 +20,7 @@ FLOW_KEYS = {"bits_per_dim", "standard_error", "images", "exact_terms"}
 ALWAYS_KEYS = {"cpu_seconds", "parameters", "certified_lipschitz", "command", "seed", "cores"}
 
 
-# The lengths of the experiment itself, which are too long for so few steps.
+# Warm-up and interval are those of the experiment, which are too long for so few steps.
 FEW = as_options(
     (
         *(change for change in TINY if not change.startswith(("schedule.", "interval="))),
@@ -53,7 +53,7 @@ def test_the_verbs_one_after_the_other(run):
         ("certify", run, "--rescale", 0.3, "--images", 20),
         ("export", run, "--out", exported, "--rescale", 0.5),
     ):
-        # Their graphs are those of others: of evaluation and of the inverse.
+        # Evaluation and the inverse have run the same graphs.
         again = words[0] in ("exact", "certify")
         with eagerly() if again else contextlib.nullcontext():
             result = invoke(*words)
@@ -276,7 +276,7 @@ def test_the_unexpected_is_one_line_too_unless_debugging(monkeypatch):
     assert "Traceback" in result.stderr
 
 
-@pytest.mark.soak  # that nothing else is written there, `run` asks, too
+@pytest.mark.soak  # the fixture `run` looks at standard error in every run
 def test_an_error_is_the_only_line_of_standard_error(tmp_path):
     result = command("train", "mnist_flow", "--out", tmp_path / "x", "--data-dir", tmp_path)
     assert result.returncode == 1

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("eager_module")
 STEPS = {"steps": 7, "interval": "interval=3"}
 
 
-# What is kept, and when, does not hang on the model: one kernel, few terms of series.
+# What is kept, and when, does not depend on the model: one kernel, few terms of series.
 SMALL = (
     "model.kernel_sizes=[1]",
     "model.log_det.exact_terms=1",

@@ -74,7 +74,7 @@ def test_a_finished_run_says_so(digits_run, capsys):
     assert (digits_run / "metrics.json").read_bytes() == before
 
 
-@pytest.mark.soak  # by another optimizer, `test_muon` in every run
+@pytest.mark.soak  # `test_muon` does so with another optimizer, in every run
 def test_more_steps_continue_a_run_whose_learning_rate_does_not_end(tmp_path):
     constant = "schedule.name=constant"
     changes = [change for change in TINY if not change.startswith("schedule")]

@@ -164,7 +164,7 @@ def test_densities_of_the_plane(runs, tmp_path):
     assert entry["standard_error"] == pytest.approx(error, rel=0.1)
 
 
-# Of their graphs is `test_command_line`.
+# `test_command_line` runs such models in graphs.
 @pytest.mark.usefixtures("eager")
 def test_reconstructions_with_and_without_the_constraint(runs, tmp_path):
     names = ("mnist_classifier_c09", "mnist_classifier_vanilla")

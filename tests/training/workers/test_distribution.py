@@ -70,7 +70,7 @@ def assert_close(ours, theirs, rtol, atol):
     [
         "flow",
         pytest.param("hybrid", marks=pytest.mark.soak),
-        # Of one step of it, the gradients below, before they are clipped, in every run.
+        # Every run compares the gradients of its first step, below.
         pytest.param("classifier", marks=pytest.mark.soak),
         pytest.param("resnet", marks=pytest.mark.soak),
         pytest.param("baseline", marks=pytest.mark.soak),
@@ -111,7 +111,7 @@ def test_two_workers_train_other_models_as_one_does(more_workers, kind):
     assert_close(more_workers[kind], on_one(kind), 0, 1e-8)
 
 
-@pytest.mark.soak  # of two devices, above, in every run: replicas are summed alike
+@pytest.mark.soak  # every run compares two devices, above: replicas are summed alike
 @pytest.mark.parametrize("dtype", PRECISION)
 def test_the_gradients_of_two_workers_are_those_of_one(more_workers, dtype):
     name = f"gradients {dtype}"
