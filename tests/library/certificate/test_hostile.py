@@ -104,7 +104,7 @@ def test_no_inverse_is_talked_into_a_proof(name):
 
 
 def built_for_small_images():
-    """A branch of the size two by two."""
+    """A branch that is built for images of two by two pixels."""
     inner = SpectralBranch(kernel_sizes=(3,), input_activation=False, dtype="float64")
     inner.build((None, 2, 2, 1))
     (part,) = inner.parts
