@@ -8,14 +8,13 @@ import pytest
 
 from tests.library import registry, small_models
 from tests.library.certificate import parts
-from tests.library.certificate.parts import misled
 from tf_iresnet import certify, rescale
 from tf_iresnet.layers import InvertibleResidual, InvertibleSequential, SpectralBranch
 
 
 @pytest.mark.quick
 def test_rescaling_proves_what_was_not():
-    block = misled()
+    block = parts.misled()
     result = rescale(block, below=0.95)
     certificate, scaled = result.certificate, result.scaled
     assert certificate.to_dict() == certify(block).to_dict()
