@@ -1,6 +1,7 @@
 """Settings that must precede TensorFlow's import, and shared fixtures."""
 
 import gc
+import inspect
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from absl import flags
 
 from tests.library.eager import eagerly
+from tests.library.emulation import TensorFloat32
 from tests.library.registry import representatives
 from tf_iresnet import log_det
 from tf_iresnet.log_det import series
@@ -21,31 +23,43 @@ tf.config.set_logical_device_configuration(_PROCESSOR, [tf.config.LogicalDeviceC
 
 flags.FLAGS.mark_as_parsed()  # TFP's test utilities read flags
 
-# Most graphs of tests run once or twice: to rewrite them first takes longer than to run them. The
-# soak rewrites them, as do all commands that tests start.
+# Most graphs of tests run once or twice. To rewrite them takes longer than to run them as they are.
+# The soak rewrites them, and so do the commands that tests start.
 if not os.environ.get("TEST_GRAPPLER"):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-# Graphs are many objects that live long: to search them so often for garbage is of no use.
+# Graphs are many objects that live long. Searching them often for garbage is of no use.
 gc.freeze()
 gc.set_threshold(20_000)
 
 
-def pytest_generate_tests(metafunc):
-    """Gives a test that is marked ``layers`` the name of each layer that its module is about.
+def _layers(module, mark):
+    """The names of those of a module's layers that a test with this mark is about.
 
     The module's ``LAYERS`` holds the layers by name, and one of each kind; the others are for the
     soak where kinds are asked for. ``but`` leaves some kinds to the soak as well.
     """
-    mark = metafunc.definition.get_closest_marker("layers")
-    if mark is None:
-        return
-    cases, kinds = metafunc.module.LAYERS
+    cases, kinds = module.LAYERS
     names = [n for n in cases if cases[n].estimated or not mark.kwargs.get("estimated")]
     if mark.kwargs.get("of") == "kinds":
         chosen = [name for name in kinds if name not in mark.kwargs.get("but", ())]
         names = representatives(names, chosen)
-    metafunc.parametrize("name", names)
+    return names
+
+
+def pytest_pycollect_makeitem(collector, obj):
+    """Collects no test about layers of which its module has none."""
+    marks = getattr(obj, "pytestmark", ()) if inspect.isfunction(obj) else ()
+    module = collector.getparent(pytest.Module)
+    of_none = any(mark.name == "layers" and not _layers(module.obj, mark) for mark in marks)
+    return [] if of_none else None  # which leaves it to pytest
+
+
+def pytest_generate_tests(metafunc):
+    """Gives a test that is marked ``layers`` the name of each layer that it is about."""
+    mark = metafunc.definition.get_closest_marker("layers")
+    if mark is not None:
+        metafunc.parametrize("name", _layers(metafunc.module, mark))
 
 
 @pytest.fixture
@@ -62,6 +76,15 @@ def fixed(monkeypatch):
         )
 
     return fix
+
+
+@pytest.fixture
+def device():
+    """A device that rounds the operands of float32 products."""
+    emulated = TensorFloat32()
+    with emulated.installed():
+        emulated.switch.assign(True)
+        yield emulated
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Running functions as they stand: for a few steps, to trace them is most of the time."""
+"""Functions run eagerly: of a few steps, tracing takes most of the time."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def eagerly() -> Iterator[None]:
-    """Traces no function but those of data sets, within.
+    """Within, no function is traced but those of data sets.
 
-    For tests of what surrounds a computation. That traced training does the same is the claim of
-    others, such as those of the command line and of runs that are killed.
+    For tests of what surrounds a computation. Others, such as those of the command line and of runs
+    that are killed, train in graphs.
     """
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)

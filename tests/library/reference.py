@@ -103,6 +103,16 @@ def rows_at_once(function: Callable[[tf.Tensor], tf.Tensor], x) -> tf.Tensor:
     return tf.reshape(tape.gradient(total, copies), [batch, size, -1])
 
 
+def steepest(function: Callable[[tf.Tensor], tf.Tensor], event: Sequence[int]) -> float:
+    """The largest slope found: of dense Jacobians, and along a line that crosses any jump."""
+    x = np.random.default_rng(0).standard_normal((8, *event))
+    line = np.linspace(-3.0, 3.0, 3001)
+    y = np.reshape(function(tf.constant(np.multiply.outer(line, np.ones(event)))), (len(line), -1))
+    rises = np.linalg.norm(np.diff(y, axis=0), axis=1) / np.diff(line) / math.sqrt(np.prod(event))
+    norms = np.linalg.svd(rows_at_once(function, x), compute_uv=False)[:, 0]
+    return max(rises.max(), norms.max())
+
+
 class DenseBranch:
     """A contraction of d dimensions with two layers, and what is known about it."""
 

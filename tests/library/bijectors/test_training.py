@@ -131,7 +131,7 @@ def test_saved_model_of_a_module(tmp_path):
     np.testing.assert_allclose(restored.log_prob(X), module.log_prob(X), rtol=1e-6)
 
 
-@pytest.mark.soak  # that of `test_monte_carlo` is in every run
+@pytest.mark.soak  # `test_monte_carlo` does so in every run
 def test_exact_bijector_serves_monte_carlo():
     """Draws from exp(-|f(x)|^2 / 2), moved to the latent space."""
     bijector = exact("dense tanh")

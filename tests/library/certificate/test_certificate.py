@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tf_iresnet
 from tests.library import registry, small_models
+from tests.library.certificate.parts import misled
 from tests.library.reference import conv_matrix, jacobians
 from tf_iresnet import certify, rescale
 from tf_iresnet.layers import (
@@ -35,22 +36,6 @@ def norm_of(layer):
     if kernel.ndim > 2:
         kernel = conv_matrix(kernel, layer.linear_map.spatial_shape, layer.linear_map.padding)
     return np.linalg.norm(kernel, 2)
-
-
-def misled(coeff=0.9):
-    """A block whose power iteration sees 0.1 although its first kernel has norm 1.5."""
-    block = InvertibleResidual(
-        hidden=3, kernel_sizes=(1, 1), coeff=coeff, name="misled", normalization="power_iteration"
-    )
-    block.build((None, 3))
-    first, last = block.branch._linear
-    first.kernel.assign(np.diag([1.5, 0.1, 0.1]))
-    last.kernel.assign(np.diag([0.8, 0.8, 0.8]))
-    for vector in (first.u, first.v):
-        vector.assign([[0.0, 1.0, 0.0]])
-    kernel = tf.convert_to_tensor(first.kernel)
-    first.known_norm.assign(kernel, tf.constant(0.1), tf.zeros_like(kernel))
-    return block
 
 
 @pytest.mark.parametrize("name", registry.CASES)
@@ -180,42 +165,6 @@ def test_the_truth_wins_over_the_power_iteration():
     assert 0.72 * (1 - 1e-6) < certify(block).contraction < 0.72 * (1 + 1e-4)
 
 
-@pytest.mark.quick
-def test_rescaling_proves_what_was_not():
-    block = misled()
-    result = rescale(block, below=0.95)
-    certificate, scaled = result.certificate, result.scaled
-    assert certificate.to_dict() == certify(block).to_dict()
-    assert certificate.invertible
-    assert 0.6 < certificate.contraction < 0.95
-    factor = math.sqrt(0.95 * (1 - 1e-4) / 1.2)
-    assert [entry.name for entry in scaled] == ["misled/linear_0", "misled/linear_1"]
-    np.testing.assert_allclose([entry.factor for entry in scaled], factor, rtol=1e-6)
-    first = block.branch._linear[0]
-    np.testing.assert_allclose(np.diag(first.kernel), factor * np.array([1.5, 0.1, 0.1]), rtol=1e-6)
-    # It stays proven when the power iteration finds the truth.
-    block.converge_spectral_state()
-    block.update_spectral_state(50)
-    assert certify(block).contraction < 0.95
-    assert rescale(block, below=0.95).scaled == ()
-    assert "Scaled: misled, linear_0 by 0.88" in str(result)
-    assert json.loads(json.dumps(result.to_dict()))["scaled"][0]["factor"] == scaled[0].factor
-
-
-def test_a_scaled_block_is_the_normalised_one_scaled():
-    """With the estimate at work, too: what is scaled is the kernel in use."""
-    block = InvertibleResidual(hidden=5, coeff=0.9, name="block")
-    block.build((None, 4))
-    for part in block.branch._linear:
-        part.kernel.assign(3.0 * part.kernel)
-    block.converge_spectral_state()
-    before = [part.normalized_kernel().numpy() for part in block.branch._linear]
-    result = rescale(block, below=0.3)
-    for part, kernel, scaled in zip(block.branch._linear, before, result.scaled, strict=True):
-        np.testing.assert_allclose(part.normalized_kernel(), scaled.factor * kernel, rtol=1e-5)
-    assert 0.299 < result.certificate.contraction < 0.3
-
-
 def test_without_a_constraint_nothing_is_claimed():
     block = InvertibleResidual(hidden=3, coeff=None, name="free")
     block.build((None, 2))
@@ -337,18 +286,6 @@ def test_an_invertible_layer_of_unknown_inverse_is_named():
         certify(stack)
 
 
-def test_a_branch_that_can_not_be_scaled_is_named():
-    class Loose(registry.SineBranch):
-        def lipschitz_bound(self):
-            return 1.5
-
-    block = InvertibleResidual(Loose(), name="own")
-    block.build((None, 3))
-    assert certify(block).contraction == 1.5
-    with pytest.raises(ValueError, match="own has no spectral layer"):
-        rescale(block, below=0.9)
-
-
 def test_low_precision_covers_both_casts():
     """A mixed policy computes with rounded kernels in training, with the stored ones after it."""
     layer = SpectralDense(6, coeff=0.9, dtype="mixed_bfloat16")
@@ -379,6 +316,26 @@ def test_json_and_table():
     assert lines[0].startswith("| block ")
     assert "1.20001" in lines[2]  # rounded up
     assert {line.count("|") for line in lines[:3]} == {5}
+
+
+def test_certify_changes_nothing():
+    model = small_models.train(small_models.flow(), small_models.pixels(8))
+    state = {id(v) for layer in model.flow.spectral_layers() for v in layer.spectral_state}
+    weights = [v for v in model.variables if id(v) not in state]
+    before, x = small_models.values(weights), small_models.pixels(4)
+    y = model.encode(x).numpy()
+    certify(model)
+    small_models.assert_same(before, small_models.values(weights))
+    np.testing.assert_array_equal(model.encode(x), y)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'rescale'"):
+        certify(model, rescale=0.5)
+
+
+def test_a_classifier_s_certificate_does_not_claim_more_than_an_image():
+    classifier = small_models.classifier()
+    text = str(certify(classifier))
+    assert "proven to be invertible on what it maps to, since padding is not onto" in text
+    assert "onto" not in str(certify(small_models.flow()))
 
 
 def test_certify_and_rescale_are_names_of_the_package():

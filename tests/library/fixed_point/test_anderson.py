@@ -206,7 +206,7 @@ def test_an_empty_batch_is_solved_without_evaluations():
     assert result.steps.shape == (0,)
 
 
-@pytest.mark.soak  # in float32, with its bound and its gradient: test_compiled.py
+@pytest.mark.soak  # `test_compiled` does so in float32, with its bound and its gradient
 def test_compiled_by_xla():
     branch, y = DenseBranch(0), tf.constant(np.random.default_rng(5).standard_normal((3, 3)))
     compiled = tf.function(

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.library.emulation import TensorFloat32, to_eleven_bits
-from tests.library.fixed_point.test_error_bound import Plain, preimage
+from tests.library.extended_precision import Plain, preimage
 from tests.library.registry import inputs, make, randomize
 from tf_iresnet.fixed_point import Anderson, ConvergenceError, Picard
 from tf_iresnet.functions import Affine
@@ -13,15 +13,6 @@ from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
 from tf_iresnet.functions.rounded_products import Unrounded, are_rounded, split
 from tf_iresnet.layers import InvertibleResidual
 from tf_iresnet.layers.upkeep import unchanging
-
-
-@pytest.fixture
-def device():
-    """A device whose products are rounded."""
-    emulated = TensorFloat32()
-    with emulated.installed():
-        emulated.switch.assign(True)
-        yield emulated
 
 
 def normal(seed, *shape):

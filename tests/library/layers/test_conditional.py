@@ -187,7 +187,7 @@ def test_a_spectral_layer_alone():
     np.testing.assert_allclose(layer(x, context=c), wanted, atol=1e-5)
 
 
-# --- bijectors -------------------------------------------------------------------------------
+# --- bijectors ---
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ over_distributions = pytest.mark.parametrize(
 )
 
 
-# Expectations, computed -------------------------------------------------------------------------
+# --- expectations, computed ---
 
 BRANCH = DenseBranch(0, size=3, norm=0.8)
 SIGNS = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))
@@ -150,7 +150,7 @@ def test_every_term_counts_once_on_average(estimator, law):
             np.testing.assert_allclose(float(weight(tf.constant(k))) * drawn, 1.0, rtol=1e-9)
 
 
-# Random draws -----------------------------------------------------------------------------------
+# --- random draws ---
 
 
 @over_distributions

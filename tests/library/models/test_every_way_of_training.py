@@ -266,7 +266,6 @@ QUICK = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "normalization"),
     [

@@ -166,7 +166,7 @@ def test_every_step_has_new_noise():
 
 @pytest.mark.parametrize(
     "optimizer",
-    # The soak's counts its steps by the same counter.
+    # Both count their steps by the same counter.
     [pytest.param({}, marks=pytest.mark.soak), {"gradient_accumulation_steps": 2}],
 )
 def test_every_step_has_new_noise_in_half_precision(optimizer):

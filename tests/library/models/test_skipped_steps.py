@@ -135,7 +135,7 @@ def loops(model, bad):
 @pytest.mark.parametrize(
     "compiled",
     [
-        # Of a graph of one step, the next one's train_on_batch.
+        # The next ones' train_on_batch runs a graph of one step, too.
         pytest.param({}, marks=pytest.mark.soak),
         {"steps_per_execution": 2},
         {"run_eagerly": True},

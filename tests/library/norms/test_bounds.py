@@ -111,7 +111,6 @@ def test_what_takes_too_long_is_left_to_the_symbol(monkeypatch):
     assert tight < conv_norm_bound(kernel, (6, 6)) < conv_norm_bound(kernel)
 
 
-@pytest.mark.slow
 def test_a_convolution_of_a_classifier_s_last_scale_is_bounded_closely():
     kernel = tf.constant(np.random.default_rng(0).standard_normal((3, 3, 256, 128)))
     image = tf.ones((1, 4, 4, 256), tf.float64)

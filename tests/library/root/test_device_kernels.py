@@ -1,70 +1,20 @@
 """Every operation on numbers has a kernel for GPUs in its dtype, by TensorFlow's registry.
 
-TensorFlow's wheel lists the kernels that it has for GPUs on machines without one. What lacks a
-kernel runs on the host, and its operands travel there and back.
+What lacks a kernel runs on the host, and its operands travel there and back.
 """
-
-import functools
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
-from tensorflow.python.framework import kernels
 
 from tests.library import small_models as small
+from tests.library.gpu_kernels import missing, spec
 from tf_iresnet import functions
 from tf_iresnet.layers import DenseNetBranch, InvertibleResidual, InvertibleSequential, Whitening
 from tf_iresnet.layers.activations import ACTIVATIONS
 from tf_iresnet.log_det import Exact, PowerSeries
-
-FLOATING = {types_pb2.DT_HALF, types_pb2.DT_BFLOAT16, types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE}
-# Calls of functions, whose own operations are looked at, and what prints a failed assertion.
-SKIPPED = {"PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If",
-           "StatelessIf", "Placeholder", "Assert"}  # fmt: skip
-
-
-def types(attribute):
-    """The dtypes that an attribute of a node holds."""
-    return [attribute.type] if attribute.WhichOneof("value") == "type" else attribute.list.type
-
-
-@functools.cache
-def kernels_for_gpus(op):
-    """What each of TensorFlow's kernels for GPUs asks of an operation's dtypes."""
-    registered = kernels.get_registered_kernels_for_op(op).kernel
-    return [
-        [
-            (constraint.name, list(constraint.allowed_values.list.type))
-            for constraint in k.constraint
-        ]
-        for k in registered
-        if k.device_type in ("GPU", "DEFAULT")
-    ]
-
-
-def has_kernel(node):
-    """Whether TensorFlow has a kernel for GPUs that takes the node's dtypes."""
-    return any(
-        all(not allowed or set(types(node.attr[name])) <= set(allowed) for name, allowed in kernel)
-        for kernel in kernels_for_gpus(node.op)
-    )
-
-
-def missing(function, *specs):
-    """The operations on floating-point numbers in a function's graphs without such a kernel."""
-    traced = tf.function(function, autograph=False).get_concrete_function(*specs)
-    graph = traced.graph.as_graph_def()
-    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-    assert len(nodes) > 20
-    return {
-        (node.op, *sorted(t for a in node.attr.values() for t in types(a)))
-        for node in nodes
-        if node.op not in SKIPPED
-        and FLOATING & {t for a in node.attr.values() for t in types(a)}
-        and not has_kernel(node)
-    }
 
 
 def test_the_registry_knows_gpus_and_what_they_lack():
@@ -74,10 +24,6 @@ def test_the_registry_knows_gpus_and_what_they_lack():
     }
     assert not missing(lambda x: [functions.softplus(x) for _ in range(30)], spec("bfloat16"))
     assert not missing(lambda x: [tf.math.softplus(x) for _ in range(30)], spec("float16"))
-
-
-def spec(dtype, *shape):
-    return tf.TensorSpec([None, *shape], dtype)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Names that Keras, TensorFlow and TensorFlow Probability keep private, and what hangs on each.
+"""Names that Keras, TensorFlow and TensorFlow Probability keep private, and what depends on each.
 
 What fails here says what breaks with a newer release, and which function has to find another way.
 """

@@ -1,4 +1,4 @@
-"""What a test draws hangs on no other test."""
+"""What a test draws depends on no other test."""
 
 import random
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from scipy import linalg
 
+from tests.library.gpu_kernels import missing, spec
 from tests.library.reference import jacobians
-from tests.library.root.test_device_kernels import missing, spec
 from tf_iresnet.certificate.variance import log_det_statistics
 from tf_iresnet.log_det import Exact, PowerSeries
 from training.baselines.architectures import alternating

@@ -161,7 +161,7 @@ def test_what_needs_an_inverse_is_refused(finished, tmp_path):
 
 def test_settings_without_the_key_are_the_invertible_one_s():
     settings = load_experiment("mnist_classifier_c09").model_dump(mode="json")
-    del settings["model"]["architecture"]  # as runs of before have it
+    del settings["model"]["architecture"]  # older runs have none
     model = parse_experiment(settings).model
     assert isinstance(model, ClassifierModel)
     assert model == load_experiment("mnist_classifier_c09").model

@@ -7,12 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
 import training
+from tests.training.commands import invoke
 from tests.training.tiny_runs import as_options
 from training.baselines import ARCHITECTURES
-from training.cli import main
 from training.data import load_dataset
 from training.errors import RunError
 from training.experiments.catalog import experiment_names, load_experiment
@@ -21,7 +20,7 @@ from training.experiments.settings import AnyFlow
 from training.loop.models import build_model, parameter_count
 from training.loop.muon import Muon
 
-# Of the graphs of these models are `test_baselines` and, of these verbs, `test_command_line`.
+# `test_baselines` runs these models in graphs, and `test_command_line` these verbs.
 pytestmark = pytest.mark.usefixtures("eager_module")
 SYSTEMS = ("residual", "iresnet", "idensenet", *ARCHITECTURES)
 TINY = (
@@ -107,10 +106,7 @@ def parameters(dataset, prepared):
 
 @pytest.mark.parametrize(
     "dataset",
-    [
-        pytest.param("mnist", marks=pytest.mark.slow),
-        pytest.param("cifar10", marks=pytest.mark.soak),
-    ],
+    ["mnist", pytest.param("cifar10", marks=pytest.mark.soak)],
 )
 def test_the_systems_of_a_comparison_are_of_one_size(dataset, prepared, monkeypatch):
     for kind in (keras.optimizers.Adam, Muon):
@@ -121,10 +117,6 @@ def test_the_systems_of_a_comparison_are_of_one_size(dataset, prepared, monkeypa
 
 
 # --- the command line ---
-
-
-def invoke(*words):
-    return CliRunner().invoke(main, [str(word) for word in words], prog_name="python -m training")
 
 
 soak = pytest.mark.soak
@@ -142,7 +134,6 @@ def run(request, tmp_path_factory):
     return name, folder
 
 
-@pytest.mark.slow
 def test_the_verbs_one_after_the_other(run):
     name, folder = run
     samples, pairs, exported = folder / "s.png", folder / "r.png", folder / "saved" / "1"
@@ -179,7 +170,6 @@ def test_the_verbs_one_after_the_other(run):
     assert "proven" not in card
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", [("certify",), ("export", "--out", "1", "--rescale")])
 def test_nothing_is_certified(run, words):
     verb, *options = words

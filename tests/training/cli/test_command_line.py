@@ -3,21 +3,16 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
 from tests.library.eager import eagerly
+from tests.training.commands import command, invoke, refused
 from tests.training.tiny_runs import TINY, as_options
 from tf_iresnet import certify
-from training.cli import main
 
 VERBS = ("train", "evaluate", "sample", "reconstruct", "exact", "ood", "certify", "export", "list")
 VERBS += ("table", "figure", "results")
@@ -25,31 +20,7 @@ FLOW_KEYS = {"bits_per_dim", "standard_error", "images", "exact_terms"}
 ALWAYS_KEYS = {"cpu_seconds", "parameters", "certified_lipschitz", "command", "seed", "cores"}
 
 
-def invoke(*words):
-    return CliRunner().invoke(main, [str(word) for word in words], prog_name="python -m training")
-
-
-def refused(*words):
-    """Runs a command that must fail, and gives its one line of standard error."""
-    result = invoke(*words)
-    assert result.exit_code != 0
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr.strip()
-
-
-def command(*words):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run(
-        [sys.executable, "-m", "training", *map(str, words)],
-        cwd=Path(__file__).parents[3],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
-# The lengths of the experiment itself, which are too long for so few steps.
+# Warm-up and interval are those of the experiment, which are too long for so few steps.
 FEW = as_options(
     (
         *(change for change in TINY if not change.startswith(("schedule.", "interval="))),
@@ -72,7 +43,6 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_verbs_one_after_the_other(run):
     samples, pairs, exported = run / "s.png", run / "r.png", run / "saved" / "digits" / "1"
     for words in (
@@ -83,7 +53,7 @@ def test_the_verbs_one_after_the_other(run):
         ("certify", run, "--rescale", 0.3, "--images", 20),
         ("export", run, "--out", exported, "--rescale", 0.5),
     ):
-        # Their graphs are those of others: of evaluation and of the inverse.
+        # Evaluation and the inverse have run the same graphs.
         again = words[0] in ("exact", "certify")
         with eagerly() if again else contextlib.nullcontext():
             result = invoke(*words)
@@ -120,7 +90,6 @@ def test_the_verbs_one_after_the_other(run):
         assert words in card
 
 
-@pytest.mark.slow
 def test_the_same_command_again_is_done_at_once(run):
     result = invoke("train", "digits_flow", "--out", run, "--steps", 4, *FEW)
     assert result.exit_code == 0
@@ -307,7 +276,7 @@ def test_the_unexpected_is_one_line_too_unless_debugging(monkeypatch):
     assert "Traceback" in result.stderr
 
 
-@pytest.mark.soak  # that nothing else is written there, `run` asks, too
+@pytest.mark.soak  # the fixture `run` looks at standard error in every run
 def test_an_error_is_the_only_line_of_standard_error(tmp_path):
     result = command("train", "mnist_flow", "--out", tmp_path / "x", "--data-dir", tmp_path)
     assert result.returncode == 1

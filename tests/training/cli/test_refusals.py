@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import pytest
 
-from tests.training.cli.test_command_line import refused
+from tests.training.commands import refused
 from tf_iresnet.layers.activations import make_activation
 from training.data import AUGMENTATIONS
 from training.errors import RunError

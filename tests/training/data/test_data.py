@@ -1,4 +1,4 @@
-"""Data sets and their batches.
+"""Data sets: what they hold, how they are split, and what is refused.
 
 Statistical tests use fixed seeds, so they cannot flicker; the stated error rate is the chance
 that a correct generator would have failed when the seed was chosen.
@@ -52,7 +52,7 @@ def prepare_tiny(folder: Path, name: str, *, train: int, label: str = "label") -
     return folder
 
 
-# --- the data sets ---------------------------------------------------------------------------
+# --- the data sets ---
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_any_tfds_set_is_read_by_the_same_path(tmp_path):
     assert dataset.arrays("validation").y.tolist() == [i % 3 for i in range(54, 60)]
 
 
-# --- refusals --------------------------------------------------------------------------------
+# --- refusals ---
 
 
 def one_line(error) -> str:

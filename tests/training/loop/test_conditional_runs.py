@@ -105,7 +105,7 @@ def test_the_other_verbs(conditional, tmp_path, monkeypatch):
     assert doubts == ()
     exported = []
 
-    def export(model, path):  # of the graphs of a conditional flow is `test_conditional_flows`
+    def export(model, path):  # `test_conditional_flows` exports one
         exported.append(model)
         Path(path).mkdir()
 

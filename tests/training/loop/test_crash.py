@@ -9,11 +9,9 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
-from tests.training.loop.test_train import history, tiny, weights
-from tests.training.tiny_runs import TINY, as_options
-from training.cli import main
+from tests.training.commands import invoke
+from tests.training.tiny_runs import TINY, as_options, history, tiny, weights
 from training.data import load_dataset
 from training.errors import RunError
 from training.loop import callbacks
@@ -27,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("eager_module")
 STEPS = {"steps": 7, "interval": "interval=3"}
 
 
-# What is kept, and when, does not hang on the model: one kernel, few terms of series.
+# What is kept, and when, does not depend on the model: one kernel, few terms of series.
 SMALL = (
     "model.kernel_sizes=[1]",
     "model.log_det.exact_terms=1",
@@ -100,7 +98,7 @@ def test_an_interrupted_command_saves_and_ends_with_130(tmp_path, monkeypatch, k
     end_after(monkeypatch, 2, signal.SIGINT)
     words = ["train", "digits_flow", "--out", str(tmp_path / "run"), "--steps", "7"]
     words += as_options((*TINY, "interval=5"))
-    result = CliRunner().invoke(main, words, prog_name="python -m training")
+    result = invoke(*words)
     assert result.exit_code == 130, result.output
     assert "asked to end: step 2 is saved; the same command" in result.stdout
     assert result.stderr == "error: interrupted; give the same command again to go on\n"

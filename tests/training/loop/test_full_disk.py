@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tests.training.cli.test_command_line import refused
+from tests.training.commands import refused
 from tests.training.tiny_runs import TINY, as_options
 from tf_iresnet.export import export_saved_model
 from tf_iresnet.models import IResNetFlow

@@ -21,7 +21,7 @@ from training.reports.saved_model import write_saved_model
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, eager_module):  # `test_models_hybrid` traces training
+def finished(tmp_path_factory, eager_module):  # `test_hybrid` trains in graphs
     folder = tmp_path_factory.mktemp("runs") / "hybrid"
     changes = [*TINY, "model.head_width=4", "model.kernel_sizes=[3]", "model.log_det.exact_terms=1"]
     experiment = load_experiment("digits_hybrid", changes, steps=4)
@@ -52,7 +52,7 @@ def test_the_other_verbs(finished, tmp_path, monkeypatch):
     assert "noise" in score_outliers(finished, limit=10)["outliers"]
     exported = []
 
-    def export(model, path):  # of the graphs of a hybrid is `test_export`
+    def export(model, path):  # `test_export` exports one
         exported.append(model)
         Path(path).mkdir()
 

@@ -16,11 +16,9 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
 
-from tests.training.loop.test_train import history, weights
-from tests.training.tiny_runs import as_options
-from training.cli import main
+from tests.training.commands import invoke
+from tests.training.tiny_runs import as_options, history, weights
 
 STEPS = 60
 SMALL = as_options(
@@ -209,7 +207,6 @@ main()
 """
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_as_one_left_alone(tmp_path):
     """It goes on in another process: this one, which imports no TensorFlow for it."""
     options, draw = tf.config.optimizer.get_experimental_options(), random.Random(os.getpid())
@@ -222,7 +219,7 @@ def test_a_killed_run_ends_as_one_left_alone(tmp_path):
         command.assert_nothing_is_left()
     assert not (killed / "metrics.json").exists()
     for folder in (killed, whole):
-        result = CliRunner().invoke(main, words_of("single", folder))
+        result = invoke(*words_of("single", folder))
         assert result.exit_code == 0, result.output
         assert ("continues after step" in result.output) == (folder == killed)
     assert_same_end(killed, whole, 0)
@@ -279,7 +276,7 @@ def test_launched_workers_asked_to_end_save_and_go_on(whole, tmp_path, asked):
     assert_same_end(tmp_path / "run", whole("chief"), 1e-6)
 
 
-@pytest.mark.soak  # of a command in this process, `test_training_crash` in every run
+@pytest.mark.soak  # `test_crash` does so in this process, in every run
 def test_an_interrupted_run_saves_and_ends_with_130(tmp_path):
     with Command("single", tmp_path / "run") as command:
         command.wait_for_step(tmp_path / "run", 4)
@@ -298,7 +295,7 @@ def test_a_run_interrupted_twice_ends_at_once_and_goes_on(whole, tmp_path, kind)
     with Command(kind, tmp_path / "run", "--hang-timeout", "600") as command:
         command.wait_for_step(tmp_path / "run", 8)
         if kind == "chief":
-            command.wait_for_workers()[1].send_signal(signal.SIGSTOP)  # no step ends any more
+            command.wait_for_workers()[1].send_signal(signal.SIGSTOP)  # from now on no step ends
         command.process.send_signal(signal.SIGINT)
         command.wait_until(lambda: "Ctrl-C again ends at once" in command.text(), 30)
         command.process.send_signal(signal.SIGINT)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.loop.test_train import tiny, weights
+from tests.training.tiny_runs import tiny, weights
 from training.data import load_dataset
 from training.experiments.config import parse_experiment
 from training.loop import muon
@@ -113,7 +113,6 @@ def test_refusals(arguments, message):
         Muon(**arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_an_experiment_trains_by_it_and_goes_on_where_it_was(tmp_path):
     def experiment(steps):

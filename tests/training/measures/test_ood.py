@@ -123,7 +123,7 @@ def test_points_have_no_outliers():
         outliers(load_dataset("toy_moons"), 3, 0)
 
 
-# That traced evaluation does the same is a claim of others, such as those of the command line.
+# `test_command_line` evaluates in graphs.
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, eager_module):
     folder = tmp_path_factory.mktemp("runs") / "digits"

@@ -38,7 +38,6 @@ def flow(prepared):  # of samples some lie far out, where every error grows
     return TrainedFlow()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "graph"),
     [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.training.loop.test_train import CLASSIFIER, tiny
+from tests.training.tiny_runs import CLASSIFIER, tiny
 from training.data import load_dataset
 from training.errors import RunError
 from training.experiments.catalog import load_experiment

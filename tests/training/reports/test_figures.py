@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.library.eager import eagerly
-from tests.training.cli.test_command_line import invoke, refused
+from tests.training.commands import invoke, refused
 from tests.training.reports.synthetic_results import write_run
 from tests.training.tiny_runs import TINY
 from tf_iresnet.certificate import residual_blocks
@@ -64,7 +64,6 @@ def draw(name, out, *runs, **options):
     return content["numbers"]
 
 
-@pytest.mark.slow
 def test_paths_cross_only_without_the_constraint(tmp_path, monkeypatch):
     monkeypatch.setattr(trajectories, "_STEPS", 300)
     monkeypatch.setattr(trajectories, "_BLOCKS", 5)
@@ -102,7 +101,6 @@ def strengthen(block):
     block.converge_spectral_state()
 
 
-@pytest.mark.slow
 def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatch):
     finished = open_finished(runs / "digits_flow")
     (_, block), *_ = residual_blocks(finished.model.flow)
@@ -153,7 +151,6 @@ def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatc
     assert found == pytest.approx(deviation, rel=0.25)
 
 
-@pytest.mark.slow
 def test_densities_of_the_plane(runs, tmp_path):
     folder = runs / "toy_moons_flow"
     numbers = draw("2", tmp_path, folder, limit=50)
@@ -167,8 +164,7 @@ def test_densities_of_the_plane(runs, tmp_path):
     assert entry["standard_error"] == pytest.approx(error, rel=0.1)
 
 
-# Of their graphs is `test_command_line`.
-@pytest.mark.slow
+# `test_command_line` runs such models in graphs.
 @pytest.mark.usefixtures("eager")
 def test_reconstructions_with_and_without_the_constraint(runs, tmp_path):
     names = ("mnist_classifier_c09", "mnist_classifier_vanilla")
@@ -189,7 +185,6 @@ def test_the_rows_of_reconstructions_say_what_comes_back():
     assert reconstructions._title(None, np.nan) == "no constraint\ndiverges"
 
 
-@pytest.mark.slow
 def test_errors_fall_with_the_solver_s_steps(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("training.reports.figures.solver_steps._STEPS", (1, 4, 40))
     numbers = draw("solver_steps", tmp_path, runs / "mnist_classifier_c09", limit=5)
@@ -200,7 +195,6 @@ def test_errors_fall_with_the_solver_s_steps(runs, tmp_path, monkeypatch):
     assert last < 1e-5 < first
 
 
-@pytest.mark.slow
 def test_pictures_of_a_flow_of_images(runs, tmp_path):
     folder = runs / "digits_flow"
     numbers = draw("5", tmp_path, folder, limit=4)
@@ -255,7 +249,6 @@ def test_refusals(words, message, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_refusals_of_runs(runs, tmp_path):
     out = ("--out", tmp_path / "f.png")
     classifier, toy = runs / "mnist_classifier_c09", runs / "toy_moons_flow"

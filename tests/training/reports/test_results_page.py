@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.cli.test_command_line import invoke, refused
+from tests.training.commands import invoke, refused
 from tests.training.reports.synthetic_results import FOUND, write_run, write_seeds
 from training.reports.page import make_page
 

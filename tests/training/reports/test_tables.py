@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.training.cli.test_command_line import invoke, refused
+from tests.training.commands import invoke, refused
 from tests.training.reports.synthetic_results import FOUND, LOST, write_run, write_seeds
 from training.errors import RunError
 from training.reports.tables import hybrids, intervals, make_table, sizes, trials
@@ -377,7 +377,6 @@ def test_both_files_are_written(results, tmp_path):
     assert (tmp_path / "new" / "t.png").read_bytes()[1:4] == b"PNG"
 
 
-@pytest.mark.slow
 def test_tensorflow_is_not_imported(results):
     script = (
         "import sys\n"

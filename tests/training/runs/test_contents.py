@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.cli.test_command_line import refused
+from tests.training.commands import refused
 from tests.training.tiny_runs import TINY, as_options
 from training.errors import RunError
 from training.experiments.catalog import load_experiment

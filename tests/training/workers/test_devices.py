@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from tests.training.cli.test_command_line import invoke, refused
+from tests.training.commands import invoke, refused
 from training.errors import RunError
 from training.workers.devices import Devices, make_devices
 from training.workers.watchdog import Watchdog

@@ -70,7 +70,7 @@ def assert_close(ours, theirs, rtol, atol):
     [
         "flow",
         pytest.param("hybrid", marks=pytest.mark.soak),
-        # Of one step of it, the gradients below, before they are clipped, in every run.
+        # Every run compares the gradients of its first step, below.
         pytest.param("classifier", marks=pytest.mark.soak),
         pytest.param("resnet", marks=pytest.mark.soak),
         pytest.param("baseline", marks=pytest.mark.soak),
@@ -101,7 +101,6 @@ def assert_relative(ours, theirs, tolerances):
         assert np.linalg.norm(np.concatenate(differences)) <= tolerance * size
 
 
-@pytest.mark.slow
 def test_two_workers_train_as_one_does(workers):
     assert_close(workers["flow"], on_one("flow"), 0, 1e-8)
 
@@ -112,14 +111,13 @@ def test_two_workers_train_other_models_as_one_does(more_workers, kind):
     assert_close(more_workers[kind], on_one(kind), 0, 1e-8)
 
 
-@pytest.mark.soak  # of two devices, above, in every run: replicas are summed alike
+@pytest.mark.soak  # every run compares two devices, above: replicas are summed alike
 @pytest.mark.parametrize("dtype", PRECISION)
 def test_the_gradients_of_two_workers_are_those_of_one(more_workers, dtype):
     name = f"gradients {dtype}"
     assert_relative(more_workers[name], on_one(name), PRECISION[dtype])
 
 
-@pytest.mark.slow
 def test_two_workers_end_after_the_same_step_when_one_is_asked_to(workers):
     steps = [int(workers[f"end of {index}"]["step"]) for index in range(2)]
     assert steps[0] == steps[1]
@@ -279,7 +277,6 @@ def test_stock_keras_takes_batches_of_different_sizes(mirrored):
     model.fit(x, np.arange(3.0), batch_size=3, verbose=0)
 
 
-@pytest.mark.slow
 def test_stock_keras_fails_in_two_workers(workers):
     assert "Error" in str(workers["stock"]["error"])
 
