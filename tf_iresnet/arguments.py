@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 
-def is_real(value: Any) -> bool:
+
+def is_real(value: object) -> TypeGuard[float]:
     """Whether a value is a real number of Python or NumPy, no truth value and not NaN."""
     value = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
-    real = isinstance(value, (numbers.Real, np.floating, np.integer))
-    return real and not isinstance(value, (bool, np.bool_)) and not math.isnan(value)
+    if not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        return False
+    return not isinstance(value, (bool, np.bool_)) and not math.isnan(value)
 
 
-def check_integer(name: str, value: Any, least: int | None = None, instead: str = "") -> int:
+def check_integer(name: str, value: object, least: int | None = None, instead: str = "") -> int:
     """Returns an argument as an integer.
 
     Args:
@@ -33,14 +36,15 @@ def check_integer(name: str, value: Any, least: int | None = None, instead: str 
     >>> check_integer("hidden", np.int64(3), 1)
     3
     """
-    whole = is_real(value) and math.isfinite(value) and value == value // 1
-    if not whole or (least is not None and value < least):
+    if not (is_real(value) and math.isfinite(value) and value == value // 1) or (
+        least is not None and value < least
+    ):
         bound = "" if least is None else f" of at least {least}"
         raise ValueError(f"{name} must be an integer{bound}{instead}, got {value!r}.")
     return int(value)
 
 
-def check_real(name: str, value: Any, due: str, within: Callable[[Any], bool]) -> float:
+def check_real(name: str, value: object, due: str, within: Callable[[float], bool]) -> float:
     """Returns an argument as a float.
 
     Args:
@@ -61,7 +65,7 @@ def check_real(name: str, value: Any, due: str, within: Callable[[Any], bool]) -
     return float(value)
 
 
-def check_alpha(value: Any) -> float:
+def check_alpha(value: object) -> float:
     """Returns the share of a range that a preprocessing keeps from its ends.
 
     Raises:
@@ -70,7 +74,7 @@ def check_alpha(value: Any) -> float:
     return check_real("alpha", value, "must lie in (0, 0.5)", lambda alpha: 0.0 < alpha < 0.5)
 
 
-def check_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """Returns an argument that is True or False.
 
     Raises:
@@ -85,7 +89,7 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
+def check_choice(name: str, value: T, choices: Sequence[str | None]) -> T:
     """Returns an argument that is one of some names, or None where that is among them.
 
     Raises:
@@ -100,7 +104,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
     return value
 
 
-def check_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
+def check_integers(name: str, values: object, each: str) -> tuple[int, ...]:
     """Returns an argument that holds a positive integer for each of some things.
 
     Raises:
@@ -119,7 +123,7 @@ def check_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
     return numbers_
 
 
-def check_sizes(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
+def check_sizes(name: str, sizes: object, rank: int) -> tuple[int, ...]:
     """Returns an argument that is one positive integer for all of some axes, or one for each.
 
     Raises:
@@ -141,7 +145,7 @@ def check_sizes(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
     return checked
 
 
-def check_widths(hidden: Any, scales: int) -> int | tuple[int, ...]:
+def check_widths(hidden: object, scales: int) -> int | tuple[int, ...]:
     """Returns the hidden channels, one number or one for each scale.
 
     Raises:
@@ -163,7 +167,7 @@ def widths_of_scales(hidden: int | tuple[int, ...], scales: int) -> tuple[int, .
     return (hidden,) * scales if isinstance(hidden, int) else hidden
 
 
-def check_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
+def check_instance(name: str, value: T, kind: type, such_as: str) -> T:
     """Returns an argument that is an object of a kind.
 
     Raises:
@@ -177,7 +181,7 @@ def check_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
     return value
 
 
-def check_instances(name: str, values: Any, kind: type, what: str) -> list[Any]:
+def check_instances(name: str, values: Iterable[T], kind: type, what: str) -> list[T]:
     """Returns an argument that holds objects of a kind, at least one, as a list.
 
     Args:
@@ -202,7 +206,7 @@ def check_instances(name: str, values: Any, kind: type, what: str) -> list[Any]:
     return values
 
 
-def check_by(name: str, value: Any, get: Callable[[Any], Any], due: str) -> Any:
+def check_by(name: str, value: object, get: Callable[[Any], T], due: str) -> T:
     """Returns what Keras makes of an argument, such as an activation of its name.
 
     Args:

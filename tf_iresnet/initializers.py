@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_iresnet.arguments import check_by, check_integer, check_real
+from tf_iresnet.typing import DTypeLike, InitializerLike, Seed
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -39,13 +39,13 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
     Field Theory of CNNs), section 2.5.
     """
 
-    def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
+    def __init__(self, gain: float = 1.0, seed: Seed = None) -> None:
         gain = check_real("gain", gain, "must be above 0", lambda value: value > 0)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
             seed = check_integer("seed", seed, None, ", a `keras.random.SeedGenerator` or None")
         super().__init__(gain, seed)
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike = None) -> tf.Tensor:
         """Returns a kernel.
 
         Args:
@@ -67,7 +67,7 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
 _OURS = {"delta_orthogonal": DeltaOrthogonal}
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: InitializerLike | None) -> keras.initializers.Initializer | None:
     """Returns a new initializer by its name, "delta_orthogonal" or one of Keras', or as given.
 
     Args:
@@ -85,7 +85,7 @@ def get(identifier: Any) -> Any:
     return keras.initializers.get(identifier)
 
 
-def check_initializer(name: str, identifier: Any) -> Any:
+def check_initializer(name: str, identifier: object) -> keras.initializers.Initializer:
     """Returns what `get` makes of an argument.
 
     Args:
@@ -102,7 +102,7 @@ def check_initializer(name: str, identifier: Any) -> Any:
     return made
 
 
-def check_name(name: Any) -> str:
+def check_name(name: object) -> str:
     """Returns the name of an initializer, which gives every layer another kernel.
 
     None is made: that would use up random numbers.

@@ -7,13 +7,20 @@ name what breaks when it goes.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from tf_iresnet.typing import ArrayLike
+
+Gradients: TypeAlias = Sequence[tf.Tensor]
+Variables: TypeAlias = Sequence[keras.Variable]
+#: What applies gradients to variables.
+Apply: TypeAlias = Callable[[Gradients, Variables], None]
 
 _LOCAL_UPDATES = (
     "_backend_update_step",
@@ -46,7 +53,9 @@ def steps_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     return getattr(optimizer, "inner_optimizer", optimizer)._iterations
 
 
-def update_locally(optimizer: Any, around: Callable[[Any, Any, Callable], None]) -> None:
+def update_locally(
+    optimizer: keras.optimizers.Optimizer, around: Callable[[Gradients, Variables, Apply], None]
+) -> None:
     """Makes an optimizer's updates local to a replica, of gradients that are summed already.
 
     Args:
@@ -62,13 +71,13 @@ def update_locally(optimizer: Any, around: Callable[[Any, Any, Callable], None])
         object.__setattr__(optimizer, name, method)
     apply = optimizer._backend_apply_gradients
 
-    def apply_gradients(gradients: Any, variables: Any) -> None:
+    def apply_gradients(gradients: Gradients, variables: Variables) -> None:
         around(gradients, variables, apply)
 
     object.__setattr__(optimizer, "_backend_apply_gradients", apply_gradients)
 
 
-def apply_by(optimizer: Any, apply: Callable[[Any, Any], None]) -> None:
+def apply_by(optimizer: keras.optimizers.Optimizer, apply: Apply) -> None:
     """Makes an optimizer that scales the loss apply gradients by a function of them and variables.
 
     Args:
@@ -90,7 +99,7 @@ class BuiltModel(keras.Model):
     differ in size and under a MultiWorkerMirroredStrategy.
     """
 
-    def build_metrics(self, *batch: Any) -> None:
+    def build_metrics(self, *batch: ArrayLike) -> None:
         """Makes the variables of compiled losses and metrics, which else the first step makes.
 
         Args:
@@ -98,7 +107,7 @@ class BuiltModel(keras.Model):
         """
         self._symbolic_build(data_batch=batch)
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         strategy = self._distribute_strategy
         if strategy is None:
             return
@@ -122,6 +131,6 @@ class NormalizationBy(keras.layers.BatchNormalization):
         """Returns mean and variance of each channel, or None for what Keras computes."""
         return None
 
-    def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _moments(self, inputs, mask):
         found = self.moments(inputs)
         return super()._moments(inputs, mask) if found is None else found

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 import tensorflow as tf
+
+from tf_iresnet.typing import DTypeLike, Seed
 
 _PHILOX = 1
 _WORDS_PER_COUNTER = 4  # one Philox counter value yields four 32-bit words
@@ -27,7 +29,7 @@ _STEP, _FIRST, _SECOND = (
 )
 
 
-def as_seed(seed: Any = None) -> tf.Tensor:
+def as_seed(seed: Seed = None) -> tf.Tensor:
     """Returns ``seed`` as an int32 tensor of shape [3]: key, key, index of the first example.
 
     Args:
@@ -47,7 +49,7 @@ def as_seed(seed: Any = None) -> tf.Tensor:
     if seed is None:
         key = tf.random.uniform([2], tf.int32.min, tf.int32.max, dtype=tf.int32)
         return tf.concat([key, tf.zeros([1], tf.int32)], axis=0)
-    if not tf.is_tensor(seed):
+    if not _is_tensor(seed):
         # Python's integers are unbounded; the key keeps their 64 low bits.
         words = [_word(word, seed) for word in np.ravel(np.asarray(seed, dtype=object))]
         if len(words) == 1:
@@ -61,25 +63,25 @@ def as_seed(seed: Any = None) -> tf.Tensor:
         raise ValueError(f"seed must hold integers, got {seed.dtype.name}.")
     if _are_keys(seed):
         return seed
-    seed = tf.reshape(seed, [-1])
-    if seed.shape[0] == 1:
-        high = tf.bitwise.right_shift(tf.cast(seed, tf.int64), 32)
-        seed = tf.concat([high, tf.cast(seed, tf.int64)], axis=0)
-    seed = tf.cast(seed, tf.int32)
-    if seed.shape[0] == 2:
-        return tf.concat([seed, [0]], axis=0)
-    if seed.shape[0] not in (3, None):
-        raise ValueError(f"seed must hold one, two or three integers, got shape {seed.shape}.")
-    return tf.ensure_shape(seed, [3])
+    given: tf.Tensor = tf.reshape(seed, [-1])
+    if given.shape[0] == 1:
+        high = tf.bitwise.right_shift(tf.cast(given, tf.int64), 32)
+        given = tf.concat([high, tf.cast(given, tf.int64)], axis=0)
+    given = tf.cast(given, tf.int32)
+    if given.shape[0] == 2:
+        return tf.concat([given, [0]], axis=0)
+    if given.shape[0] not in (3, None):
+        raise ValueError(f"seed must hold one, two or three integers, got shape {given.shape}.")
+    return tf.ensure_shape(given, [3])
 
 
-def _word(word: Any, seed: Any) -> int:
+def _word(word: object, seed: Seed) -> int:
     if not isinstance(word, numbers.Integral) or isinstance(word, bool):
         raise ValueError(f"seed must be an integer or two or three integers, got {seed!r}.")
     return int(word)
 
 
-def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:
+def fold_in(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
     """Derives an independent seed for ``data`` (a block, a step), same first example."""
     if _are_keys(seed):
         return _mixed(seed + (2 * tf.cast(data, tf.int64) + 1) * _FIRST)
@@ -126,9 +128,13 @@ def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     return _mixed(_mixed(key[0] * 2**32 + key[1]) ^ (high * 2**32 + low))
 
 
-def _are_keys(seed: Any) -> bool:
+def _is_tensor(seed: object) -> TypeGuard[tf.Tensor]:
+    return tf.is_tensor(seed)
+
+
+def _are_keys(seed: Seed) -> bool:
     """Whether these are the keys of examples."""
-    return tf.is_tensor(seed) and seed.dtype == tf.int64 and seed.shape.rank == 2
+    return _is_tensor(seed) and seed.dtype == tf.int64 and seed.shape.rank == 2
 
 
 def _shifted(x: tf.Tensor, bits: int) -> tf.Tensor:
@@ -149,7 +155,7 @@ def _key(seed: tf.Tensor) -> tf.Tensor:
 
 
 def shared_uniform(
-    seed: tf.Tensor, shape: Sequence[int] = (), dtype: Any = tf.float32
+    seed: tf.Tensor, shape: Sequence[int] = (), dtype: DTypeLike = tf.float32
 ) -> tf.Tensor:
     """Uniform draws on [0, 1) that all examples, and so all replicas, share.
 

@@ -6,10 +6,12 @@ Outside of a strategy there is one replica, and nothing is communicated.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import tensorflow as tf
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -19,14 +21,14 @@ def own_variables() -> Iterator[None]:
     All replicas derive them from the same weights. Outside of replicas the first one's is read.
     """
 
-    def make(next_creator: Any, **options: Any) -> Any:
+    def make(next_creator: Callable[..., tf.Variable], **options: object) -> tf.Variable:
         return next_creator(**{**options, "synchronization": tf.VariableSynchronization.ON_READ})
 
     with tf.variable_creator_scope(make):
         yield
 
 
-def replica_context() -> Any:
+def replica_context() -> tf.distribute.ReplicaContext | None:
     """Returns the context of this replica where there are others, else None."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -34,7 +36,7 @@ def replica_context() -> Any:
     return context
 
 
-def all_reduce_sum(values: Any) -> Any:
+def all_reduce_sum(values: T) -> T:
     """Adds up tensors over all replicas.
 
     Args:

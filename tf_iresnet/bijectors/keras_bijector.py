@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,6 +17,7 @@ from tf_iresnet.layers.adaptation import learning
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.typing import Context
 
 
 class KerasBijector(Uncached):
@@ -197,16 +197,18 @@ class KerasBijector(Uncached):
         _, value = self.layer.evaluate_with_log_det(flat, key, self._log_det, context=rows)
         return _restore(value, lead, tf.TensorShape([]))
 
-    def _rows_of(self, context: Any, flat: tf.Tensor, lead: Any) -> tf.Tensor | None:
+    def _rows_of(
+        self, context: Context, flat: tf.Tensor, lead: tf.TensorShape | None
+    ) -> tf.Tensor | None:
         """The context with the batch axis of ``flat``; None for a layer without one."""
         size = self.layer.context_size
         if context is not None and size is not None:
-            context = tf.cast(tf.convert_to_tensor(context), flat.dtype)
-            if context.shape.rank == 0 or context.shape[-1] != size:
-                raise ValueError(f"context must have the shape [..., {size}], got {context.shape}.")
+            rows: tf.Tensor = tf.cast(tf.convert_to_tensor(context), flat.dtype)
+            if rows.shape.rank == 0 or rows.shape[-1] != size:
+                raise ValueError(f"context must have the shape [..., {size}], got {rows.shape}.")
             lead = tf.shape(flat)[:1] if lead is None else tf.cast(lead, tf.int32)
-            context = tf.broadcast_to(context, tf.concat([lead, [size]], axis=0))
-            context = tf.reshape(context, [-1, size])
+            rows = tf.broadcast_to(rows, tf.concat([lead, [size]], axis=0))
+            context = tf.reshape(rows, [-1, size])
         return self.layer._checked_context(context, flat)
 
     def _forward_event_shape(self, input_shape):
@@ -224,7 +226,7 @@ class KerasBijector(Uncached):
         return tf.concat([lead, self._input_event.as_list()], axis=0)
 
 
-def _flatten(x: tf.Tensor, event: tf.TensorShape) -> tuple[tf.Tensor, Any]:
+def _flatten(x: tf.Tensor, event: tf.TensorShape) -> tuple[tf.Tensor, tf.TensorShape | None]:
     """Returns x with one batch axis, and the shape of its leading axes (None for one axis)."""
     if x.shape.rank is None:
         x = tf.reshape(x, tf.concat([tf.shape(x)[: tf.rank(x) - event.rank], event], axis=0))
@@ -244,7 +246,7 @@ def _flatten(x: tf.Tensor, event: tf.TensorShape) -> tuple[tf.Tensor, Any]:
     return tf.reshape(x, [size, *event.as_list()]), lead
 
 
-def _restore(x: tf.Tensor, lead: Any, event: tf.TensorShape) -> tf.Tensor:
+def _restore(x: tf.Tensor, lead: tf.TensorShape | None, event: tf.TensorShape) -> tf.Tensor:
     """Gives x its leading axes back."""
     if lead is None:
         return x

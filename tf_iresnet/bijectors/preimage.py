@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from tf_iresnet.tensorflow_private import recording_tapes
+from tf_iresnet.typing import Context
+
+T = TypeVar("T")
 
 
 class Preimage:
@@ -28,7 +31,7 @@ class Preimage:
     """
 
     def __init__(
-        self, x: tf.Tensor, y: tf.Tensor, variables: Sequence[tf.Variable], context: Any = None
+        self, x: tf.Tensor, y: tf.Tensor, variables: Sequence[tf.Variable], context: Context = None
     ) -> None:
         self._variables = variables
         self._graph = _graph()
@@ -38,18 +41,20 @@ class Preimage:
         self._tapes = [recording_tapes(x), recording_tapes(witness)]
         # A symbolic tensor lives as long as its graph, which must not live as long as this.
         hold = _strongly if self._graph is None else weakref.ref
-        self._x: Callable[[], Any] = hold(x)
-        self._witness: Callable[[], Any] = hold(witness)
+        self._x: Callable[[], tf.Tensor | None] = hold(x)
+        self._witness: Callable[[], tf.Tensor | None] = hold(witness)
         fixed = tf.is_tensor(context) and not hasattr(context, "assign")
         other = None if context is None else self  # equal to no context
-        self._context: Callable[[], Any] = hold(context) if fixed else (lambda: other)
+        self._context: Callable[[], Context | Preimage] = (
+            hold(context) if fixed else (lambda: other)
+        )
         self._state = self._weights()
 
-    def _forget(self, _: Any) -> None:
+    def _forget(self, _: weakref.ref[tf.Tensor]) -> None:
         self._x = self._witness = lambda: None
         self._state = []
 
-    def of(self, y: tf.Tensor, context: Any = None) -> tf.Tensor | None:
+    def of(self, y: tf.Tensor, context: Context = None) -> tf.Tensor | None:
         """Returns x if y is the remembered tensor and the inverse is x still, else None."""
         if self._y() is not y or self._graph != _graph() or self._context() is not context:
             return None
@@ -92,11 +97,11 @@ class Preimage:
             tf.convert_to_tensor(variable)
 
 
-def _graph() -> Any:
+def _graph() -> weakref.ref[tf.Graph] | None:
     if tf.executing_eagerly():
         return None
     return weakref.ref(tf.compat.v1.get_default_graph())
 
 
-def _strongly(x: Any) -> Callable[[], Any]:
+def _strongly(x: T) -> Callable[[], T]:
     return lambda: x

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 
@@ -24,7 +23,7 @@ from tf_iresnet.layers.vouching import behaviour_of, check_not_replaced, own_bou
 from tf_iresnet.norms.dense import multiply_up
 
 
-def certify(model: Any) -> Certificate:
+def certify(model: object) -> Certificate:
     r"""Proves as much as can be proven of a model's invertibility; it changes nothing.
 
     A block x + g(x) is invertible if Lip(g) < 1 (theorem 1), and the constant of its inverse is
@@ -89,12 +88,12 @@ def certify(model: Any) -> Certificate:
     )
 
 
-def _is_block(leaf: Any) -> bool:
+def _is_block(leaf: keras.layers.Layer) -> bool:
     """Whether it is a residual block, or a branch, which is taken as that of one."""
     return isinstance(leaf, InvertibleResidual) or not isinstance(leaf, InvertibleLayer)
 
 
-def block_of(leaf: Any, path: str) -> Block:
+def block_of(leaf: keras.layers.Layer, path: str) -> Block:
     """Returns what is proven of a residual block, or of a branch as that of one.
 
     Args:
@@ -126,7 +125,7 @@ def block_of(leaf: Any, path: str) -> Block:
     return Block(path, bound, tuple(parts), not free, tuple(obstacles))
 
 
-def _parts(leaf: Any, path: str) -> list[Part]:
+def _parts(leaf: keras.layers.Layer, path: str) -> list[Part]:
     try:
         if not isinstance(leaf, InvertibleResidual):
             return parts_of(leaf)
@@ -154,7 +153,7 @@ def _inverse(leaf: InvertibleLayer, path: str) -> Inverse:
     return Inverse(path, type(leaf).__name__, bound, tuple(doubts))
 
 
-def _composed(layer: Any, values: dict[int, float]) -> float:
+def _composed(layer: keras.layers.Layer, values: dict[int, float]) -> float:
     """The Lipschitz constant of a layer's inverse, from those of the leaves."""
     inner = known_sublayers(layer)
     if not inner:
@@ -168,7 +167,7 @@ def _composed(layer: Any, values: dict[int, float]) -> float:
 # --- arithmetic ---
 
 
-def _computes_in(leaf: Any, training: bool) -> set[str]:
+def _computes_in(leaf: keras.layers.Layer, training: bool) -> set[str]:
     """The dtypes in which the branch of a block computes, or a branch as that of a block."""
     branch = leaf.branch if isinstance(leaf, InvertibleResidual) else leaf
     if not offers_function(branch):  # it follows its own policies
@@ -180,7 +179,7 @@ def _narrow(dtypes: set[str]) -> set[str]:
     return dtypes - {"float32", "float64"}
 
 
-def _arithmetic(layer: Any) -> str:
+def _arithmetic(layer: keras.layers.Layer) -> str:
     """Says for which numbers the bounds hold."""
     dtypes = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.variables}
     stored = " and ".join(sorted(dtype for dtype in dtypes if "float" in dtype))

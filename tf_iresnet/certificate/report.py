@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tf_iresnet.layers.lipschitz import Part
 
@@ -146,7 +146,7 @@ class Certificate:
     def __str__(self) -> str:
         return self.to_markdown()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns all of it as `json` can hold it; what is infinite is None."""
         return {
             "model": self.name,

@@ -6,7 +6,9 @@ import itertools
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import keras
 
 from tf_iresnet.certificate.proof import block_of, certify
 from tf_iresnet.certificate.report import Block, Certificate
@@ -46,7 +48,7 @@ class Rescaling:
     def __str__(self) -> str:
         return self.to_markdown()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns the certificate's dictionary, with ``scaled`` in it."""
         return {
             **self.certificate.to_dict(),
@@ -54,7 +56,7 @@ class Rescaling:
         }
 
 
-def rescale(model: Any, below: float) -> Rescaling:
+def rescale(model: object, below: float) -> Rescaling:
     """Scales the kernels of every block whose bound is not below a number, until it is.
 
     All linear layers of a block are scaled by one factor. This changes the model's weights; after
@@ -102,12 +104,12 @@ def rescale(model: Any, below: float) -> Rescaling:
     return Rescaling(certify(model), tuple(scaled))
 
 
-def _spectral(leaf: Any) -> list[SpectralLayer]:
+def _spectral(leaf: keras.layers.Layer) -> list[SpectralLayer]:
     branch = leaf.branch if isinstance(leaf, InvertibleResidual) else leaf
     return [part for part in layers_inside(branch) if isinstance(part, SpectralLayer)]
 
 
-def _check_scalable(leaf: Any, block: Block) -> None:
+def _check_scalable(leaf: keras.layers.Layer, block: Block) -> None:
     if not math.isfinite(block.bound):
         reason = "; ".join(block.doubts)
         raise ValueError(f"{block.name} cannot be rescaled: {reason}; restore the weights first.")
@@ -119,7 +121,7 @@ def _check_scalable(leaf: Any, block: Block) -> None:
         )
 
 
-def _scaled(leaf: Any, path: str, below: float) -> list[Scaled]:
+def _scaled(leaf: keras.layers.Layer, path: str, below: float) -> list[Scaled]:
     """Scales a block's kernels, all by one factor, so that its bound is below ``below``."""
     kernels = _spectral(leaf)
     bound = block_of(leaf, path).bound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -21,7 +21,7 @@ class Contents(NamedTuple):
 
 
 @functools.singledispatch
-def contents(model: Any) -> Contents:
+def contents(model: object) -> Contents:
     """Returns what is written of a model; each kind says it where it is defined.
 
     Raises:

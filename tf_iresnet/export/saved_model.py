@@ -8,8 +8,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tf_iresnet.certificate import certify
@@ -17,7 +17,7 @@ from tf_iresnet.export.contents import contents
 from tf_iresnet.layers.upkeep import unchanging
 
 
-def export_saved_model(model: Any, path: str | os.PathLike[str]) -> None:
+def export_saved_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
     r"""Writes a model as a SavedModel that needs neither this library nor Keras to run.
 
     A density model has the signatures (inputs -> outputs, batch sizes free)
@@ -102,7 +102,7 @@ def _as_os_error(error: tf.errors.OpError, path: Path) -> OSError:
     return OSError(f"path {str(path)!r} cannot be written: {error.message}")
 
 
-def _certificate(model: Any) -> str:
+def _certificate(model: keras.Model) -> str:
     """The certificate as JSON, or why there is none."""
     try:
         return certify(model).to_json() + "\n"

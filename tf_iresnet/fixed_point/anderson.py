@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point.solver import Solver
+from tf_iresnet.typing import Config
 
 # Of the least squares problems, in units in the last place: what rounding does to a column's
 # direction must weigh nothing.
@@ -64,7 +65,7 @@ class Anderson(Solver):
         super().__init__(max_steps, atol, rtol)
         self.memory = check_integer("memory", memory, 1)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "memory": self.memory}
 
     def _start(self, y):

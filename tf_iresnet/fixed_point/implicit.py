@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -14,6 +13,7 @@ from tf_iresnet.fixed_point.result import ConvergenceError, FixedPointResult
 from tf_iresnet.fixed_point.solver import Solver, rms
 from tf_iresnet.functions import Function, Parameters
 from tf_iresnet.functions.rounded_products import are_rounded, where_rounded
+from tf_iresnet.typing import ArrayLike
 
 
 def invert(
@@ -21,7 +21,7 @@ def invert(
     parameters: Parameters,
     y: tf.Tensor,
     solver: Solver,
-    start: Any = None,
+    start: ArrayLike | None = None,
     amplification: Callable[[], tf.Tensor] | None = None,
 ) -> FixedPointResult:
     r"""Solves x + g(x) = y, differentiable in y and the parameters without unrolling.

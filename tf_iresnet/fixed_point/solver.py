@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +12,7 @@ import tensorflow as tf
 from tf_iresnet.arguments import check_integer, check_real
 from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point.result import FixedPointResult
+from tf_iresnet.typing import ArrayLike, Config
 
 # What belongs to one method, from step to step.
 State = tuple[tf.Tensor, ...]
@@ -53,12 +53,12 @@ class Solver(abc.ABC):
             for name, value in (("atol", atol), ("rtol", rtol))
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the constructor's arguments."""
         return {"max_steps": self.max_steps, "atol": self.atol, "rtol": self.rtol}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Solver:
+    def from_config(cls, config: Config) -> Solver:
         """Builds the solver from `get_config`'s result."""
         return cls(**config)
 
@@ -100,7 +100,7 @@ class Solver(abc.ABC):
     # --- the loop ---
 
     def solve(
-        self, g: Callable[[tf.Tensor], tf.Tensor], y: tf.Tensor, start: Any = None
+        self, g: Callable[[tf.Tensor], tf.Tensor], y: tf.Tensor, start: ArrayLike | None = None
     ) -> FixedPointResult:
         """Solves x + g(x) = y.
 
@@ -169,7 +169,7 @@ class Solver(abc.ABC):
         return FixedPointResult(found, steps, residual, residual <= tolerance)
 
 
-def _check_start(start: Any, y: tf.Tensor) -> tf.Tensor:
+def _check_start(start: ArrayLike, y: tf.Tensor) -> tf.Tensor:
     start = tf.cast(tf.convert_to_tensor(start), y.dtype)
     if not start.shape.is_compatible_with(y.shape):
         raise ValueError(

@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.functions.linear_maps import LinearMap
+
+T = TypeVar("T")
 
 _SIZE = 64  # large enough to be worth a device's matrix units
 _SPATIAL, _CHANNELS = 8, 16
@@ -93,7 +95,7 @@ def _operand(*shape: int) -> np.ndarray:
     return (1.0 + np.random.default_rng(0).random(shape)).astype(np.float32)
 
 
-def where_rounded(rounded: tf.Tensor | None, compute: Callable[[bool], Any]) -> Any:
+def where_rounded(rounded: tf.Tensor | None, compute: Callable[[bool], T]) -> T:
     """Returns compute(True) where products are rounded, else compute(False).
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ from tf_iresnet import replicas
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
 from tf_iresnet.norms.dense import round_up
+from tf_iresnet.typing import ArrayLike
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -43,7 +43,7 @@ class ActNorm(DataInitialized):
             for name in ("log_scale", "bias")
         )
 
-    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+    def _starting_weights(self) -> list[tuple[keras.Variable, ArrayLike]]:
         return [(self.bias, 0.0), (self.log_scale, 0.0)]
 
     def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -79,7 +79,7 @@ class ActNorm(DataInitialized):
             size=lambda y, log_scale, bias: tf.abs(y * tf.exp(-log_scale)) + tf.abs(bias),
         )
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         scale = np.asarray(self.log_scale, np.float64)
         with np.errstate(over="ignore"):  # an infinite bound says that none is known
             return round_up(float(np.exp(-scale.min())), 8)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import keras
 import tensorflow as tf
 
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.tensorflow_private import any_tape, recording_tapes
 
 if TYPE_CHECKING:
+    from tf_iresnet.layers.data_initialized import DataInitialized
     from tf_iresnet.layers.invertible import InvertibleLayer
 
 _learning: contextvars.ContextVar[bool] = contextvars.ContextVar("learning", default=False)
@@ -51,7 +53,7 @@ def _is_trained(layer: InvertibleLayer) -> bool:
     return bool(weights) and recording_tapes(*(tf.convert_to_tensor(w) for w in weights)) > 0
 
 
-def freeze_parts(layer: Any) -> None:
+def freeze_parts(layer: keras.layers.Layer) -> None:
     """Makes a layer that was made frozen so in all its parts, as one that is frozen later is.
 
     Args:
@@ -63,7 +65,7 @@ def freeze_parts(layer: Any) -> None:
             part.trainable = False
 
 
-def layers_from_data(layer: InvertibleLayer) -> list[Any]:
+def layers_from_data(layer: InvertibleLayer) -> list[DataInitialized]:
     """Returns the layers in a layer, itself among them, that take weights from data."""
     return [part for part in layers_inside(layer) if getattr(part, "takes_from_data", False)]
 
@@ -73,7 +75,7 @@ def adapt(
     parts: Sequence[tf.Tensor],
     contexts: Sequence[tf.Tensor | None],
     again: bool,
-) -> list[Any]:
+) -> list[DataInitialized]:
     """Sets what comes from data, layer by layer, each from what the layers before make of all rows.
 
     If anything fails, all weights are as they were.

@@ -23,12 +23,12 @@ from tf_iresnet.options import Options, option
 _CONVOLUTIONS = {3: SpectralConv1D, 4: SpectralConv2D, 5: SpectralConv3D}
 
 
-def _estimator(name: str, value: Any) -> LogDetEstimator:
+def _estimator(name: str, value: LogDetEstimator | None) -> LogDetEstimator:
     value = RussianRoulette() if value is None else value
     return check_instance(name, value, LogDetEstimator, "Exact()")
 
 
-def _solver(name: str, value: Any) -> Solver:
+def _solver(name: str, value: Solver | None) -> Solver:
     return check_instance(name, Picard() if value is None else value, Solver, "Picard()")
 
 

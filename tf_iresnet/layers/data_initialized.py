@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.layers.adaptation import is_learning
 from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.typing import ArrayLike, DTypeLike, Shape, StaticShape
 
 
 class DataInitialized(InvertibleLayer):
@@ -32,7 +32,7 @@ class DataInitialized(InvertibleLayer):
 
     takes_from_data = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self._add_own_weights(input_shape[-1])
         self.initialized = self.add_weight(
@@ -44,7 +44,7 @@ class DataInitialized(InvertibleLayer):
         """Makes the weights, for so many channels."""
 
     @abc.abstractmethod
-    def _starting_weights(self) -> Sequence[tuple[keras.Variable, Any]]:
+    def _starting_weights(self) -> Sequence[tuple[keras.Variable, ArrayLike]]:
         """Returns the weights that come from data, and what they are before."""
 
     @abc.abstractmethod
@@ -164,11 +164,11 @@ class DataInitialized(InvertibleLayer):
             self._learn_from(x)
         return self._map_and_log_det(x)
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
 
-def constant_channels(mean: tf.Tensor, variance: tf.Tensor, dtype: Any) -> tf.Tensor:
+def constant_channels(mean: tf.Tensor, variance: tf.Tensor, dtype: DTypeLike) -> tf.Tensor:
     """Says which channels are constant, as far as numbers of a type can tell.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from tf_iresnet.arguments import check_integer
 from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.typing import Config, Shape, StaticShape
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -72,13 +74,13 @@ class Dequantize(InvertibleLayer):
     def _inverse(self, y):
         return FixedPointResult.exact(tf.clip_by_value(tf.floor(y), 0, self.levels - 1))
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         return math.inf  # it jumps
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "levels": self.levels, "seed": self.seed}
 
 

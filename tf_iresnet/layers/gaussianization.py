@@ -16,6 +16,7 @@ from tf_iresnet.arguments import check_alpha, check_integer
 from tf_iresnet.batches import event_axes
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized
+from tf_iresnet.typing import ArrayLike, Config
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -55,7 +56,7 @@ class MarginalGaussianization(DataInitialized):
             name="logits", shape=(self.levels,), initializer="zeros", autocast=False
         )
 
-    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+    def _starting_weights(self) -> list[tuple[keras.Variable, ArrayLike]]:
         return [(self.logits, 0.0)]
 
     def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -131,7 +132,7 @@ class MarginalGaussianization(DataInitialized):
         x = tf.cast(level, y.dtype) + inside
         return tf.ensure_shape(x, y.shape)
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         # dx/dy = phi(y) / F'(x): on each level phi is largest where F is nearest to 1/2.
         logits = np.asarray(self.logits, np.float64)
         weights = np.exp(logits - logits.max())
@@ -142,5 +143,5 @@ class MarginalGaussianization(DataInitialized):
         heights = [normal.pdf(normal.inv_cdf(float(min(f, 1 - f)))) for f in nearest]
         return float((heights / slope).max()) * (1 + 1e-9)  # `inv_cdf` is good to 16 digits
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "levels": self.levels, "alpha": self.alpha}

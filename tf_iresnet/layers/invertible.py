@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import keras
 import tensorflow as tf
@@ -22,6 +22,10 @@ from tf_iresnet.layers.proof import Proof, asked_once
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.upkeep import up_to_date
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.typing import ArrayLike, BatchLike, Context, Data, Inputs, Seed, Shape, StaticShape
+
+if TYPE_CHECKING:
+    from tf_iresnet.layers.data_initialized import DataInitialized
 
 
 class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
@@ -70,7 +74,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         """
 
     @abc.abstractmethod
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         """Returns the input's shape for an output's shape, both with the batch axis."""
 
     @property
@@ -105,7 +109,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         )
 
     def _adapt(
-        self, parts: list[tf.Tensor], contexts: list[tf.Tensor | None], due: list[Any]
+        self, parts: list[tf.Tensor], contexts: list[tf.Tensor | None], due: list[DataInitialized]
     ) -> list[tf.Tensor]:
         """Sets what comes from data in the layers that are due, which leave the list.
 
@@ -126,8 +130,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def adapt(
         self,
-        data: Any,
-        context: Any = None,
+        data: Data,
+        context: Context = None,
         *,
         batch_size: int | None = None,
         steps: int | None = None,
@@ -170,22 +174,24 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 )
         adaptation.adapt(self, parts, contexts, again=True)
 
-    def _inputs_of(self, batch: Any) -> dict[str, Any]:
+    def _inputs_of(self, batch: BatchLike) -> Inputs:
         """What of a batch the layer reads."""
         x, *rest = batch if isinstance(batch, (tuple, list)) else [batch]
         return {"x": x, **(context_keyword(self, rest[0]) if rest else {})}
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
         x = self._prepared(x)
         return self.evaluate(x, bool(training), self._checked_context(context, x))
 
     def forward_and_log_det(
         self,
-        x: Any,
-        seed: Any = None,
+        x: ArrayLike,
+        seed: Seed = None,
         log_det: LogDetEstimator | None = None,
         training: bool = False,
-        context: Any = None,
+        context: Context = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the output and the log-determinant of its Jacobian.
 
@@ -210,7 +216,19 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         context = self._checked_context(context, x)
         return self.evaluate_with_log_det(x, key, log_det, training, context)
 
-    def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
+    @overload
+    def inverse(
+        self, y: ArrayLike, return_result: Literal[False] = ..., context: Context = ...
+    ) -> tf.Tensor: ...
+
+    @overload
+    def inverse(
+        self, y: ArrayLike, return_result: Literal[True], context: Context = ...
+    ) -> FixedPointResult: ...
+
+    def inverse(
+        self, y: ArrayLike, return_result: bool = False, context: Context = None
+    ) -> tf.Tensor | FixedPointResult:
         """Returns the x that the layer maps to y, a pure function of y.
 
         Args:
@@ -257,7 +275,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def invert(
         self, y: tf.Tensor, return_result: bool = False, context: tf.Tensor | None = None
-    ) -> Any:
+    ) -> tf.Tensor | FixedPointResult:
         """Returns x or the solver's result, as `inverse` does."""
         with self._norms_up_to_date():
             result = self._inverse(y, **context_keyword(self, context))
@@ -317,11 +335,11 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             "nothing says that it is invertible. "
         )
 
-    def _checked_context(self, context: Any, x: tf.Tensor) -> tf.Tensor | None:
+    def _checked_context(self, context: Context, x: tf.Tensor) -> tf.Tensor | None:
         """Converts and checks a context; None for a layer without one."""
         return check_context(self.name, context, self.context_size, x)
 
-    def _prepared(self, x: Any) -> tf.Tensor:
+    def _prepared(self, x: ArrayLike) -> tf.Tensor:
         """Converts, casts and checks an input; builds the layer on first use."""
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
@@ -331,7 +349,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         self._check_input(tuple(x.shape))
         return x
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         input_shape = tuple(input_shape)
         if any(size is None for size in input_shape[1:]) or len(input_shape) < 2:
             raise ValueError(
@@ -355,7 +373,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 f"{self.name} was built for inputs of shape [batch, {sizes}], got {shape}."
             )
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return tuple(input_shape)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 
@@ -27,7 +26,7 @@ from tf_iresnet.layers.vouching import named
 from tf_iresnet.norms.dense import round_up
 
 
-def _part(layer: Any, bound: float) -> list[Part]:
+def _part(layer: keras.layers.Layer, bound: float) -> list[Part]:
     return [Part(layer.name, type(layer).__name__, bound)]
 
 
@@ -45,7 +44,7 @@ def _spectral(layer: SpectralLayer) -> list[Part]:
 
 
 @rule_for(LipSwish, CLipSwish, MaxMin, SmoothActivation)
-def _ours(layer: Any) -> list[Part]:
+def _ours(layer: keras.layers.Layer) -> list[Part]:
     return _part(layer, layer.lipschitz_bound())
 
 
@@ -76,7 +75,7 @@ def _squeeze(layer: Squeeze) -> list[Part]:
 
 
 @rule_for(InvertibleSequential, keras.Sequential)
-def _chain(layer: Any) -> list[Part]:
+def _chain(layer: keras.layers.Layer) -> list[Part]:
     return [part for inner in layer.layers for part in parts_of(inner)]
 
 
@@ -132,7 +131,7 @@ def _elu(layer: keras.layers.ELU) -> list[Part]:
     return _part(layer, _slope(layer, "alpha"))
 
 
-def _slope(layer: Any, argument: str) -> float:
+def _slope(layer: keras.layers.Layer, argument: str) -> float:
     """The largest slope of what is x above 0 and has at most the slope |argument| below."""
     value = float(getattr(layer, argument))
     if not math.isfinite(value):

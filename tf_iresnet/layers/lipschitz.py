@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -18,6 +18,7 @@ from tf_iresnet.layers.vouching import (
     own_bound,
 )
 from tf_iresnet.norms.dense import multiply_up, round_up
+from tf_iresnet.typing import Bounded
 
 
 class Part(NamedTuple):
@@ -44,7 +45,7 @@ def rule_for(*kinds: type) -> Callable[[R], R]:
     return register
 
 
-def parts_of(layer: Any) -> list[Part]:
+def parts_of(layer: keras.layers.Layer | Bounded) -> list[Part]:
     """Returns a branch's parts in the order of evaluation, each with its bound.
 
     What is known by its exact class is taken apart; a subclass that defines no more than a
@@ -77,7 +78,7 @@ def parts_of(layer: Any) -> list[Part]:
     return [Part(name if isinstance(name, str) else kind, kind, own_bound(layer))]
 
 
-def check_built(layer: Any) -> None:
+def check_built(layer: object) -> None:
     """Refuses a layer without weights.
 
     Raises:
@@ -89,7 +90,7 @@ def check_built(layer: Any) -> None:
         )
 
 
-def check_offers_bound(layer: Any) -> None:
+def check_offers_bound(layer: keras.layers.Layer | Bounded) -> None:
     """Refuses a branch that says of itself, before it is built, that nothing bounds it.
 
     Raises:
@@ -101,7 +102,7 @@ def check_offers_bound(layer: Any) -> None:
         check_vouched(layer, "lipschitz_bound")
 
 
-def bound_of(layer: Any) -> float:
+def bound_of(layer: keras.layers.Layer | Bounded) -> float:
     """Returns a branch's proven Lipschitz constant, the product of its parts' bounds.
 
     It is infinite if a weight is NaN or infinite.
@@ -127,7 +128,7 @@ def inverse_bound(contraction: float) -> float:
     return round_up(1.0 / (1.0 - contraction), 4) if contraction < 1.0 else math.inf
 
 
-def inverse_bound_of(layer: Any, *sublayers: Any) -> float:
+def inverse_bound_of(layer: keras.layers.Layer, *sublayers: Sequence[float]) -> float:
     """Returns an invertible layer's own bound of its inverse's Lipschitz constant.
 
     It is infinite if a weight is NaN or infinite, or no bound is known.

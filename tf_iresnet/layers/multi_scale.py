@@ -18,6 +18,7 @@ from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialize, serialize
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.norms.dense import multiply_up
+from tf_iresnet.typing import Config, Context, Shape, StaticShape
 
 _ROUNDED_UP = 1.0 + 2.0**-50
 
@@ -59,7 +60,7 @@ class MultiScale(InvertibleLayer):
         self._context_size = common_context_size(self.name, self.scales)
         self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         shape = tuple(input_shape)
         self._shapes = []
@@ -113,7 +114,7 @@ class MultiScale(InvertibleLayer):
                 collected += left
         return [tf.concat(collected, axis=1) for collected in latents]
 
-    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Context = None) -> tf.Tensor:
         latents = []
         for index, scale in enumerate(self.scales):
             x = tf.cast(x, scale.variable_dtype)
@@ -163,10 +164,10 @@ class MultiScale(InvertibleLayer):
             bound = multiply_up([value, max(bound, 1.0) if self.factor_out else bound])
         return bound
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return (input_shape[0], math.prod(input_shape[1:]))
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         if self._event_shape is None:
             raise ValueError(
                 f"{self.name} can't tell its input's shape from a flat output of shape "
@@ -174,7 +175,7 @@ class MultiScale(InvertibleLayer):
             )
         return (output_shape[0], *self._event_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "scales": serialize(self.scales),
@@ -182,6 +183,6 @@ class MultiScale(InvertibleLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MultiScale:
+    def from_config(cls, config: Config) -> MultiScale:
         config = dict(config)
         return cls(deserialize(config.pop("scales")), **config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from tf_iresnet.batches import event_axes
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
 from tf_iresnet.norms.dense import round_up
+from tf_iresnet.typing import Config, Shape, StaticShape
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -83,15 +85,15 @@ class ImagePreprocessing(InvertibleLayer):
             size=lambda y: tf.ones_like(y) / scale,
         )
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         if self.kind == "shift":
             return float(self.levels)
         return round_up(self.levels / (4 * (1 - 2 * self.alpha)), 4)
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "levels": self.levels,

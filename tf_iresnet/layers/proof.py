@@ -6,8 +6,8 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,8 +15,8 @@ import tensorflow as tf
 _FIRST = np.array(0x9E3779B97F4A7C15, np.uint64).astype(np.int64)
 _SECOND = np.array(0xBB67AE8584CAA73B, np.uint64).astype(np.int64)
 
-_asked: contextvars.ContextVar[dict[Any, tf.Tensor] | None] = contextvars.ContextVar(
-    "_asked", default=None
+_asked: contextvars.ContextVar[dict[tuple[Proof, tf.Graph | None], tf.Tensor] | None] = (
+    contextvars.ContextVar("_asked", default=None)
 )
 
 
@@ -67,7 +67,7 @@ class Proof:
     def __init__(self) -> None:
         self._known: tuple[int, float] | None = None
 
-    def of(self, layer: Any, prove: Callable[[], float]) -> tf.Tensor:
+    def of(self, layer: keras.layers.Layer, prove: Callable[[], float]) -> tf.Tensor:
         """Returns the number for the layer's weights as they are, infinity if there is none.
 
         Args:
@@ -85,7 +85,7 @@ class Proof:
             asked[key] = self._of(layer, prove)
         return asked[key]
 
-    def _of(self, layer: Any, prove: Callable[[], float]) -> tf.Tensor:
+    def _of(self, layer: keras.layers.Layer, prove: Callable[[], float]) -> tf.Tensor:
         with tf.init_scope():
             if not tf.executing_eagerly():  # nothing can be computed before this graph runs
                 return tf.constant(math.inf, tf.float64)
@@ -108,5 +108,5 @@ def _proven(prove: Callable[[], float]) -> float:
     return value if value >= 0.0 else math.inf
 
 
-def _values(layer: Any) -> list[tf.Tensor]:
+def _values(layer: keras.layers.Layer) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(variable) for variable in layer.variables]

@@ -26,12 +26,13 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.vouching import comes_first
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.options import restore, takes
+from tf_iresnet.typing import Config, Context, Shape, StaticShape
 
 _SLACK = 1.0 + 1e-5
 _OF_BRANCH = ("hidden", "kernel_sizes", "input_activation", "context_size")
 
 
-def _refuse_unused(own: dict[str, Any]) -> None:
+def _refuse_unused(own: Config) -> None:
     """Refuses arguments of the branch that a block makes itself where one is given."""
     defaults = inspect.signature(InvertibleResidual).parameters
     for name, value in own.items():
@@ -43,7 +44,7 @@ def _refuse_unused(own: dict[str, Any]) -> None:
             )
 
 
-def offers_function(branch: Any) -> bool:
+def offers_function(branch: keras.layers.Layer) -> bool:
     """Says whether a branch's function, with its derivatives, is what its call computes."""
     if isinstance(branch, SpectralLayer) and branch.activation is not keras.activations.linear:
         return False  # the function leaves the activation to others
@@ -51,7 +52,7 @@ def offers_function(branch: Any) -> bool:
     return all(comes_first(type(branch), name, "call") for name in names)
 
 
-def _check_bounded(branch: Any) -> None:
+def _check_bounded(branch: keras.layers.Layer) -> None:
     """Refuses a branch of which it is plain, before it is built, that nothing bounds it."""
     if not hasattr(type(branch), "lipschitz_bound"):
         raise ValueError(
@@ -117,7 +118,7 @@ class InvertibleResidual(InvertibleLayer):
         options.part(ResidualOptions).keep_on(self)
         self._given_branch = branch is not None
         self._contraction_proof = Proof()
-        own: dict[str, Any] = {
+        own: Config = {
             "hidden": hidden,
             "kernel_sizes": kernel_sizes,
             "input_activation": input_activation,
@@ -145,7 +146,7 @@ class InvertibleResidual(InvertibleLayer):
     def context_size(self) -> int | None:
         return getattr(self.branch, "context_size", None)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if not self.branch.built:
             self.branch.build(tuple(input_shape))
@@ -204,7 +205,7 @@ class InvertibleResidual(InvertibleLayer):
         known = offers_function(self.branch)
         return self.compute_dtype if training and known else self.variable_dtype
 
-    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Context = None) -> tf.Tensor:
         dtype = self._dtype(training)
         function, parameters = self._differentiated(dtype, context)
         return x + tf.cast(function(parameters, tf.cast(x, dtype)), x.dtype)
@@ -238,13 +239,13 @@ class InvertibleResidual(InvertibleLayer):
 
     _bounded_by_branch = True  # of what a subclass must say when it computes something else
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         return inverse_bound(self.lipschitz_bound())
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = {**super().get_config(), **ResidualOptions.config_of(self)}
         if self._given_branch:
             branch = keras.saving.serialize_keras_object(self.branch)
@@ -254,5 +255,5 @@ class InvertibleResidual(InvertibleLayer):
         return {**config, **shared, **own}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> InvertibleResidual:
+    def from_config(cls, config: Config) -> InvertibleResidual:
         return cls(**restore(config))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from tf_iresnet.keras_private import layers_inside
+from tf_iresnet.typing import Config
 
 
-def serialize(layers: Sequence[keras.layers.Layer]) -> list[Any]:
+def serialize(layers: Sequence[keras.layers.Layer]) -> list[Config | int]:
     """Returns the layers' configurations; for one that was there before, its place in the list.
 
     Raises:
@@ -23,7 +23,7 @@ def serialize(layers: Sequence[keras.layers.Layer]) -> list[Any]:
     0
     """
     first: dict[int, int] = {}
-    configs: list[Any] = []
+    configs: list[Config | int] = []
     owners: dict[int, keras.layers.Layer] = {}
     for layer in layers:
         for part in layers_inside(layer):
@@ -41,7 +41,7 @@ def serialize(layers: Sequence[keras.layers.Layer]) -> list[Any]:
     return configs
 
 
-def deserialize(configs: Sequence[Any]) -> list[keras.layers.Layer]:
+def deserialize(configs: Sequence[Config | int]) -> list[keras.layers.Layer]:
     """Returns the layers of `serialize`'s result, of which equal places are one layer.
 
     Example:
@@ -51,6 +51,8 @@ def deserialize(configs: Sequence[Any]) -> list[keras.layers.Layer]:
     """
     layers: list[keras.layers.Layer] = []
     for config in configs:
-        known = isinstance(config, int)
-        layers.append(layers[config] if known else keras.saving.deserialize_keras_object(config))
+        if isinstance(config, int):
+            layers.append(layers[config])
+        else:
+            layers.append(keras.saving.deserialize_keras_object(config))
     return layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +30,15 @@ from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.norms import estimates, gram, lanczos
 from tf_iresnet.norms.dense import multiply_up
 from tf_iresnet.tensorflow_private import save_with
+from tf_iresnet.typing import (
+    ActivationLike,
+    ArrayLike,
+    Config,
+    Context,
+    InitializerLike,
+    RegularizerLike,
+    Shape,
+)
 
 NORMALIZATIONS = ("auto", "bound", "power_iteration")
 # What a proof may cost: a share of a training step on so many examples.
@@ -114,12 +123,12 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         coeff: float | None,
         power_iterations: int,
         normalization: str,
-        activation: Any,
+        activation: ActivationLike,
         use_bias: bool,
-        kernel_initializer: Any,
-        bias_initializer: Any,
-        kernel_regularizer: Any,
-        bias_regularizer: Any,
+        kernel_initializer: InitializerLike,
+        bias_initializer: InitializerLike,
+        kernel_regularizer: RegularizerLike,
+        bias_regularizer: RegularizerLike,
         context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -150,11 +159,11 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """Returns the operator at this input shape, and the kernel's shape."""
 
-    def operator_at(self, input_shape: Any) -> LinearMap:
+    def operator_at(self, input_shape: Shape) -> LinearMap:
         """Returns the operator that the layer is for inputs of this shape, built or not."""
         return self._make_map(tuple(input_shape))[0]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.linear_map, kernel_shape = self._make_map(tuple(input_shape))
         self._norm_map, self.norm_shape = self._norm_view(kernel_shape)
         if self.normalization == "auto":
@@ -254,7 +263,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return [self.u, self.v] if self._iterates else []
 
     @property
-    def derived_state(self) -> list[Any]:
+    def derived_state(self) -> list[tf.Variable]:
         """What follows the kernel by way of what it was: u, v, and what is known of the norm."""
         return [*self.spectral_state, *self.known_norm.variables] if self._iterates else []
 
@@ -332,14 +341,14 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     # --- in files ---
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Writes the weights, and the estimate that goes with the kernel."""
         with upkeep.up_to_date([self]):
             super().save_own_variables(store)
         if self._iterates:
             store["sigma"] = self.known_norm.sigma.numpy()
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Reads the weights, and the estimate if they bear it out."""
         parts = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
         sigma = parts.pop("sigma", None)
@@ -364,7 +373,9 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
             bias.append(tf.matmul(context, tf.convert_to_tensor(self.context_kernel)))
         return [self.normalized_kernel(), *([sum(bias[1:], bias[0])] if bias else [])]
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
         context = check_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
@@ -372,7 +383,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         parameters = [tf.cast(p, self.compute_dtype) for p in parameters]
         return self.activation(self.function()(parameters, x))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "coeff": self.coeff,

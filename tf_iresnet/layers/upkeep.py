@@ -14,7 +14,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,7 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.functions.linear_maps import LinearMap
 from tf_iresnet.norms import estimates, gram, lanczos
+from tf_iresnet.typing import ArrayLike
 
 if TYPE_CHECKING:
     from tf_iresnet.layers.spectral import SpectralLayer
@@ -90,20 +91,20 @@ def _variable(value: tf.Tensor) -> tf.Variable:
 
 class _Scopes(threading.local):
     def __init__(self) -> None:
-        self.open: list[tuple[Any, frozenset[int]]] = []
+        self.open: list[tuple[tf.Graph | None, frozenset[int]]] = []
         self.unchanging = False
 
 
 _scopes = _Scopes()
 
 
-def _graph() -> Any:
+def _graph() -> tf.Graph | None:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def _covering() -> list[frozenset[int]]:
     """Which layers' norms the scopes around have looked after, a set for each scope."""
-    graph = _graph()
+    graph: tf.Graph = _graph()
     around = [graph]
     while type(graph).__name__ in _INNER_GRAPHS:
         graph = graph.outer_graph
@@ -179,7 +180,10 @@ def _find(triples: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
     Args:
       triples: layers, their kernels, and whether these have moved; in graphs some may not have.
     """
-    groups: dict[Any, list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]] = {}
+    groups: dict[
+        tuple[str, int, tuple[LinearMap, tuple[str, ...]]],
+        list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]],
+    ] = {}
     for layer, kernel, moved in triples:
         key = (layer.normalization, layer.power_iterations, layer.norm_problem())
         groups.setdefault(key, []).append((layer, kernel, moved))
@@ -254,7 +258,7 @@ def _bounds_of(
 @functools.lru_cache(maxsize=256)
 def _traced_bounds(
     linear_map: LinearMap, dtypes: tuple[str, ...], shape: tf.TensorShape, dtype: tf.DType
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """The same as a graph, one for all functions that need it."""
     with tf.init_scope():
         traced = tf.function(
@@ -317,7 +321,7 @@ def _estimated(
     return (*found, linear_map.kernel_gradient(found.v, found.u))
 
 
-def recall(layer: SpectralLayer, sigma: Any) -> None:
+def recall(layer: SpectralLayer, sigma: ArrayLike) -> None:
     r"""Takes a norm from a file for that of the kernel, if u and v bear it out.
 
     They do if \|W^T u - sigma v\| <= `TOLERANCE` sigma; else the next call finds it.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tf_iresnet.typing import Bounded
 
 # What a class may define and still compute what its base does.
 _HARMLESS = frozenset(
@@ -39,7 +40,7 @@ _HARMLESS = frozenset(
 _OF_KERAS = frozenset(("build", "quantize", "loss"))
 
 
-def named(thing: Any) -> str:
+def named(thing: object) -> str:
     """Returns a layer's class and name, for messages."""
     kind, name = type(thing).__name__, getattr(thing, "name", None)
     return f"{kind} {name!r}" if isinstance(name, str) else kind
@@ -80,7 +81,7 @@ def comes_first(kind: type, name: str, other: str) -> bool:
     return first is not None and (second is None or order.index(first) <= order.index(second))
 
 
-def check_not_replaced(thing: Any) -> None:
+def check_not_replaced(thing: object) -> None:
     """Refuses an instance of which a method was replaced.
 
     Raises:
@@ -97,7 +98,7 @@ def check_not_replaced(thing: Any) -> None:
             )
 
 
-def check_vouched(thing: Any, method: str) -> None:
+def check_vouched(thing: object, method: str) -> None:
     """Refuses an object whose class does not vouch for what it computes.
 
     Whoever changes what a layer computes must say, in that class or a more derived one, what
@@ -128,7 +129,7 @@ def check_vouched(thing: Any, method: str) -> None:
         )
 
 
-def own_bound(thing: Any) -> float:
+def own_bound(thing: Bounded) -> float:
     """Returns the Lipschitz constant that an object's own class states.
 
     Args:
@@ -141,7 +142,7 @@ def own_bound(thing: Any) -> float:
     return check_bound(thing, "lipschitz_bound", thing.lipschitz_bound())
 
 
-def check_bound(thing: Any, method: str, value: Any) -> float:
+def check_bound(thing: object, method: str, value: tf.Tensor | float) -> float:
     """Returns a stated bound as a float, at least 0.
 
     Raises:

@@ -17,6 +17,7 @@ from tf_iresnet.fixed_point.enclosure import residual_error
 from tf_iresnet.functions.enclosures import norm
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
 from tf_iresnet.norms.dense import EPSILON, round_up
+from tf_iresnet.typing import ArrayLike, Config
 
 _PLENTY = 10  # values of each channel for each channel, from which on correlations are believed
 
@@ -80,7 +81,7 @@ class Whitening(DataInitialized):
             )
         )
 
-    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+    def _starting_weights(self) -> list[tuple[keras.Variable, ArrayLike]]:
         return [(self.mean, 0.0), (self.matrix, np.eye(self.matrix.shape[0]))]
 
     def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -141,7 +142,7 @@ class Whitening(DataInitialized):
 
         return FixedPointResult.exact(x, error)
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         matrix = np.asarray(self.matrix, np.float64)
         if np.triu(matrix, 1).any() or not np.diag(matrix).all():
             return float("inf")  # the triangular solver would not find x again
@@ -152,7 +153,7 @@ class Whitening(DataInitialized):
         defect = float(np.linalg.norm(np.eye(len(matrix)) - matrix @ approximate)) + rounding
         return round_up(size / (1 - 1.01 * defect), 8) if defect < 0.5 else float("inf")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "ridge": self.ridge}
 
 

@@ -20,12 +20,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from tf_iresnet import batches
-from tf_iresnet.functions import Affine, Chain, Function, Parameters, Pointwise
+from tf_iresnet.functions import Affine, Chain, Function, Parameters, Pointwise, Residuals
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.functions.recomputation import Recomputed
 
@@ -76,7 +75,7 @@ class LinearizedBranch:
 
 
 def linearize_branch(
-    function: Function, parameters: Parameters, residuals: Any, dtype: tf.DType
+    function: Function, parameters: Parameters, residuals: Residuals, dtype: tf.DType
 ) -> LinearizedBranch | None:
     """Returns what is known of a branch at a point, or None if it has another form."""
     while isinstance(function, Recomputed):

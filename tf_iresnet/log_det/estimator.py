@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 import tensorflow as tf
 
 from tf_iresnet.functions import Function, Parameters
+from tf_iresnet.typing import Config
 
 
 def wide_dtype(dtype: tf.DType) -> tf.DType:
@@ -43,11 +43,11 @@ class LogDetEstimator(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the constructor's arguments."""
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LogDetEstimator:
+    def from_config(cls, config: Config) -> LogDetEstimator:
         """Builds the estimator from `get_config`'s result."""
         return cls(**config)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_iresnet import batches, randomness
 from tf_iresnet.arguments import check_choice, check_flag, check_integer
-from tf_iresnet.functions import Function, Parameters
+from tf_iresnet.functions import Function, Parameters, Residuals
 from tf_iresnet.log_det.control_variate import control_variate, linearize_branch
 from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
 from tf_iresnet.tensorflow_private import by_xla
+from tf_iresnet.typing import Config
 
 _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
 
@@ -48,7 +48,7 @@ class SeriesEstimator(LogDetEstimator):
     def certain_terms(self) -> int:
         """How many terms are never left out."""
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "probes": self.probes,
             "probe_distribution": self.probe_distribution,
@@ -110,7 +110,11 @@ class _Batch:
     """
 
     def __init__(
-        self, function: Function, parameters: Parameters, residuals: Any, terms: tf.Tensor | int
+        self,
+        function: Function,
+        parameters: Parameters,
+        residuals: Residuals,
+        terms: tf.Tensor | int,
     ) -> None:
         self.function, self.parameters = function, parameters
         self.terms = tf.convert_to_tensor(terms)

@@ -10,6 +10,7 @@ import keras
 from tf_iresnet.models.architecture import IResNet
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.options import takes
+from tf_iresnet.typing import Config
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -73,5 +74,5 @@ class IResNetClassifier(FeatureClassifier):
             **kwargs,
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), **self.architecture.get_config()}

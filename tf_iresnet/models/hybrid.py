@@ -15,6 +15,7 @@ from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.head import LatentHead
 from tf_iresnet.models.joint import JointLikelihood
 from tf_iresnet.options import takes
+from tf_iresnet.typing import ArrayLike, Config, Context, Seed
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -112,14 +113,16 @@ class IResNetHybrid(DensityModel):
 
     # --- what it knows of x ---
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
         """Returns the logits, [batch, classes]; there is no context."""
         x = self._event.check(x)
         z = self.flow.evaluate(x, bool(training), self._checked_context(context, x))
         return self.objective.logits(z, bool(training))
 
     def log_prob_and_logits(
-        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
+        self, x: ArrayLike, seed: Seed = None, log_det: LogDetEstimator | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `log_prob` and the logits from one pass through the blocks.
 
@@ -137,7 +140,7 @@ class IResNetHybrid(DensityModel):
         z, log_prob = self._latents_and_log_prob(x, seed, log_det)
         return log_prob, self.objective.logits(z, False)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = super().get_config()
         del config["context_size"]
         return {

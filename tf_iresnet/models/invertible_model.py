@@ -16,6 +16,7 @@ from tf_iresnet.models.architecture import Architecture
 from tf_iresnet.models.training.averaging import WeightAverage
 from tf_iresnet.models.training.model import Model
 from tf_iresnet.models.training.objective import Objective
+from tf_iresnet.typing import ArrayLike, BatchLike, Context, Data, Inputs
 
 
 class InvertibleModel(Model):
@@ -50,7 +51,7 @@ class InvertibleModel(Model):
         self.flow.converge_spectral_state(tolerance, iterations)
 
     @property
-    def derived_state(self) -> list[Any]:
+    def derived_state(self) -> list[tf.Variable]:
         return [v for layer in self.flow.spectral_layers() for v in layer.derived_state]
 
     # --- weights from data ---
@@ -62,8 +63,8 @@ class InvertibleModel(Model):
 
     def adapt(
         self,
-        data: Any,
-        context: Any = None,
+        data: Data,
+        context: Context = None,
         *,
         batch_size: int | None = None,
         steps: int | None = None,
@@ -94,12 +95,12 @@ class InvertibleModel(Model):
         found = rows.batches(data, context, batch_size, steps)
         self._adapt(self._collected(found, steps), again=True)
 
-    def _collected(self, found: Iterable[Any], steps: int | None = None) -> list[dict[str, Any]]:
+    def _collected(self, found: Iterable[BatchLike], steps: int | None = None) -> list[Inputs]:
         """Rows of batches, in groups, by the names that `inputs_of` gives them."""
         with self.distribute_strategy.scope():  # which puts together what several devices hold
             return rows.collect(found, self.inputs_of, steps)
 
-    def _adapt(self, groups: Iterable[dict[str, Any]], again: bool) -> None:
+    def _adapt(self, groups: Iterable[Inputs], again: bool) -> None:
         """Sets what comes from data, and the average of that."""
         inputs = [self._adaptation_inputs(**group) for group in groups]
         parts = [x for x, _ in inputs]
@@ -110,7 +111,7 @@ class InvertibleModel(Model):
                 if id(variable) in changed:
                     shadow.assign(variable)
 
-    def _adaptation_inputs(self, x: Any) -> tuple[tf.Tensor, dict[str, Any]]:
+    def _adaptation_inputs(self, x: ArrayLike) -> tuple[tf.Tensor, Inputs]:
         """Checks a group of rows: x as the flow sees it, and what goes with it by keyword."""
         return self._event.check(x), {}
 
@@ -129,7 +130,14 @@ class InvertibleModel(Model):
 
         return start
 
-    def _started(self, x: Any, y: Any, batch_size: int | None, share: float, steps: Any) -> Any:
+    def _started(
+        self,
+        x: Data | None,
+        y: ArrayLike | None,
+        batch_size: int | None,
+        share: float,
+        steps: int | None,
+    ) -> Data | None:
         """Adapts where it is due.
 
         Rows that are looked at are trained on as ever, a generator's too; those that are not

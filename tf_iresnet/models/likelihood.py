@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -54,13 +52,13 @@ class Likelihood(Objective):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self._bits]
 
-    def step_seed(self, step: Any, first: Any) -> tf.Tensor:
+    def step_seed(self, step: tf.Tensor | int, first: tf.Tensor) -> tf.Tensor:
         """The seed of a step: its key, and the global index of this replica's first example."""
         key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
         return tf.concat([key, [first]], axis=0)
 
     def latents_and_bits(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the latents [batch, d] and -log2 p(x) / d, [batch]."""
         seed = self.step_seed(step, first)
@@ -73,7 +71,7 @@ class Likelihood(Objective):
         return z, self.density.to_bits(log_prob)
 
     def loss(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, UpdateMetrics]:
         _, bits = self.latents_and_bits(batch, step, first, training)
 

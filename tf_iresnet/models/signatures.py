@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
@@ -12,13 +11,16 @@ from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.invertible_model import InvertibleModel
+from tf_iresnet.typing import Shape
 
 
-def _events(model: InvertibleModel, name: str, shape: Any) -> tf.TensorSpec:
+def _events(model: InvertibleModel, name: str, shape: Shape) -> tf.TensorSpec:
     return tf.TensorSpec((None, *shape), model.variable_dtype, name=name)
 
 
-def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) -> dict[str, Any]:
+def _decoded(
+    model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor
+) -> dict[str, tf.Tensor]:
     result = model.decode(latents, True, *context)
     bound = tf.where(result.converged, result.error_bound, tf.constant(math.inf, tf.float64))
     return {"x": result.checked(), "converged": result.converged, "error_bound": bound}

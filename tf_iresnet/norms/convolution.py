@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.norms.banded import banded_norm_bound
 from tf_iresnet.norms.dense import check_kernel, dense_norm_bound
 from tf_iresnet.norms.symbol import sized_grid, symbol_bound, torus_grid
+from tf_iresnet.typing import ArrayLike
 
 
 def conv_norm_bound(
-    kernel: Any, spatial_shape: Sequence[int] | None = None, *, padding: str = "same"
+    kernel: ArrayLike, spatial_shape: Sequence[int] | None = None, *, padding: str = "same"
 ) -> float:
     r"""Returns an upper bound of a convolution's operator norm at stride 1.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.functions.linear_maps import LinearMap, map_for_kernel
+from tf_iresnet.typing import ArrayLike, Seed
 
 
 class PowerIterationResult(NamedTuple):
@@ -69,14 +70,14 @@ def sigma_of(linear_map: LinearMap, kernel: tf.Tensor, u: tf.Tensor, v: tf.Tenso
 
 
 def power_iteration(
-    kernel: Any,
+    kernel: ArrayLike,
     spatial_shape: Sequence[int] | None = None,
     *,
     padding: str = "same",
     iterations: int = 1000,
     tolerance: float = 1e-4,
-    u: Any = None,
-    seed: Any = 0,
+    u: ArrayLike | None = None,
+    seed: Seed = 0,
 ) -> PowerIterationResult:
     r"""Estimates the norm of a dense or convolution operator, from below.
 
@@ -117,19 +118,20 @@ def power_iteration(
         raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
     linear_map = map_for_kernel(tuple(kernel.shape), _sizes(spatial_shape), padding)
     if u is None:
-        u = randomness.normal(
+        start = randomness.normal(
             randomness.as_seed(seed), tf.zeros((1, *linear_map.output_shape), kernel.dtype)
         )
     else:
-        u = tf.cast(u, kernel.dtype)
-        if u.shape.num_elements() != math.prod(linear_map.output_shape):
+        start = tf.cast(u, kernel.dtype)
+        if start.shape.num_elements() != math.prod(linear_map.output_shape):
             raise ValueError(
-                f"u must have the output's shape {linear_map.output_shape}, got {tuple(u.shape)}."
+                f"u must have the output's shape {linear_map.output_shape}, got "
+                f"{tuple(start.shape)}."
             )
-        u = tf.reshape(u, (1, *linear_map.output_shape))
-    u = unit(u)
-    v = unit(linear_map.adjoint(kernel, u))
-    return converge(linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance)
+        start = tf.reshape(start, (1, *linear_map.output_shape))
+    left = unit(start)
+    right = unit(linear_map.adjoint(kernel, left))
+    return converge(linear_map, kernel, left, right, iterations=iterations, tolerance=tolerance)
 
 
 def unit_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +26,7 @@ def leading_vectors(
     tolerance: float,
     steps: int,
     rounds: int,
-    anew: Any = False,
+    anew: tf.Tensor | bool = False,
     traced: bool = False,
 ) -> PowerIterationResult:
     r"""Returns sigma, u and v with \|W^T u - sigma v\| <= tolerance sigma and u = W v / sigma.
@@ -78,7 +77,7 @@ def _search(
     tolerance: float,
     steps: int,
     rounds: int,
-    anew: Any,
+    anew: tf.Tensor | bool,
 ) -> PowerIterationResult:
     shape = (1, *linear_map.input_shape)
     size = math.prod(shape)
@@ -130,7 +129,7 @@ def _traced(
     tolerance: float,
     steps: int,
     rounds: int,
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[tf.Tensor, ...]]:
     """The search for one shape as a graph of (kernel, v)."""
 
     def search(kernel: tf.Tensor, v: tf.Tensor, anew: tf.Tensor) -> PowerIterationResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +16,12 @@ from tf_iresnet.models.training.pixels import (
     noisy,
     pixels_found,
 )
+from tf_iresnet.typing import ArrayLike, DTypeLike, Seed
 
 
-def convert_event(name: str, x: Any, event_shape: Sequence[int | None], dtype: Any) -> tf.Tensor:
+def convert_event(
+    name: str, x: ArrayLike, event_shape: Sequence[int | None], dtype: DTypeLike
+) -> tf.Tensor:
     """Converts an argument of shape [batch, *event_shape], and casts it.
 
     Raises:
@@ -40,12 +42,12 @@ class Event:
       levels: how many values a pixel takes; None for data that is taken as it is.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: Any, levels: int | None = None) -> None:
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike, levels: int | None = None) -> None:
         self.shape = tuple(shape)
         self.dtype = dtype
         self.levels = levels
 
-    def convert(self, x: Any) -> tf.Tensor:
+    def convert(self, x: ArrayLike) -> tf.Tensor:
         """Converts x [batch, *shape] and checks its shape; pixels that are integers stay so."""
         if self.levels is not None:
             x = tf.convert_to_tensor(x)
@@ -54,7 +56,7 @@ class Event:
                 return x
         return convert_event("x", x, self.shape, self.dtype)
 
-    def check(self, x: Any, seed: Any = None, densities: bool = False) -> tf.Tensor:
+    def check(self, x: ArrayLike, seed: Seed = None, densities: bool = False) -> tf.Tensor:
         """Converts data, and refuses what is none: by an error, or in graphs by NaN.
 
         Args:
@@ -83,7 +85,7 @@ class Event:
             return centred(x, self.levels, self.dtype)
         return noisy(x, seed, self.levels, self.dtype)
 
-    def check_array(self, x: Any, densities: bool) -> None:
+    def check_array(self, x: ArrayLike, densities: bool) -> None:
         """Refuses an array that is no data for the model; NaN is left to the steps.
 
         Args:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import tensorflow as tf
+
+from tf_iresnet.typing import ArrayLike, BatchLike, Shape
 
 
 class Batch(NamedTuple):
     """A batch as a step reads it: y is the context or the labels, weights are [batch] or None."""
 
-    x: Any
-    y: Any = None
-    weights: Any = None
+    x: tf.Tensor
+    y: tf.Tensor | None = None
+    weights: tf.Tensor | None = None
 
 
 class Reader(NamedTuple):
@@ -28,7 +30,7 @@ class Reader(NamedTuple):
     owner: str
     beside: str | None = None
 
-    def read(self, data: Any, complete: bool = True) -> Batch:
+    def read(self, data: BatchLike, complete: bool = True) -> Batch:
         """Takes a batch apart.
 
         Args:
@@ -70,7 +72,7 @@ class Reader(NamedTuple):
             raise ValueError(f"{self.owner} {self._missing()}")
         return Batch(x, y, weights)
 
-    def check_placeholder(self, y: Any) -> None:
+    def check_placeholder(self, y: ArrayLike) -> None:
         """Refuses what stands in the place of y in (x, y, weights) and is no zero.
 
         Raises:
@@ -79,7 +81,7 @@ class Reader(NamedTuple):
         if self.beside is None and y is not None and np.asarray(y).any():
             raise ValueError(f"{self.owner} {PLACEHOLDER}")
 
-    def _check_single(self, part: Any) -> None:
+    def _check_single(self, part: object) -> None:
         if isinstance(part, Mapping):
             keys = [repr(key) for key in part]
             picked = f"d[{keys[0] if keys else ''}]"
@@ -113,7 +115,7 @@ PLACEHOLDER = (
 )
 
 
-def check_shape(name: str, shape: Any, event: Sequence[int | None]) -> None:
+def check_shape(name: str, shape: Shape, event: Sequence[int | None]) -> None:
     """Refuses a batch of another shape than [batch, *event].
 
     Raises:
@@ -138,13 +140,13 @@ def no_y(count: int) -> np.ndarray:
     return np.zeros((count, 0), "float32")
 
 
-def stands_for_none(y: Any) -> bool:
+def stands_for_none(y: ArrayLike) -> bool:
     """Says whether y has no entries, as `no_y` makes it."""
     shape = getattr(y, "shape", None)
     return shape is not None and tf.TensorShape(shape).rank == 2 and shape[-1] == 0
 
 
-def is_array(x: Any) -> bool:
+def is_array(x: object) -> TypeGuard[tf.Tensor]:
     """Says whether x is all of the data at once, and no source of batches.
 
     Example:

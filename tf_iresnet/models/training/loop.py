@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
 
@@ -12,9 +12,13 @@ from tf_iresnet.models.training.objective import Objective, UpdateMetrics
 from tf_iresnet.models.training.replicated import all_finite, only_if, update_in_replicas
 from tf_iresnet.models.training.skipping import StepWatch, is_refused
 from tf_iresnet.models.training.weights import global_weight
+from tf_iresnet.typing import BatchLike, Logs
 
 if TYPE_CHECKING:
     from tf_iresnet.models.training.model import Model
+
+#: A function of Keras' loops: makes steps on batches of an iterator, and returns the last logs.
+StepFunction: TypeAlias = Callable[[Iterator[BatchLike]], Logs]
 
 
 class Loop:
@@ -33,7 +37,7 @@ class Loop:
         self._objective = objective
         self.watch = StepWatch()
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: BatchLike) -> Logs:
         """Makes one step on sum_i w_i l_i / sum_i w_i, over all replicas, if that is finite.
 
         Args:
@@ -85,7 +89,7 @@ class Loop:
         update_metrics(self._model.loss_metric)
         self._model.update_average()
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: BatchLike) -> Logs:
         """Measures one batch; returns the logs."""
         objective = self._objective
         batch = objective.read(data)
@@ -105,10 +109,10 @@ class Loop:
         if tf.executing_eagerly():
             self.watch.look(self._model.max_skipped_steps)
 
-    def looking(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def looking(self, function: StepFunction) -> StepFunction:
         """Returns the function of Keras' loops that makes steps, with a look after each call."""
 
-        def call(iterator: Any) -> Any:
+        def call(iterator: Iterator[BatchLike]) -> Logs:
             logs = function(iterator)
             self.look()
             return logs

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import keras_private, replicas
@@ -18,8 +19,9 @@ from tf_iresnet.models.training import replicated, written
 from tf_iresnet.models.training.averaging import WeightAverage
 from tf_iresnet.models.training.events import Event
 from tf_iresnet.models.training.intake import Intake
-from tf_iresnet.models.training.loop import Loop
+from tf_iresnet.models.training.loop import Loop, StepFunction
 from tf_iresnet.models.training.objective import Objective
+from tf_iresnet.typing import ArrayLike, BatchLike, Config, Data, Inputs, Logs, Scores, Shape
 
 
 class Model(AsWritten, keras_private.BuiltModel):
@@ -42,8 +44,8 @@ class Model(AsWritten, keras_private.BuiltModel):
     event_shape: tuple[int, ...]
     max_skipped_steps: int | None = 20
     objective: Objective
-    train_function: Any
-    test_function: Any
+    train_function: StepFunction
+    test_function: StepFunction
 
     def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -69,7 +71,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         self._intake, self._loop = Intake(objective), Loop(self, objective)
         self.built = True
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         """Does nothing: the model is built when it is made."""
 
     @property
@@ -84,11 +86,18 @@ class Model(AsWritten, keras_private.BuiltModel):
         return True
 
     @property
-    def derived_state(self) -> list[Any]:
+    def derived_state(self) -> list[tf.Variable]:
         """Variables that follow the weights, and are found anew from where they are."""
         return []
 
-    def _started(self, x: Any, y: Any, batch_size: int | None, share: float, steps: Any) -> Any:
+    def _started(
+        self,
+        x: Data | None,
+        y: ArrayLike | None,
+        batch_size: int | None,
+        share: float,
+        steps: int | None,
+    ) -> Data | None:
         """Does what comes before the first step of `fit`.
 
         Args:
@@ -142,11 +151,11 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     def compile(
         self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
+        optimizer: str | Config | keras.optimizers.Optimizer = "rmsprop",
+        loss: object = None,
+        loss_weights: object = None,
+        metrics: object = None,
+        weighted_metrics: object = None,
         **kwargs: Any,
     ) -> None:
         """Configures training as `keras.Model.compile` does.
@@ -171,24 +180,24 @@ class Model(AsWritten, keras_private.BuiltModel):
         self.objective.check_compiled(options)
         super().compile(optimizer, **options, **kwargs)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: Config) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def fit(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: Data | None = None,
+        y: ArrayLike | None = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
+        verbose: str | int = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
+        validation_data: Data | BatchLike | None = None,
         shuffle: bool = True,
-        class_weight: Any = None,
-        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: ArrayLike | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, on examples that may have weights.
@@ -235,47 +244,51 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     def evaluate(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: Data | None = None,
+        y: ArrayLike | None = None,
         batch_size: int | None = None,
-        verbose: Any = "auto",
-        sample_weight: Any = None,
+        verbose: str | int = "auto",
+        sample_weight: ArrayLike | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Scores:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
         if not kwargs.get("_use_cached_eval_dataset"):  # else `fit` has checked it
             x, y, sample_weight = self._intake.taken(x, y, sample_weight)
         with self.averaged_weights():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, x: Data, *args: Any, **kwargs: Any) -> np.ndarray:
         """Returns what the call gives of each batch, as `keras.Model.predict` does."""
         self._intake.check_inputs(x)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
-    ) -> Any:
+    ) -> Scores:
         """Makes one step, as `keras.Model.train_on_batch` does."""
         self._intake.check_class_weight(class_weight)
         x, y, sample_weight = self._intake.taken(x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
-    ) -> Any:
+        self,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        return_dict: bool = False,
+    ) -> Scores:
         """Measures one batch, as `keras.Model.test_on_batch` does."""
         x, y, sample_weight = self._intake.taken(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, return_dict)
 
     # --- steps ---
 
-    def inputs_of(self, data: Any) -> dict[str, Any]:
+    def inputs_of(self, data: BatchLike) -> Inputs:
         """Returns what of a batch of `fit` the model is called with, as keyword arguments.
 
         Raises:
@@ -283,19 +296,19 @@ class Model(AsWritten, keras_private.BuiltModel):
         """
         return self.objective.inputs_of(data)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: BatchLike) -> Logs:
         """Makes one step on the mean loss of the global batch, if that is finite."""
         return self._loop.train_step(data)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: BatchLike) -> Logs:
         """Measures one batch."""
         return self._loop.test_step(data)
 
-    def predict_step(self, data: Any) -> tf.Tensor:
+    def predict_step(self, data: BatchLike) -> tf.Tensor:
         """Calls the model with what it reads of a batch."""
         return self(**self.inputs_of(data), training=False)
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> StepFunction:
         """Makes what Keras' loops call for a training step, and looks after each call."""
         if self.train_function is None or force:
             if self.optimizer is not None and not self.optimizer.built:
@@ -306,7 +319,7 @@ class Model(AsWritten, keras_private.BuiltModel):
             self.train_function = self._loop.looking(self.train_function)
         return self.train_function
 
-    def make_test_function(self, force: bool = False) -> Any:
+    def make_test_function(self, force: bool = False) -> StepFunction:
         """Makes what Keras' loops call for an evaluation step, and looks after each call."""
         if self.test_function is None or force:
             super().make_test_function(force)
@@ -343,12 +356,12 @@ class Model(AsWritten, keras_private.BuiltModel):
         super().reset_metrics()
         self._loop.watch.reset()
 
-    def get_metrics_result(self) -> dict[str, Any]:
+    def get_metrics_result(self) -> Logs:
         """The metrics so far, by name; NaN where they have seen nothing."""
         values = [tf.convert_to_tensor(v) for v in self.metrics_variables]
         return replicated.results(self.metrics, self.loss_metric, values)
 
-    def logs(self, **more: tf.Tensor) -> dict[str, Any]:
+    def logs(self, **more: tf.Tensor) -> Logs:
         """Returns the metrics of all replicas so far, as a step gives them to Keras' loops.
 
         Args:
@@ -360,7 +373,7 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     # --- files ---
 
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Writes the model and its training as `keras.Model.save` does, to a ``.keras`` file.
 
         Raises:
@@ -374,7 +387,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         filepath: str | os.PathLike[str],
         format: str = "tf_saved_model",
         verbose: bool | None = None,
-        input_signature: Any = None,
+        input_signature: object = None,
         **kwargs: Any,
     ) -> None:
         """Writes a SavedModel by `tf_iresnet.export.export_saved_model`, with its signatures.
@@ -391,7 +404,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         """
         written.export(self, filepath, format, verbose, input_signature=input_signature, **kwargs)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns what a subclass' constructor takes; here those arguments that all have."""
         written.check_no_legacy_file(self)
         config = super().get_config()

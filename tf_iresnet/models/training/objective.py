@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -13,8 +13,9 @@ from tf_iresnet.models.training.events import Event
 from tf_iresnet.models.training.inputs import Batch, Reader
 from tf_iresnet.models.training.replicated import all_finite
 from tf_iresnet.models.training.weights import are_weights, as_row, check_sample_weight
+from tf_iresnet.typing import BatchLike, Inputs
 
-UpdateMetrics = Callable[[keras.metrics.Metric], None]
+UpdateMetrics: TypeAlias = Callable[[keras.metrics.Metric], None]
 
 
 class Objective(abc.ABC):
@@ -35,7 +36,7 @@ class Objective(abc.ABC):
         """Whether the model is called with what a batch holds beside x."""
         return self.reader.beside == "context"
 
-    def inputs_of(self, data: Any) -> dict[str, Any]:
+    def inputs_of(self, data: BatchLike) -> Inputs:
         """Returns what of a batch the model is called with, as keyword arguments.
 
         Raises:
@@ -44,7 +45,7 @@ class Objective(abc.ABC):
         x, y, _ = self.reader.read(data, complete=self.conditional)
         return {"x": x, "context": y} if self.conditional else {"x": x}
 
-    def read(self, data: Any) -> Batch:
+    def read(self, data: BatchLike) -> Batch:
         """Takes a batch apart for a step, and checks the shapes of its parts.
 
         Raises:
@@ -83,7 +84,7 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def loss(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, UpdateMetrics]:
         """Computes the sum of a batch's losses, each times the weight of its example.
 
@@ -108,7 +109,7 @@ class Objective(abc.ABC):
         """Variables that the forward pass of a training step assigns."""
         return []
 
-    def check_compiled(self, options: dict[str, Any]) -> None:
+    def check_compiled(self, options: Mapping[str, object]) -> None:
         """Refuses losses and metrics given to `compile`, where the objective has its own.
 
         Raises:

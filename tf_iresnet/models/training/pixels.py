@@ -8,13 +8,13 @@ for, uniform noise on whole numbers, is refused with a probability of at most 1e
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.layers.dequantize import dequantize, only_where
+from tf_iresnet.typing import DTypeLike
 
 MANY = 256  # examples whose values all lie in [0, 1]: no data set of images is as black
 _FEW = 4  # values: fewer may all be whole by chance
@@ -98,7 +98,7 @@ def pixels_found(x: tf.Tensor, levels: int) -> dict[str, tf.Tensor]:
     return found
 
 
-def check_pixels(x: Any, levels: int, densities: bool = True) -> None:
+def check_pixels(x: tf.Tensor | np.ndarray, levels: int, densities: bool = True) -> None:
     """Refuses, in eager code, what are no pixels of a model with levels.
 
     Args:
@@ -137,7 +137,7 @@ def check_pixels(x: Any, levels: int, densities: bool = True) -> None:
         )
 
 
-def noisy(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: Any) -> tf.Tensor:
+def noisy(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
     """Dequantises integers with noise of a seed (`tf_iresnet.randomness`), example by example.
 
     Integers outside of [0, levels) make their example NaN.
@@ -147,7 +147,7 @@ def noisy(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: Any) -> tf.Tensor:
     return only_where(inside, dequantize(whole, randomness.fold_in(seed, _NOISE), levels))
 
 
-def centred(x: tf.Tensor, levels: int, dtype: Any) -> tf.Tensor:
+def centred(x: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
     """The centres of the cells of integers: x + 1/2, which needs no noise."""
     whole = tf.cast(x, dtype)
     return only_where((whole >= 0) & (whole < levels), whole + 0.5)

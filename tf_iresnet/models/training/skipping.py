@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -151,7 +151,7 @@ def is_refused(found: dict[str, tf.Tensor]) -> tf.Tensor:
     return _first(found, True) > 0
 
 
-def _first(found: dict[str, Any], refused: bool) -> tf.Tensor:
+def _first(found: dict[str, tf.Tensor], refused: bool) -> tf.Tensor:
     """The number, from one, of the first finding that holds; 0 for none."""
     number = tf.zeros([], tf.int64)
     for place, (name, finding) in reversed(list(enumerate(FINDINGS.items(), 1))):
