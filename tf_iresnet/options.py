@@ -71,7 +71,7 @@ class Options:
     @classmethod
     def config_of(cls, owner: object) -> Config:
         """Returns an owner's options for Keras' files: numbers, names and serialised objects."""
-        return {name: _serialized(getattr(owner, name)) for name in cls.names()}
+        return {name: _serialize(getattr(owner, name)) for name in cls.names()}
 
     def get_config(self) -> Config:
         """Returns the options for Keras' files."""
@@ -93,7 +93,7 @@ def restore(config: Config) -> Config:
     }
 
 
-def _serialized(value: object) -> object:
+def _serialize(value: object) -> object:
     plain = value is None or isinstance(value, (bool, int, float, str, tuple))
     return value if plain else keras.saving.serialize_keras_object(value)
 

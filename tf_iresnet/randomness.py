@@ -51,7 +51,7 @@ def as_seed(seed: Seed = None) -> tf.Tensor:
         return tf.concat([key, tf.zeros([1], tf.int32)], axis=0)
     if not _is_tensor(seed):
         # Python's integers are unbounded; the key keeps their 64 low bits.
-        words = [_word(word, seed) for word in np.ravel(np.asarray(seed, dtype=object))]
+        words = [_as_integer(word, seed) for word in np.ravel(np.asarray(seed, dtype=object))]
         if len(words) == 1:
             words = [words[0] >> 32, words[0], 0]
         elif len(words) == 2:
@@ -75,7 +75,7 @@ def as_seed(seed: Seed = None) -> tf.Tensor:
     return tf.ensure_shape(given, [3])
 
 
-def _word(word: object, seed: Seed) -> int:
+def _as_integer(word: object, seed: Seed) -> int:
     if not isinstance(word, numbers.Integral) or isinstance(word, bool):
         raise ValueError(f"seed must be an integer or two or three integers, got {seed!r}.")
     return int(word)
@@ -84,7 +84,7 @@ def _word(word: object, seed: Seed) -> int:
 def fold_in(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
     """Derives an independent seed for ``data`` (a block, a step), same first example."""
     if _are_keys(seed):
-        return _mixed(seed + (2 * tf.cast(data, tf.int64) + 1) * _FIRST)
+        return _mix(seed + (2 * tf.cast(data, tf.int64) + 1) * _FIRST)
     key = tf.random.experimental.stateless_fold_in(_key(seed), tf.cast(data, tf.int32))
     return tf.concat([key, seed[2:]], axis=0)
 
@@ -123,9 +123,9 @@ def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     factors = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (2, size), np.int64) | 1
     bits = tf.reshape(bits, [batch, size])
     words = [tf.reduce_sum(bits * row, axis=1, keepdims=True) for row in factors]
-    high, low = (_shifted(word, 32) for word in words)
+    high, low = (_shift_right(word, 32) for word in words)
     key = tf.cast(seed[:2], tf.int64) & 0xFFFFFFFF
-    return _mixed(_mixed(key[0] * 2**32 + key[1]) ^ (high * 2**32 + low))
+    return _mix(_mix(key[0] * 2**32 + key[1]) ^ (high * 2**32 + low))
 
 
 def _is_tensor(seed: object) -> TypeGuard[tf.Tensor]:
@@ -137,16 +137,16 @@ def _are_keys(seed: Seed) -> bool:
     return _is_tensor(seed) and seed.dtype == tf.int64 and seed.shape.rank == 2
 
 
-def _shifted(x: tf.Tensor, bits: int) -> tf.Tensor:
+def _shift_right(x: tf.Tensor, bits: int) -> tf.Tensor:
     """Shifts int64 to the right, zeros coming in from the left."""
     return tf.bitwise.right_shift(x, np.int64(bits)) & np.int64(2 ** (64 - bits) - 1)
 
 
-def _mixed(x: tf.Tensor) -> tf.Tensor:
+def _mix(x: tf.Tensor) -> tf.Tensor:
     """The output function of SplitMix64, a bijection of int64 each of whose bits sees all bits."""
-    x = (x ^ _shifted(x, 30)) * _FIRST
-    x = (x ^ _shifted(x, 27)) * _SECOND
-    return x ^ _shifted(x, 31)
+    x = (x ^ _shift_right(x, 30)) * _FIRST
+    x = (x ^ _shift_right(x, 27)) * _SECOND
+    return x ^ _shift_right(x, 31)
 
 
 def _key(seed: tf.Tensor) -> tf.Tensor:
@@ -173,7 +173,7 @@ def _words(seed: tf.Tensor, batch: tf.Tensor, per_example: int) -> tf.Tensor:
         steps = np.arange(1, 1 + -(-per_example // 2)).astype(np.int64)
         with np.errstate(over="ignore"):
             steps = steps * _STEP
-        words = tf.bitcast(_mixed(seed + steps), tf.uint32)  # [batch, counters, 2]
+        words = tf.bitcast(_mix(seed + steps), tf.uint32)  # [batch, counters, 2]
         return tf.reshape(words, [batch, 2 * len(steps)])[:, :per_example]
     counters = -(-per_example // _WORDS_PER_COUNTER)
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=_key(seed))

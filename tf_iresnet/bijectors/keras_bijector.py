@@ -209,13 +209,13 @@ class KerasBijector(Uncached):
             lead = tf.shape(flat)[:1] if lead is None else tf.cast(lead, tf.int32)
             rows = tf.broadcast_to(rows, tf.concat([lead, [size]], axis=0))
             context = tf.reshape(rows, [-1, size])
-        return self.layer._checked_context(context, flat)
+        return self.layer._check_context(context, flat)
 
     def _forward_event_shape(self, input_shape):
-        return _exchange(input_shape, self._input_event, self._output_event)
+        return _replace_event(input_shape, self._input_event, self._output_event)
 
     def _inverse_event_shape(self, output_shape):
-        return _exchange(output_shape, self._output_event, self._input_event)
+        return _replace_event(output_shape, self._output_event, self._input_event)
 
     def _forward_event_shape_tensor(self, input_shape):
         lead = input_shape[: tf.size(input_shape) - self._input_event.rank]
@@ -253,7 +253,9 @@ def _restore(x: tf.Tensor, lead: tf.TensorShape | None, event: tf.TensorShape) -
     return tf.reshape(x, tf.concat([tf.cast(lead, tf.int32), event.as_list()], axis=0))
 
 
-def _exchange(shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape) -> tf.TensorShape:
+def _replace_event(
+    shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape
+) -> tf.TensorShape:
     """Replaces the trailing axes of a shape."""
     if shape.rank is None:
         return tf.TensorShape(None)

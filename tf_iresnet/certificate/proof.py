@@ -73,7 +73,7 @@ def certify(model: object) -> Certificate:
             inverse = _inverse(leaf, path)
         inverses.append(inverse)
         values[id(leaf)] = inverse.bound
-    amplification = _composed(layer, values)
+    amplification = _compose(layer, values)
     doubts = not_finite(others)
     certain = all(block.proven for block in blocks) and not any(i.doubts for i in inverses)
     if certain and amplification == math.inf:
@@ -83,7 +83,7 @@ def certify(model: object) -> Certificate:
         tuple(blocks),
         tuple(inverses),
         amplification,
-        _arithmetic(layer),
+        _describe_arithmetic(layer),
         tuple(doubts),
     )
 
@@ -107,7 +107,7 @@ def block_of(leaf: keras.layers.Layer, path: str) -> Block:
     branch = leaf.branch if residual else leaf
     obstacles = not_finite(leaf.variables)
     if not obstacles:
-        low = sorted(_narrow(_computes_in(leaf, training=False)))
+        low = sorted(_narrow(_compute_dtypes(leaf, training=False)))
         obstacles = [
             f"{path}: its branch computes in {dtype} in inference too, whose rounding no "
             "Lipschitz constant bounds; give it a policy of full precision"
@@ -153,12 +153,12 @@ def _inverse(leaf: InvertibleLayer, path: str) -> Inverse:
     return Inverse(path, type(leaf).__name__, bound, tuple(doubts))
 
 
-def _composed(layer: keras.layers.Layer, values: dict[int, float]) -> float:
+def _compose(layer: keras.layers.Layer, values: dict[int, float]) -> float:
     """The Lipschitz constant of a layer's inverse, from those of the leaves."""
     inner = known_sublayers(layer)
     if not inner:
         return values[id(layer)]
-    constants = [_composed(part, values) for part in inner]
+    constants = [_compose(part, values) for part in inner]
     if isinstance(layer, InvertibleLayer):
         return inverse_bound_of(layer, constants)
     return multiply_up(constants)
@@ -167,7 +167,7 @@ def _composed(layer: keras.layers.Layer, values: dict[int, float]) -> float:
 # --- arithmetic ---
 
 
-def _computes_in(leaf: keras.layers.Layer, training: bool) -> set[str]:
+def _compute_dtypes(leaf: keras.layers.Layer, training: bool) -> set[str]:
     """The dtypes in which the branch of a block computes, or a branch as that of a block."""
     branch = leaf.branch if isinstance(leaf, InvertibleResidual) else leaf
     if not offers_function(branch):  # it follows its own policies
@@ -179,13 +179,13 @@ def _narrow(dtypes: set[str]) -> set[str]:
     return dtypes - {"float32", "float64"}
 
 
-def _arithmetic(layer: keras.layers.Layer) -> str:
+def _describe_arithmetic(layer: keras.layers.Layer) -> str:
     """Says for which numbers the bounds hold."""
     dtypes = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.variables}
     stored = " and ".join(sorted(dtype for dtype in dtypes if "float" in dtype))
     weights = f" on the weights as stored in {stored}" if stored else ""
     blocks = [leaf for _, leaf in known_leaves(layer) if _is_block(leaf)]
-    low = _narrow({dtype for leaf in blocks for dtype in _computes_in(leaf, training=True)})
+    low = _narrow({dtype for leaf in blocks for dtype in _compute_dtypes(leaf, training=True)})
     training = f"; nothing is claimed of training in {' and '.join(sorted(low))}" if low else ""
     return (
         f"exact arithmetic{weights}, in inference; the rounding of an evaluation is not counted"

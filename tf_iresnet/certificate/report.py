@@ -123,8 +123,8 @@ class Certificate:
         rows += [
             (
                 block.name,
-                _up(block.bound),
-                " · ".join(_up(part.bound) for part in block.parts),
+                _round_up(block.bound),
+                " · ".join(_round_up(part.bound) for part in block.parts),
                 "proven" if block.proven else "not proven",
             )
             for block in self.blocks
@@ -137,8 +137,8 @@ class Certificate:
             verdict += " on what it maps to, since padding is not onto"
         lines += [
             "",
-            f"{self.name}: {verdict}; largest bound {_up(self.contraction)}, "
-            f"an error of the latent grows at most {_up(self.amplification)} times.",
+            f"{self.name}: {verdict}; largest bound {_round_up(self.contraction)}, "
+            f"an error of the latent grows at most {_round_up(self.amplification)} times.",
         ]
         lines += [f"Not proven: {doubt}." for doubt in self.not_proven]
         return "\n".join([*lines, f"Arithmetic: {self.arithmetic}."])
@@ -152,20 +152,23 @@ class Certificate:
             "model": self.name,
             "invertible": self.invertible,
             "arithmetic": self.arithmetic,
-            "contraction": _finite(self.contraction),
-            "amplification": _finite(self.amplification),
+            "contraction": _none_if_infinite(self.contraction),
+            "amplification": _none_if_infinite(self.amplification),
             "not_proven": list(self.not_proven),
             "blocks": [
                 {
                     "name": block.name,
-                    "bound": _finite(block.bound),
+                    "bound": _none_if_infinite(block.bound),
                     "proven": block.proven,
-                    "parts": [{**p._asdict(), "bound": _finite(p.bound)} for p in block.parts],
+                    "parts": [
+                        {**p._asdict(), "bound": _none_if_infinite(p.bound)} for p in block.parts
+                    ],
                 }
                 for block in self.blocks
             ],
             "inverses": [
-                {"name": i.name, "kind": i.kind, "bound": _finite(i.bound)} for i in self.inverses
+                {"name": i.name, "kind": i.kind, "bound": _none_if_infinite(i.bound)}
+                for i in self.inverses
             ],
         }
 
@@ -174,7 +177,7 @@ class Certificate:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
 
-def _up(value: float) -> str:
+def _round_up(value: float) -> str:
     """Prints a bound with six digits, rounded up."""
     if not 0 < value < math.inf:
         return f"{value:g}"
@@ -182,5 +185,5 @@ def _up(value: float) -> str:
     return f"{math.ceil(value / digit) * digit:.6g}"
 
 
-def _finite(value: float) -> float | None:
+def _none_if_infinite(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -93,10 +93,10 @@ def rescale(model: object, below: float) -> Rescaling:
         _check_scalable(leaf, block_of(leaf, path))
     if not leaves:
         return Rescaling(certificate, ())
-    kernels = [kernel.kernel for _, leaf in leaves for kernel in _spectral(leaf)]
+    kernels = [kernel.kernel for _, leaf in leaves for kernel in _spectral_layers(leaf)]
     before = [kernel.numpy() for kernel in kernels]
     try:
-        scaled = [entry for path, leaf in leaves for entry in _scaled(leaf, path, float(below))]
+        scaled = [entry for path, leaf in leaves for entry in _scale(leaf, path, float(below))]
     except BaseException:
         for kernel, value in zip(kernels, before, strict=True):
             kernel.assign(value)
@@ -104,7 +104,7 @@ def rescale(model: object, below: float) -> Rescaling:
     return Rescaling(certify(model), tuple(scaled))
 
 
-def _spectral(leaf: keras.layers.Layer) -> list[SpectralLayer]:
+def _spectral_layers(leaf: keras.layers.Layer) -> list[SpectralLayer]:
     branch = leaf.branch if isinstance(leaf, InvertibleResidual) else leaf
     return [part for part in layers_inside(branch) if isinstance(part, SpectralLayer)]
 
@@ -113,7 +113,7 @@ def _check_scalable(leaf: keras.layers.Layer, block: Block) -> None:
     if not math.isfinite(block.bound):
         reason = "; ".join(block.doubts)
         raise ValueError(f"{block.name} cannot be rescaled: {reason}; restore the weights first.")
-    if not _spectral(leaf) or not block.constrained:
+    if not _spectral_layers(leaf) or not block.constrained:
         reason = "coeff=None" if not block.constrained else "no spectral layer"
         raise ValueError(
             f"{block.name} has {reason}, so its bound {block.bound:.6g} cannot be rescaled; build "
@@ -121,9 +121,9 @@ def _check_scalable(leaf: keras.layers.Layer, block: Block) -> None:
         )
 
 
-def _scaled(leaf: keras.layers.Layer, path: str, below: float) -> list[Scaled]:
+def _scale(leaf: keras.layers.Layer, path: str, below: float) -> list[Scaled]:
     """Scales a block's kernels, all by one factor, so that its bound is below ``below``."""
-    kernels = _spectral(leaf)
+    kernels = _spectral_layers(leaf)
     bound = block_of(leaf, path).bound
     total, power = 1.0, float(len(kernels))
     while bound >= below:

@@ -21,7 +21,7 @@ class Contents(NamedTuple):
 
 
 @functools.singledispatch
-def contents(model: object) -> Contents:
+def contents_of(model: object) -> Contents:
     """Returns what is written of a model; each kind says it where it is defined.
 
     Raises:

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tf_iresnet.certificate import certify
-from tf_iresnet.export.contents import contents
+from tf_iresnet.export.contents import contents_of
 from tf_iresnet.layers.upkeep import unchanging
 
 
@@ -62,7 +62,7 @@ def export_saved_model(model: keras.Model, path: str | os.PathLike[str]) -> None
     path = Path(path)
     if path.exists():
         raise ValueError(f"path {str(path)!r} exists already; give another version.")
-    signatures, parts = contents(model)
+    signatures, parts = contents_of(model)
     certificate = _certificate(model)
     module = tf.Module()
     # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it

@@ -53,14 +53,16 @@ class Unrounded:
 
     def apply(self, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Returns the map's value."""
-        return _in_parts(self.linear_map.apply, kernel, x)
+        return _multiply_in_parts(self.linear_map.apply, kernel, x)
 
     def adjoint(self, kernel: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns the adjoint's value."""
-        return _in_parts(self.linear_map.adjoint, kernel, y)
+        return _multiply_in_parts(self.linear_map.adjoint, kernel, y)
 
 
-def _in_parts(product: Callable[..., tf.Tensor], kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+def _multiply_in_parts(
+    product: Callable[..., tf.Tensor], kernel: tf.Tensor, x: tf.Tensor
+) -> tf.Tensor:
     if x.dtype != tf.float32:
         return product(kernel, x)
     (kernel_high, kernel_low), (high, low) = split(kernel), split(x)

@@ -55,7 +55,7 @@ class ActNorm(DataInitialized):
         deviation = tf.where(constant, tf.ones_like(variance), tf.sqrt(variance))
         return [tf.cast(-mean, dtype), tf.cast(-tf.math.log(deviation), dtype)]
 
-    def _judge(self, count: int) -> None:
+    def _warn_if_few(self, count: int) -> None:
         if count == 1:
             warnings.warn(
                 f"{self.name} sees a single row, from which no scale can be told: only its bias is "

@@ -17,7 +17,7 @@ from tf_iresnet.layers.block_options import BranchOptions
 from tf_iresnet.layers.context import check_context, check_context_size, context_keyword
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.layers.spectral import SpectralLayer, chosen_normalization
+from tf_iresnet.layers.spectral import SpectralLayer, choose_normalization
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.norms.dense import multiply_up
 from tf_iresnet.options import takes
@@ -103,7 +103,7 @@ class Branch(keras.layers.Layer, abc.ABC):
                 if isinstance(layer, SpectralLayer):
                     maps.append(layer.operator_at(shape))
                     layers.append(layer)
-        self.normalization = chosen_normalization(maps, self.passes)
+        self.normalization = choose_normalization(maps, self.passes)
         for layer in layers:
             layer.normalization = self.normalization
 

@@ -42,7 +42,7 @@ def check_context(owner: str, context: Context, size: int | None, x: tf.Tensor) 
         return None
     if context is None:
         raise ValueError(f"{owner} is conditional: give context, of shape [batch, {size}].")
-    rows: tf.Tensor = tf.cast(_converted(context), x.dtype)
+    rows: tf.Tensor = tf.cast(_convert(context), x.dtype)
     if rows.shape.rank != 2 or rows.shape[1] != size:
         raise ValueError(f"context must have the shape [batch, {size}], got {rows.shape}.")
     if not rows.shape[:1].is_compatible_with(x.shape[:1]):
@@ -66,14 +66,14 @@ def check_context_vector(
     Raises:
       ValueError: if it is missing, not wanted, or of another shape.
     """
-    row = None if context is None else tf.cast(_converted(context), dtype)[None]
+    row = None if context is None else tf.cast(_convert(context), dtype)[None]
     if row is not None and size is not None and row.shape != (1, size):
         raise ValueError(f"context must have the shape [{size}], got {row.shape[1:]}.")
     row = check_context(owner, row, size, tf.zeros([1], dtype))
     return None if row is None else row[0]
 
 
-def _converted(context: Context) -> tf.Tensor:
+def _convert(context: Context) -> tf.Tensor:
     """Converts a context, refused where it holds no numbers or, in eager code, no finite ones."""
     converted: tf.Tensor | None = None
     try:

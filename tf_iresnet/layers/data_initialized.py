@@ -59,7 +59,7 @@ class DataInitialized(InvertibleLayer):
     def _map_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns y and the log-determinant, [batch]."""
 
-    def _judge(self, count: int) -> None:
+    def _warn_if_few(self, count: int) -> None:
         """Warns if so many values of each channel are too few."""
 
     # --- whether it is to be set ---
@@ -96,7 +96,7 @@ class DataInitialized(InvertibleLayer):
     def _adapt(self, parts, contexts, due):
         if self in due:
             due.remove(self)
-            self._judge(sum(_values_of_a_channel(x.shape) for x in parts))
+            self._warn_if_few(sum(_values_of_a_channel(x.shape) for x in parts))
             values = self._values(parts)
             if not all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in values):
                 raise ValueError(
@@ -140,7 +140,7 @@ class DataInitialized(InvertibleLayer):
 
     def _warn_of(self, x: tf.Tensor) -> None:
         if x.shape.is_fully_defined() and x.shape[0]:
-            self._judge(_values_of_a_channel(x.shape))
+            self._warn_if_few(_values_of_a_channel(x.shape))
 
     def _set_if_good(self, x: tf.Tensor) -> None:
         values = self._values([x])

@@ -13,7 +13,7 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.typing import Config, Shape, StaticShape
 
 
@@ -56,12 +56,12 @@ class Dequantize(InvertibleLayer):
         noise_bits(self.levels, tf.as_dtype(self.variable_dtype))
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self._noisy(x, randomness.as_seed(None if training else self.seed))
+        return self._add_noise(x, randomness.as_seed(None if training else self.seed))
 
     def _log_det(self, x, seed, log_det, training):
-        return self._noisy(x, seed), no_log_det(x)
+        return self._add_noise(x, seed), zero_log_det(x)
 
-    def _noisy(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def _add_noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         inside = is_pixel(x, self.levels)
         if tf.executing_eagerly() and not bool(tf.reduce_all(inside)):
             wrong = tf.boolean_mask(x, ~inside)[0]
@@ -69,7 +69,7 @@ class Dequantize(InvertibleLayer):
                 f"x must hold integers in [0, {self.levels}), got {float(wrong):g}; {self.name} "
                 "adds the noise itself."
             )
-        return only_where(inside, dequantize(x, seed, self.levels))
+        return nan_unless(inside, dequantize(x, seed, self.levels))
 
     def _inverse(self, y):
         return FixedPointResult.exact(tf.clip_by_value(tf.floor(y), 0, self.levels - 1))
@@ -127,7 +127,7 @@ def is_pixel(x: tf.Tensor, levels: int) -> tf.Tensor:
     return (x >= 0) & (x < levels) & (tf.floor(x) == x)
 
 
-def only_where(holds: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+def nan_unless(holds: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Makes NaN of the examples of y of which something does not hold.
 
     Args:

@@ -161,9 +161,9 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         rows.check_contexts(self.name, data, context, self.context_size, self.variable_dtype)
         found = rows.batches(data, context, batch_size, steps)
         groups = rows.collect(found, self._inputs_of, steps)
-        parts = [self._prepared(group["x"]) for group in groups]
+        parts = [self._prepare(group["x"]) for group in groups]
         contexts = [
-            self._checked_context(group.get("context"), x)
+            self._check_context(group.get("context"), x)
             for group, x in zip(groups, parts, strict=True)
         ]
         for name, values in (("data", parts), ("context", contexts)):
@@ -182,8 +182,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def call(
         self, x: ArrayLike, training: bool | None = None, context: Context = None
     ) -> tf.Tensor:
-        x = self._prepared(x)
-        return self.evaluate(x, bool(training), self._checked_context(context, x))
+        x = self._prepare(x)
+        return self.evaluate(x, bool(training), self._check_context(context, x))
 
     def forward_and_log_det(
         self,
@@ -212,8 +212,8 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         if log_det is not None:
             check_instance("log_det", log_det, LogDetEstimator, "Exact()")
         key = randomness.as_seed(seed)
-        x = self._prepared(x)
-        context = self._checked_context(context, x)
+        x = self._prepare(x)
+        context = self._check_context(context, x)
         return self.evaluate_with_log_det(x, key, log_det, training, context)
 
     @overload
@@ -248,7 +248,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
         if not self.built:
             self.build(self.compute_input_shape(tuple(y.shape)))
-        return self.invert(y, return_result, self._checked_context(context, y))
+        return self.invert(y, return_result, self._check_context(context, y))
 
     # --- the same of tensors that were checked, for models and bijectors ---
 
@@ -335,11 +335,11 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             "nothing says that it is invertible. "
         )
 
-    def _checked_context(self, context: Context, x: tf.Tensor) -> tf.Tensor | None:
+    def _check_context(self, context: Context, x: tf.Tensor) -> tf.Tensor | None:
         """Converts and checks a context; None for a layer without one."""
         return check_context(self.name, context, self.context_size, x)
 
-    def _prepared(self, x: ArrayLike) -> tf.Tensor:
+    def _prepare(self, x: ArrayLike) -> tf.Tensor:
         """Converts, casts and checks an input; builds the layer on first use."""
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
@@ -382,7 +382,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return keras.KerasTensor(spec.shape, dtype=self.variable_dtype)
 
 
-def no_log_det(x: tf.Tensor) -> tf.Tensor:
+def zero_log_det(x: tf.Tensor) -> tf.Tensor:
     """Returns zeros [batch], the log-determinant of a permutation, float32 or wider."""
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     return tf.zeros(tf.shape(x)[:1], dtype)

@@ -22,7 +22,7 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.squeeze import Squeeze
-from tf_iresnet.layers.vouching import named
+from tf_iresnet.layers.vouching import describe
 from tf_iresnet.norms.dense import round_up
 
 
@@ -115,7 +115,7 @@ def _relu(layer: keras.layers.ReLU) -> list[Part]:
     # A threshold above 0 is a jump.
     if layer.threshold != 0 or not (layer.max_value is None or layer.max_value >= 0):
         raise ValueError(
-            f"{named(layer)} has no known Lipschitz constant with threshold={layer.threshold!r} "
+            f"{describe(layer)} has no known Lipschitz constant with threshold={layer.threshold!r} "
             f"and max_value={layer.max_value!r}; use threshold=0 and a max_value of at least 0."
         )
     return _part(layer, _slope(layer, "negative_slope"))
@@ -136,7 +136,7 @@ def _slope(layer: keras.layers.Layer, argument: str) -> float:
     value = float(getattr(layer, argument))
     if not math.isfinite(value):
         raise ValueError(
-            f"{named(layer)} has no known Lipschitz constant with {argument}={value!r}; use a "
+            f"{describe(layer)} has no known Lipschitz constant with {argument}={value!r}; use a "
             "finite one."
         )
     return max(1.0, abs(value))

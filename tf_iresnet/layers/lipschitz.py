@@ -14,7 +14,7 @@ from tf_iresnet.layers.vouching import (
     check_bound,
     check_not_replaced,
     check_vouched,
-    named,
+    describe,
     own_bound,
 )
 from tf_iresnet.norms.dense import multiply_up, round_up
@@ -70,8 +70,9 @@ def parts_of(layer: keras.layers.Layer | Bounded) -> list[Part]:
         return rule(layer)
     if hasattr(type(layer), "inverse_lipschitz_bound"):
         raise ValueError(
-            f"{named(layer)} has no known Lipschitz constant inside a branch: what an invertible "
-            "layer's lipschitz_bound() speaks of is its own branch; take it out of the branch."
+            f"{describe(layer)} has no known Lipschitz constant inside a branch: what an "
+            "invertible layer's lipschitz_bound() speaks of is its own branch; take it out of the "
+            "branch."
         )
     check_built(layer)
     kind, name = type(layer).__name__, getattr(layer, "name", None)
@@ -86,7 +87,7 @@ def check_built(layer: object) -> None:
     """
     if not getattr(layer, "built", True):
         raise ValueError(
-            f"{named(layer)} has no weights yet: call it on data, or build(input_shape) it."
+            f"{describe(layer)} has no weights yet: call it on data, or build(input_shape) it."
         )
 
 

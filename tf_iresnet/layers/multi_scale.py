@@ -13,7 +13,7 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import check_flag, check_instances
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, context_keyword
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialize, serialize
 from tf_iresnet.layers.tracking import track
@@ -124,7 +124,7 @@ class MultiScale(InvertibleLayer):
         return tf.concat(latents, axis=1)
 
     def _log_det(self, x, seed, log_det, training, context=None):
-        total, latents = no_log_det(x), []
+        total, latents = zero_log_det(x), []
         for index, scale in enumerate(self.scales):
             own = randomness.fold_in(seed, index)
             x = tf.cast(x, scale.variable_dtype)

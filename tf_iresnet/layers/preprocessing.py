@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_iresnet.arguments import check_alpha, check_choice, check_integer
 from tf_iresnet.batches import event_axes
 from tf_iresnet.fixed_point.enclosure import closed_form
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.norms.dense import round_up
 from tf_iresnet.typing import Config, Shape, StaticShape
 
@@ -63,7 +63,7 @@ class ImagePreprocessing(InvertibleLayer):
     def _log_det(self, x, seed, log_det, training):
         size = x.shape[1:].num_elements()
         if self.kind == "shift":
-            return self.forward(x), no_log_det(x) - size * math.log(self.levels)
+            return self.forward(x), zero_log_det(x) - size * math.log(self.levels)
         p, q = self._probabilities(x)
         log_p, log_q = tf.math.log(p), tf.math.log(q)
         value = -tf.reduce_sum(log_p + log_q, axis=event_axes(x))

@@ -230,23 +230,23 @@ def collect(
     held: list[Inputs] = []
     total = waiting = 0
     for batch in itertools.islice(found, steps):
-        inputs = {name: _gathered(value) for name, value in inputs_of(batch).items()}
+        inputs = {name: _gather(value) for name, value in inputs_of(batch).items()}
         x = inputs["x"]
         if len(x.shape) == 0:
             raise ValueError("a batch must have the shape [rows, ...], got a scalar.")
         held.append(inputs)
         waiting, total = waiting + len(x), total + len(x)
         if waiting >= _GROUP:
-            groups.append(_together(held))
+            groups.append(_concatenate(held))
             held, waiting = [], 0
         if steps is None and total >= enough(x.shape[1:]):
             break
     if not total:
         raise ValueError("x holds no examples: nothing can be learned from it.")
-    return [*groups, _together(held)] if waiting else groups
+    return [*groups, _concatenate(held)] if waiting else groups
 
 
-def _gathered(value: ArrayLike) -> tf.Tensor | np.ndarray:
+def _gather(value: ArrayLike) -> tf.Tensor | np.ndarray:
     """A part of a batch on one device."""
     if isinstance(value, tf.distribute.DistributedValues):
         strategy = tf.distribute.get_strategy()
@@ -257,7 +257,7 @@ def _gathered(value: ArrayLike) -> tf.Tensor | np.ndarray:
     return as_tensor(value)
 
 
-def _together(parts: list[Inputs]) -> Inputs:
+def _concatenate(parts: list[Inputs]) -> Inputs:
     if len(parts) == 1:
         return parts[0]
     return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}

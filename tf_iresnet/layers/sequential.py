@@ -12,7 +12,7 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import check_instances
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, context_keyword
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialize, serialize
 from tf_iresnet.layers.tracking import track
@@ -73,7 +73,7 @@ class InvertibleSequential(InvertibleLayer):
         return x
 
     def _log_det(self, x, seed, log_det, training, context=None):
-        total = no_log_det(x)
+        total = zero_log_det(x)
         for index, layer in enumerate(self.layers):
             own = randomness.fold_in(seed, index)
             x = tf.cast(x, layer.variable_dtype)

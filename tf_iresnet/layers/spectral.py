@@ -72,7 +72,7 @@ def check_normalization(normalization: str) -> str:
     return check_choice("normalization", normalization, NORMALIZATIONS)
 
 
-def chosen_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
+def choose_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
     """Returns "bound" where proofs cost little, else "power_iteration".
 
     Little is 5 % of a training step on 64 examples, or what the search for estimates costs, both by
@@ -167,7 +167,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         self.linear_map, kernel_shape = self._make_map(tuple(input_shape))
         self._norm_map, self.norm_shape = self._norm_view(kernel_shape)
         if self.normalization == "auto":
-            self.normalization = chosen_normalization([self.linear_map], self.passes)
+            self.normalization = choose_normalization([self.linear_map], self.passes)
         with tf.init_scope():
             kernel = tf.cast(
                 self.kernel_initializer(kernel_shape, dtype=self.variable_dtype),

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.typing import Shape, StaticShape
 
 
@@ -79,7 +79,7 @@ class Squeeze(InvertibleLayer):
         return tf.reshape(x, [-1, *(size // f for size in spatial), channels * f**rank])
 
     def _log_det(self, x, seed, log_det, training):
-        return self.forward(x), no_log_det(x)
+        return self.forward(x), zero_log_det(x)
 
     def _inverse(self, y):
         *spatial, channels = y.shape[1:]

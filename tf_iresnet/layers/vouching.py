@@ -40,7 +40,7 @@ _HARMLESS = frozenset(
 _OF_KERAS = frozenset(("build", "quantize", "loss"))
 
 
-def named(thing: object) -> str:
+def describe(thing: object) -> str:
     """Returns a layer's class and name, for messages."""
     kind, name = type(thing).__name__, getattr(thing, "name", None)
     return f"{kind} {name!r}" if isinstance(name, str) else kind
@@ -93,7 +93,7 @@ def check_not_replaced(thing: object) -> None:
         base = definer(type(thing), name)
         if base is not None and callable(getattr(base, name)):
             raise ValueError(
-                f"{named(thing)} has had its {name}() replaced, so that its class does not tell "
+                f"{describe(thing)} has had its {name}() replaced, so that its class does not tell "
                 "what it computes; write a subclass with its own lipschitz_bound()."
             )
 
@@ -117,13 +117,13 @@ def check_vouched(thing: object, method: str) -> None:
     what = "Lipschitz constant" if method == "lipschitz_bound" else "bound of its inverse"
     if base is None or not callable(getattr(kind, method)):
         raise ValueError(
-            f"{named(thing)} has no known {what}; use layers and activations of tf_iresnet, or "
+            f"{describe(thing)} has no known {what}; use layers and activations of tf_iresnet, or "
             f"give its class a method {method}()."
         )
     order = kind.__mro__
     if order.index(base) > order.index(behaviour):
         raise ValueError(
-            f"{named(thing)} has no known {what}: {behaviour.__name__} defines "
+            f"{describe(thing)} has no known {what}: {behaviour.__name__} defines "
             f"{', '.join(sorted(_own(behaviour)))}, of which the {method}() that it inherits from "
             f"{base.__name__} knows nothing; define {method}() in {behaviour.__name__} too."
         )
@@ -154,7 +154,7 @@ def check_bound(thing: object, method: str, value: tf.Tensor | float) -> float:
     finite = real and math.isfinite(value)
     if not (finite and value >= 0) and not (real and value == math.inf and "inverse" in method):
         raise ValueError(
-            f"{method}() of {named(thing)} must return a finite number of at least 0, got "
+            f"{method}() of {describe(thing)} must return a finite number of at least 0, got "
             f"{value!r}."
         )
     return float(value)

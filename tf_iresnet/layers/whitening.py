@@ -104,7 +104,7 @@ class Whitening(DataInitialized):
         matrix = tf.linalg.triangular_solve(factor, tf.linalg.diag(1 / scale))
         return [tf.cast(mean, dtype), tf.cast(matrix, dtype)]
 
-    def _judge(self, count: int) -> None:
+    def _warn_if_few(self, count: int) -> None:
         channels = self.matrix.shape[0]
         if count <= channels:
             warnings.warn(

@@ -31,7 +31,7 @@ from tf_iresnet.functions.recomputation import Recomputed
 _Slices = tuple[slice, ...]
 
 
-def _reversed(kernel: tf.Tensor) -> tf.Tensor:
+def _reverse(kernel: tf.Tensor) -> tf.Tensor:
     return tf.reverse(kernel, axis=list(range(kernel.shape.rank - 2)))
 
 
@@ -134,7 +134,7 @@ def inner_trace(at: LinearizedBranch) -> tf.Tensor:
         moved = tuple(slice(s.start + b, s.stop + b) for s, b in zip(offsets, spare, strict=True))
         return kernel[moved]
 
-    back = _reversed(last)
+    back = _reverse(last)
     total = tf.zeros(tf.shape(at.slopes[0])[:1], at.slopes[0].dtype)
     regions = [_regions(n, k // 2) for n, k in zip(at.spatial_shape, sizes, strict=True)]
     for region in itertools.product(*regions):
@@ -166,7 +166,7 @@ def _composed(at: LinearizedBranch) -> tuple[LinearMap, tf.Tensor]:
     padded = tf.pad(first, [*around, [0, 0], [0, 0]])
     images = tf.transpose(padded, [rank, *range(rank), rank + 1])
     composition = ConvMap(tuple(images.shape[1:-1]), tuple(last.shape), "valid")
-    kernel = composition.apply(_reversed(last), images)
+    kernel = composition.apply(_reverse(last), images)
     kernel = tf.transpose(kernel, [*range(1, rank + 1), 0, rank + 1])
     return ConvMap(at.spatial_shape, tuple(kernel.shape), "same"), kernel
 
@@ -224,6 +224,6 @@ def control_variate(at: LinearizedBranch, probe: tf.Tensor, pulled: tf.Tensor) -
     value += sigma * batches.dot(rest, probe * back - diagonal)
 
     there = linear_map.apply(kernel, slope * probe)
-    round_trip = kernel * tf.linalg.matrix_transpose(_reversed(kernel))
+    round_trip = kernel * tf.linalg.matrix_transpose(_reverse(kernel))
     squares = batches.dot(slope, linear_map.apply(round_trip, slope))
     return value - sigma**2 * (batches.dot(slope * back, there) - squares) / 2

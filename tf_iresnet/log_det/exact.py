@@ -98,9 +98,9 @@ class Exact(LogDetEstimator):
                 def add(block, *totals):
                     cotangent = tf.transpose(inverse[:, block], [1, 0, 2])
                     cotangent = tf.cast(tf.reshape(cotangent, tf.shape(tiled)), x.dtype)
-                    _, trace = function.jvp(parameters, residuals, units(block, batch))
+                    _, tangents = function.jvp(parameters, residuals, units(block, batch))
                     by_x, by_parameters = function.gradient(
-                        parameters, residuals, zeros, [(trace, cotangent)]
+                        parameters, residuals, zeros, [(tangents, cotangent)]
                     )
                     by_x = tf.reduce_sum(
                         tf.reshape(by_x, tf.concat([[rows], tf.shape(x)], axis=0)), axis=0
@@ -108,9 +108,8 @@ class Exact(LogDetEstimator):
                     new = [by_x, *by_parameters]
                     return (block + 1, *(a + b for a, b in zip(totals, new, strict=True)))
 
-                plain_g, plain_point = function.linearize(parameters, x)
-                del plain_g
-                by_x, by_parameters = function.gradient(parameters, plain_point, upstream_g)
+                _, plain_residuals = function.linearize(parameters, x)
+                by_x, by_parameters = function.gradient(parameters, plain_residuals, upstream_g)
                 _, *totals = tf.while_loop(
                     lambda block, *_: block < blocks,
                     add,

@@ -71,7 +71,7 @@ class SeriesEstimator(LogDetEstimator):
             known = None
             if self.control_variate and self.certain_terms >= 2:
                 known = linearize_branch(function, parameters, residuals, wide)
-            batch = _Batch(function, parameters, residuals, terms)
+            batch = _OrderedBatch(function, parameters, residuals, terms)
             values, sums, tangents = [], [], []
             for probe in probes:
                 narrow = tf.cast(probe, x.dtype)
@@ -80,7 +80,7 @@ class SeriesEstimator(LogDetEstimator):
                 if known is not None:
                     pulled = known.pull_inner(narrow)
                     powers.append(known.pull(pulled))
-                value, total = _series(batch, powers, tf.cast(product, wide), weight)
+                value, total = _sum_terms(batch, powers, tf.cast(product, wide), weight)
                 if known is not None:
                     value -= control_variate(known, probe, tf.cast(pulled, wide))
                 values.append(value)
@@ -102,7 +102,7 @@ class SeriesEstimator(LogDetEstimator):
         return evaluate(x, *parameters)
 
 
-class _Batch:
+class _OrderedBatch:
     """Products with J^T at a point, and how many terms of a series each example takes.
 
     Where the numbers differ and the examples can be told apart, they stand in the order of their
@@ -139,7 +139,7 @@ class _Batch:
             return values
         return tf.gather(values, tf.math.invert_permutation(self.order))
 
-    def count_going(self, k: tf.Tensor) -> tf.Tensor | None:
+    def count_with_term(self, k: tf.Tensor) -> tf.Tensor | None:
         """Returns how many rows have a term k; None if each has to be asked."""
         if self.order is None:
             return None
@@ -149,12 +149,12 @@ class _Batch:
         """Returns J^T cotangent of the first rows."""
         residuals = self.residuals
         if rows is not None:
-            residuals = self.function.take_examples(residuals, lambda leaf: _first(leaf, rows))
+            residuals = self.function.take_examples(residuals, lambda leaf: _first_rows(leaf, rows))
         return self.function.vjp(self.parameters, residuals, cotangent)
 
 
-def _series(
-    batch: _Batch,
+def _sum_terms(
+    batch: _OrderedBatch,
     powers: Sequence[tf.Tensor],
     product: tf.Tensor,
     weight: Callable[[tf.Tensor], tf.Tensor],
@@ -184,7 +184,7 @@ def _series(
         if rows is not None:
             scaled = factor * tf.cast(power, wide)
             term = batches.dot(scaled, product[:rows]) / tf.cast(k, wide)
-            return value + _padded(term, value), total + _padded(scaled, total)
+            return value + _pad_rows(term, value), total + _pad_rows(scaled, total)
         factor = tf.where(k <= terms, factor, tf.zeros_like(factor))
         if terms.shape.rank:  # what has ended counts no more, whatever has become of it
             power = tf.where(batches.expand_like(k <= terms, power), power, tf.zeros_like(power))
@@ -193,14 +193,14 @@ def _series(
         return value + batches.dot(scaled, product) / tf.cast(k, wide), total + scaled
 
     def step(k, power, value, total):
-        rows = batch.count_going(k)
-        power = batch.vjp(_first(power, rows), rows)
+        rows = batch.count_with_term(k)
+        power = batch.vjp(_first_rows(power, rows), rows)
         return k + 1, power, *add(k, rows, power, value, total)
 
     value, total = tf.zeros(tf.shape(product)[:1], wide), tf.zeros_like(product)
     for k, power in enumerate(map(batch.sort, powers), 1):
-        rows = batch.count_going(tf.constant(k))
-        value, total = add(tf.constant(k), rows, _first(power, rows), value, total)
+        rows = batch.count_with_term(tf.constant(k))
+        value, total = add(tf.constant(k), rows, _first_rows(power, rows), value, total)
     state = (tf.constant(len(powers) + 1), power, value, total)
     shapes = [tensor.shape for tensor in state]
     if batch.order is not None:
@@ -215,11 +215,11 @@ def _series(
     return batch.unsort(value), batch.unsort(total)
 
 
-def _first(values: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
+def _first_rows(values: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
     return values if rows is None else values[:rows]
 
 
-def _padded(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def _pad_rows(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Appends rows of zeros, to as many as another tensor has."""
     missing = tf.shape(like)[0] - tf.shape(rows)[0]
     paddings = tf.concat([[[0, missing]], tf.zeros([rows.shape.rank - 1, 2], tf.int32)], 0)

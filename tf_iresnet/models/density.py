@@ -44,7 +44,7 @@ from tf_iresnet.options import restore
 from tf_iresnet.typing import ArrayLike, Config, Context, Inputs, Seed
 
 if TYPE_CHECKING:
-    from tensorflow_probability.python.distributions import TransformedDistribution
+    from tensorflow_probability import distributions as tfd
 
 
 class DensityModel(InvertibleModel):
@@ -213,7 +213,7 @@ class DensityModel(InvertibleModel):
         x = self._event.check(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
         check_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        context = self._checked_context(context, x)
+        context = self._check_context(context, x)
         return self._density.latents_and_log_prob(x, seed, estimator, False, context)
 
     def bits_per_dim(
@@ -230,7 +230,7 @@ class DensityModel(InvertibleModel):
         """Turns ln p(x) in nats into bits/dim."""
         return self._density.to_bits(log_prob)
 
-    def _checked_context(self, context: Context, x: tf.Tensor) -> tf.Tensor | None:
+    def _check_context(self, context: Context, x: tf.Tensor) -> tf.Tensor | None:
         """Converts and checks a context; None where none is due."""
         context = check_context(f"the flow {self.name}", context, self.context_size, x)
         unknown = context is None or not tf.executing_eagerly()
@@ -241,7 +241,7 @@ class DensityModel(InvertibleModel):
     def _adaptation_inputs(self, x: ArrayLike, context: Context = None) -> tuple[tf.Tensor, Inputs]:
         # Noise, since the centres of cells have no spread where pixels are constant.
         x = self._event.check(x, randomness.as_seed(0), densities=True)
-        return x, context_keyword(self, self._checked_context(context, x))
+        return x, context_keyword(self, self._check_context(context, x))
 
     # --- both directions ---
 
@@ -249,7 +249,7 @@ class DensityModel(InvertibleModel):
         self, x: ArrayLike, training: bool | None = None, context: Context = None
     ) -> tf.Tensor:
         x = self._event.check(x)
-        return self.flow.evaluate(x, bool(training), self._checked_context(context, x))
+        return self.flow.evaluate(x, bool(training), self._check_context(context, x))
 
     def encode(self, x: ArrayLike, context: Context = None) -> tf.Tensor:
         """Returns the latents z [batch, d] of x; context as in `log_prob`.
@@ -258,7 +258,7 @@ class DensityModel(InvertibleModel):
         function of x alone.
         """
         x = self._event.check(x)
-        return self.flow.evaluate(x, context=self._checked_context(context, x))
+        return self.flow.evaluate(x, context=self._check_context(context, x))
 
     @overload
     def decode(
@@ -288,7 +288,7 @@ class DensityModel(InvertibleModel):
           ConvergenceError: in eager code, if an example did not converge.
         """
         z = convert_event("z", z, (self.dims,), self.variable_dtype)
-        return self.flow.invert(z, return_result, self._checked_context(context, z))
+        return self.flow.invert(z, return_result, self._check_context(context, z))
 
     def sample(
         self, n: int, seed: Seed = None, temperature: float = 1.0, context: Context = None
@@ -324,7 +324,7 @@ class DensityModel(InvertibleModel):
                 raise ValueError(
                     f"temperature must be a finite number of at least 0, got {temperature!r}."
                 )
-        context = self._checked_context(context, tf.zeros([n, 0], self.variable_dtype))
+        context = self._check_context(context, tf.zeros([n, 0], self.variable_dtype))
         return self._density.sample_latents(n, randomness.as_seed(seed), temperature, context)
 
     def clipped(self, x: tf.Tensor) -> tf.Tensor:
@@ -334,7 +334,7 @@ class DensityModel(InvertibleModel):
         dtype = x.dtype.as_numpy_dtype
         return tf.clip_by_value(x, dtype(0), np.nextafter(dtype(self.levels), dtype(0)))
 
-    def as_distribution(self, context: Context = None) -> TransformedDistribution:
+    def as_distribution(self, context: Context = None) -> tfd.TransformedDistribution:
         """Returns the density as a TensorFlow Probability distribution that shares the weights.
 
         Its `log_prob` is cheap and uses ``eval_log_det``, its `sample` iterates.

@@ -118,7 +118,7 @@ class IResNetHybrid(DensityModel):
     ) -> tf.Tensor:
         """Returns the logits, [batch, classes]; there is no context."""
         x = self._event.check(x)
-        z = self.flow.evaluate(x, bool(training), self._checked_context(context, x))
+        z = self.flow.evaluate(x, bool(training), self._check_context(context, x))
         return self.objective.logits(z, bool(training))
 
     def log_prob_and_logits(

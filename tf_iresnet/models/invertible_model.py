@@ -115,7 +115,7 @@ class InvertibleModel(Model):
         """Checks a group of rows: x as the flow sees it, and what goes with it by keyword."""
         return self._event.check(x), {}
 
-    def averages_from_data(self) -> Callable[[], None]:
+    def prepare_averages(self) -> Callable[[], None]:
         waiting = [part for part in layers_from_data(self.flow) if part.is_due_when_traced()]
         changing = {id(v) for part in waiting for v in part.weights_from_data()}
 
@@ -130,7 +130,7 @@ class InvertibleModel(Model):
 
         return start
 
-    def _started(
+    def _prepare_fit(
         self,
         x: Data | None,
         y: ArrayLike | None,

@@ -36,7 +36,14 @@ import tensorflow as tf
 from tf_iresnet.batches import event_axes
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.norms.dense import dense_matrix
-from tf_iresnet.norms.powers import ROUNDINGS, Power, nonzero, product, terms, unit_roundoff
+from tf_iresnet.norms.powers import (
+    ROUNDINGS,
+    Power,
+    count_roundings,
+    nonzero,
+    product,
+    unit_roundoff,
+)
 from tf_iresnet.norms.symbol import sized_grid
 
 # Squarings, and the share of the frequencies that take part in them.
@@ -222,7 +229,7 @@ def _of_matrices(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds and gradients of [count, narrow, wide]."""
     power = Power.of((product(matrices, matrices),)).squared(_SQUARINGS)
     squares = tf.reduce_sum(tf.reduce_sum(tf.square(matrices), axis=2), axis=1)
-    error = 1.01 * (terms(int(matrices.shape[2])) + 4) * unit_roundoff(matrices.dtype)
+    error = 1.01 * (count_roundings(int(matrices.shape[2])) + 4) * unit_roundoff(matrices.dtype)
     bounds = tf.sqrt(power.bound() + error * tf.cast(squares, tf.float64))
     gradients = tf.linalg.matmul(power.squared(1).parts[0], matrices)
     return bounds, _scaled(gradients, matrices, bounds)
@@ -296,7 +303,7 @@ def _of_symbols(
         power = power.squared(number)
     bounds = power.bound()
     first = tf.argmax(bounds, axis=1)[:, None]
-    error = (terms(wide) + taps + 2 * table.waves.shape[3] + 16) * unit_roundoff(dtype)
+    error = (count_roundings(wide) + taps + 2 * table.waves.shape[3] + 16) * unit_roundoff(dtype)
     square = tf.maximum(tf.reduce_max(bounds, axis=1), rest) + error * total**2
     bounds = tf.sqrt(square) * table.factor
     # The symbol A at that frequency, its gradient P A with a power P of G, and that of the taps.

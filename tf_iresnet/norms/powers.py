@@ -76,7 +76,7 @@ class Power(NamedTuple):
         trace = tf.cast(tf.linalg.trace(self.parts[0]), tf.float64)
         # Of a square, scaled: with \|R\|_F^2 + \|I\|_F^2 = 1 the errors of R R^T + I I^T and of
         # X - X^T are of at most this many roundings each.
-        rounding = 1.5 * (terms(size, _CHUNK_OF_POWERS) + 16) * unit
+        rounding = 1.5 * (count_roundings(size, _CHUNK_OF_POWERS) + 16) * unit
         # Real eigenvalues, but for rounding, of which mean and sum of squares are known.
         doubt = 2 * rounding + (16 * size + 32) * unit
         spread = tf.maximum(1 - trace**2 / size, 0) + doubt
@@ -89,7 +89,7 @@ class Power(NamedTuple):
         return scales[0] * bound
 
 
-def terms(size: int, chunk: int = _CHUNK) -> int:
+def count_roundings(size: int, chunk: int = _CHUNK) -> int:
     """Returns how many roundings an entry of `product` has, for sums of so many terms."""
     return size if size < 2 * chunk else chunk + math.ceil(size / chunk)
 

@@ -10,11 +10,11 @@ import tensorflow as tf
 from tf_iresnet.layers.rows import refuse_dictionary
 from tf_iresnet.models.training.inputs import check_shape
 from tf_iresnet.models.training.pixels import (
-    centred,
+    add_noise,
     check_pixels,
     nan_where_no_density,
-    noisy,
-    pixels_found,
+    pixel_findings,
+    take_centres,
 )
 from tf_iresnet.typing import ArrayLike, DTypeLike, Seed
 
@@ -82,8 +82,8 @@ class Event:
         if self.levels is None or not x.dtype.is_integer:
             return x
         if seed is None:
-            return centred(x, self.levels, self.dtype)
-        return noisy(x, seed, self.levels, self.dtype)
+            return take_centres(x, self.levels, self.dtype)
+        return add_noise(x, seed, self.levels, self.dtype)
 
     def check_array(self, x: ArrayLike, densities: bool) -> None:
         """Refuses an array that is no data for the model; NaN is left to the steps.
@@ -99,11 +99,11 @@ class Event:
         if self.levels is not None:
             check_pixels(np.asarray(x), self.levels, densities)
 
-    def found(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def findings(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """Which findings of `skipping.FINDINGS` hold for the pixels of a batch."""
         if self.levels is None:
             return {}
-        found = pixels_found(x, self.levels)
+        found = pixel_findings(x, self.levels)
         if "scaled" in found:
             found["wide"] = tf.reduce_any(x > 1)
         return found

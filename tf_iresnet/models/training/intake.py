@@ -26,7 +26,7 @@ class Intake:
         self._objective = objective
         self._reader = objective.reader
 
-    def taken(
+    def take(
         self, x: Data | None, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> tuple[Data | None, ArrayLike | None, ArrayLike | None]:
         """Checks what a loop was given, and returns it as Keras' loops keep it.
@@ -52,9 +52,9 @@ class Intake:
           ValueError: if it cannot be used.
         """
         if isinstance(data, (tuple, list)):
-            return self.taken(*data)
+            return self.take(*data)
         if data is not None:
-            self.taken(data)
+            self.take(data)
         return data
 
     def check_inputs(self, x: Data) -> None:

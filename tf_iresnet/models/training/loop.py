@@ -48,7 +48,7 @@ class Loop:
           The logs: metrics and the number of skipped steps.
         """
         model, objective = self._model, self._objective
-        first_average = model.averages_from_data()
+        first_average = model.prepare_averages()
         batch = objective.read(data)
         if not model.optimizer.built:  # what is not built yet scales losses by a constant
             model.optimizer.build(model.trainable_variables)
@@ -63,7 +63,7 @@ class Loop:
             loss /= tf.cast(total, loss.dtype)
             scaled = model.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
         gradients = tape.gradient(scaled, weights)
-        found = objective.found(batch)
+        found = objective.findings(batch)
         local = [tf.cast(value, loss.dtype) for value in found.values()]
         *gradients, loss, flags = replicas.all_reduce_sum([*gradients, loss, tf.stack(local)])
         found = dict(zip(found, tf.unstack(flags > 0), strict=True))
@@ -80,7 +80,7 @@ class Loop:
         found["weightless"] = total == 0
         found["loss"] = ~tf.math.is_finite(loss)
         self.watch.note_step(~finite, {**found, "gradient": ~finite})
-        self.look()
+        self.raise_findings()
         skipped = tf.cast(self.watch.since_reset[0], loss.dtype)
         return model.logs(skipped_steps=skipped)
 
@@ -97,24 +97,24 @@ class Loop:
         # The examples counted so far are this batch's place in the evaluation.
         place = first + tf.cast(self.watch.since_reset[1], tf.int32)
         _, update_metrics = objective.loss(batch, -1, place, training=False)
-        found = objective.found(batch)
+        found = objective.findings(batch)
         flags = replicas.all_reduce_sum(tf.stack([tf.cast(f, tf.float32) for f in found.values()]))
         self.watch.note_evaluation(count, dict(zip(found, tf.unstack(flags > 0), strict=True)))
         update_metrics(self._model.loss_metric)
-        self.look()
+        self.raise_findings()
         return self._model.logs()
 
-    def look(self) -> None:
+    def raise_findings(self) -> None:
         """Raises what steps have found; in a graph nothing, its caller does."""
         if tf.executing_eagerly():
-            self.watch.look(self._model.max_skipped_steps)
+            self.watch.raise_findings(self._model.max_skipped_steps)
 
-    def looking(self, function: StepFunction) -> StepFunction:
+    def raising_findings(self, function: StepFunction) -> StepFunction:
         """Returns the function of Keras' loops that makes steps, with a look after each call."""
 
         def call(iterator: Iterator[BatchLike]) -> Logs:
             logs = function(iterator)
-            self.look()
+            self.raise_findings()
             return logs
 
         return call

@@ -15,7 +15,7 @@ from tf_iresnet import keras_private, replicas
 from tf_iresnet.arguments import check_real
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.models.training import replicated, written
+from tf_iresnet.models.training import files, replicated
 from tf_iresnet.models.training.averaging import WeightAverage
 from tf_iresnet.models.training.events import Event
 from tf_iresnet.models.training.intake import Intake
@@ -90,7 +90,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         """Variables that follow the weights, and are found anew from where they are."""
         return []
 
-    def _started(
+    def _prepare_fit(
         self,
         x: Data | None,
         y: ArrayLike | None,
@@ -112,7 +112,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         """
         return x
 
-    def averages_from_data(self) -> Callable[[], None]:
+    def prepare_averages(self) -> Callable[[], None]:
         """Returns what makes averages start from what the next step takes from data."""
         return lambda: None
 
@@ -221,11 +221,11 @@ class Model(AsWritten, keras_private.BuiltModel):
           SkippedStepsError: if ``max_skipped_steps`` steps in a row were skipped.
         """
         self._intake.check_class_weight(class_weight)
-        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        x, y, sample_weight = self._intake.take(x, y, sample_weight)
         validation_data = self._intake.check_validation(validation_data)
         steps = kwargs.get("steps_per_epoch")
         steps = steps and steps * (epochs - kwargs.get("initial_epoch", 0))
-        x = self._started(x, y, batch_size, 1 - (validation_split or 0.0), steps)
+        x = self._prepare_fit(x, y, batch_size, 1 - (validation_split or 0.0), steps)
         self._loop.watch.begin()
         return super().fit(
             x,
@@ -253,7 +253,7 @@ class Model(AsWritten, keras_private.BuiltModel):
     ) -> Scores:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
         if not kwargs.get("_use_cached_eval_dataset"):  # else `fit` has checked it
-            x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+            x, y, sample_weight = self._intake.take(x, y, sample_weight)
         with self.averaged_weights():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
@@ -272,7 +272,7 @@ class Model(AsWritten, keras_private.BuiltModel):
     ) -> Scores:
         """Makes one step, as `keras.Model.train_on_batch` does."""
         self._intake.check_class_weight(class_weight)
-        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        x, y, sample_weight = self._intake.take(x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(
@@ -283,7 +283,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         return_dict: bool = False,
     ) -> Scores:
         """Measures one batch, as `keras.Model.test_on_batch` does."""
-        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        x, y, sample_weight = self._intake.take(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, return_dict)
 
     # --- steps ---
@@ -316,14 +316,14 @@ class Model(AsWritten, keras_private.BuiltModel):
                 with self.distribute_strategy.scope():
                     self.optimizer.build(self.trainable_variables)
             super().make_train_function(force)
-            self.train_function = self._loop.looking(self.train_function)
+            self.train_function = self._loop.raising_findings(self.train_function)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> StepFunction:
         """Makes what Keras' loops call for an evaluation step, and looks after each call."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = self._loop.looking(self.test_function)
+            self.test_function = self._loop.raising_findings(self.test_function)
         return self.test_function
 
     @property
@@ -379,7 +379,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         Raises:
           ValueError: for a file of HDF5, Keras' older format.
         """
-        written.check_no_legacy_file(self, filepath)
+        files.check_no_legacy_file(self, filepath)
         super().save(filepath, *args, **kwargs)
 
     def export(
@@ -402,11 +402,11 @@ class Model(AsWritten, keras_private.BuiltModel):
         Raises:
           ValueError: if an argument is none of these, or ``filepath`` exists.
         """
-        written.export(self, filepath, format, verbose, input_signature=input_signature, **kwargs)
+        files.export(self, filepath, format, verbose, input_signature=input_signature, **kwargs)
 
     def get_config(self) -> Config:
         """Returns what a subclass' constructor takes; here those arguments that all have."""
-        written.check_no_legacy_file(self)
+        files.check_no_legacy_file(self)
         config = super().get_config()
         kept = {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
         return {**kept, "event_shape": self.event_shape, "ema_momentum": self.ema_momentum}

@@ -69,7 +69,7 @@ class Objective(abc.ABC):
         if batch.weights is not None:
             check_sample_weight(batch.weights)
 
-    def found(self, batch: Batch) -> dict[str, tf.Tensor]:
+    def findings(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Which findings of `skipping.FINDINGS` hold for this replica's part of a batch."""
         found = {}
         beside = [tf.convert_to_tensor(batch.y)] if self.conditional else []
@@ -80,7 +80,7 @@ class Objective(abc.ABC):
             found["weights"] = ~are_weights(batch.weights)
         if batch.y is not None and self.reader.beside is None:
             found["placeholder"] = tf.reduce_any(tf.convert_to_tensor(batch.y) != 0)
-        return found | self.event.found(batch.x)
+        return found | self.event.findings(batch.x)
 
     @abc.abstractmethod
     def loss(

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.layers.dequantize import dequantize, only_where
+from tf_iresnet.layers.dequantize import dequantize, nan_unless
 from tf_iresnet.typing import DTypeLike
 
 MANY = 256  # examples whose values all lie in [0, 1]: no data set of images is as black
@@ -85,7 +85,7 @@ def are_scaled(x: tf.Tensor, levels: int) -> tf.Tensor:
     return within & sure
 
 
-def pixels_found(x: tf.Tensor, levels: int) -> dict[str, tf.Tensor]:
+def pixel_findings(x: tf.Tensor, levels: int) -> dict[str, tf.Tensor]:
     """Which findings of `skipping.FINDINGS` hold for the pixels of a batch.
 
     Args:
@@ -137,20 +137,20 @@ def check_pixels(x: tf.Tensor | np.ndarray, levels: int, densities: bool = True)
         )
 
 
-def noisy(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
+def add_noise(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
     """Dequantises integers with noise of a seed (`tf_iresnet.randomness`), example by example.
 
     Integers outside of [0, levels) make their example NaN.
     """
     whole = tf.cast(x, dtype)
     inside = (whole >= 0) & (whole < levels)
-    return only_where(inside, dequantize(whole, randomness.fold_in(seed, _NOISE), levels))
+    return nan_unless(inside, dequantize(whole, randomness.fold_in(seed, _NOISE), levels))
 
 
-def centred(x: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
+def take_centres(x: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
     """The centres of the cells of integers: x + 1/2, which needs no noise."""
     whole = tf.cast(x, dtype)
-    return only_where((whole >= 0) & (whole < levels), whole + 0.5)
+    return nan_unless((whole >= 0) & (whole < levels), whole + 0.5)
 
 
 def nan_where_no_density(x: tf.Tensor, levels: int) -> tf.Tensor:
@@ -162,4 +162,4 @@ def nan_where_no_density(x: tf.Tensor, levels: int) -> tf.Tensor:
     good = tf.reduce_all((flat >= 0) & (flat <= levels), axis=1)
     if flat.shape[1] >= _FEW:
         good &= tf.reduce_any(tf.floor(flat) != flat, axis=1)
-    return only_where(good[:, None], x)
+    return nan_unless(good[:, None], x)

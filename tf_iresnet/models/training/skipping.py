@@ -113,7 +113,7 @@ class StepWatch:
         refusal = tf.maximum(self._news[2], _first(found, True))
         self._news.assign(tf.stack([longest, reason, refusal]))
 
-    def look(self, most: int | None) -> None:
+    def raise_findings(self, most: int | None) -> None:
         """Raises what there is to say since the last look; to be called in eager code.
 
         Args:
