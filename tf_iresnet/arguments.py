@@ -1,4 +1,4 @@
-"""Checks of what constructors are given: each error names the argument, its value, what is due."""
+"""Checks of constructors' arguments: each error names the argument, its value and what is due."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def is_real(value: object) -> TypeGuard[float]:
-    """Whether a value is a real number of Python or NumPy, no truth value and not NaN."""
+    """Says whether a value is a real number of Python or NumPy, but no truth value and not NaN."""
     value = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
     if not isinstance(value, (numbers.Real, np.floating, np.integer)):
         return False
@@ -25,12 +25,12 @@ def check_integer(name: str, value: object, least: int | None = None, instead: s
 
     Args:
       name: of the argument.
-      value: as given; integers in floating point, as 3.0, and NumPy's are taken.
+      value: as given; NumPy's integers and whole floats, such as 3.0, are accepted.
       least: the smallest that is allowed; None for no limit.
       instead: what else is allowed, in words that end the requirement.
 
     Raises:
-      ValueError: if it is none, or too small.
+      ValueError: if the value is no integer, or too small.
 
     Example:
     >>> check_integer("hidden", np.int64(3), 1)
@@ -54,7 +54,7 @@ def check_real(name: str, value: object, due: str, within: Callable[[float], boo
       within: says whether a number is allowed.
 
     Raises:
-      ValueError: if it is no finite number, or not allowed.
+      ValueError: if the value is no finite number, or not allowed.
 
     Example:
     >>> check_real("ridge", np.float32(0.5), "must be above 0", lambda value: value > 0)
@@ -93,7 +93,7 @@ def check_choice(name: str, value: T, choices: Sequence[str | None]) -> T:
     """Returns an argument that is one of some names, or None where that is among them.
 
     Raises:
-      ValueError: if it is not.
+      ValueError: if the value is none of them.
 
     Example:
     >>> check_choice("padding", "same", ("same", "valid"))
@@ -105,10 +105,15 @@ def check_choice(name: str, value: T, choices: Sequence[str | None]) -> T:
 
 
 def check_integers(name: str, values: object, each: str) -> tuple[int, ...]:
-    """Returns an argument that holds a positive integer for each of some things.
+    """Returns an argument that holds positive integers, at least one, as a tuple.
+
+    Args:
+      name: of the argument.
+      values: as given.
+      each: what each integer belongs to, in words.
 
     Raises:
-      ValueError: if it does not, or is empty.
+      ValueError: if it is empty, or holds anything else.
     """
     try:
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
@@ -124,10 +129,10 @@ def check_integers(name: str, values: object, each: str) -> tuple[int, ...]:
 
 
 def check_sizes(name: str, sizes: object, rank: int) -> tuple[int, ...]:
-    """Returns an argument that is one positive integer for all of some axes, or one for each.
+    """Returns a positive integer for each of some axes, given as one for all or one for each.
 
     Raises:
-      ValueError: if it is neither.
+      ValueError: if the argument is neither.
 
     Example:
     >>> check_sizes("kernel_size", 3, 2)
@@ -168,10 +173,16 @@ def widths_of_scales(hidden: int | tuple[int, ...], scales: int) -> tuple[int, .
 
 
 def check_instance(name: str, value: T, kind: type, such_as: str) -> T:
-    """Returns an argument that is an object of a kind.
+    """Returns an argument that is an instance of a class.
+
+    Args:
+      name: of the argument.
+      value: as given.
+      kind: the class.
+      such_as: an example of an instance, in code.
 
     Raises:
-      ValueError: if it is not.
+      ValueError: if it is none.
     """
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
@@ -187,8 +198,8 @@ def check_instances(name: str, values: Iterable[T], kind: type, what: str) -> li
     Args:
       name: of the argument.
       values: as given.
-      kind: of the objects.
-      what: one of them in words, with the adjectives it goes by.
+      kind: the class of the objects.
+      what: what one of them is, in words, such as "invertible layer".
 
     Raises:
       ValueError: if it holds none, or something else.
@@ -207,7 +218,7 @@ def check_instances(name: str, values: Iterable[T], kind: type, what: str) -> li
 
 
 def check_by(name: str, value: object, get: Callable[[Any], T], due: str) -> T:
-    """Returns what Keras makes of an argument, such as an activation of its name.
+    """Returns the object that Keras makes of an argument, such as the activation of a name.
 
     Args:
       name: of the argument.

@@ -15,9 +15,9 @@ from tf_iresnet.typing import DTypeLike, InitializerLike, Seed
 class DeltaOrthogonal(keras.initializers.Orthogonal):
     r"""Kernels all of whose singular values are equal: orthogonal at the centre tap, else zero.
 
-    Spectral normalisation divides by the largest singular value. That of a random kernel is some
-    twice as large as what typical inputs meet, so that a branch of n layers starts with 2^-n of
-    what its bound allows; with this kernel it starts with all of it, for every input. Matrices
+    Spectral normalisation divides by the largest singular value. In a random kernel that is about
+    twice the gain that typical inputs meet, so a branch of n layers starts with 2^-n of the slope
+    that its bound allows. With this kernel it starts with all of it, for every input. Matrices
     that are not square map the smaller side isometrically.
 
     Args:
@@ -93,7 +93,7 @@ def check_initializer(name: str, identifier: object) -> keras.initializers.Initi
       identifier: as of `get`.
 
     Raises:
-      ValueError: if it is none, or None.
+      ValueError: if it is no initializer, or None.
     """
     due = 'an initializer: "delta_orthogonal", or one of Keras such as "glorot_uniform"'
     made = check_by(name, identifier, get, due)
@@ -103,15 +103,15 @@ def check_initializer(name: str, identifier: object) -> keras.initializers.Initi
 
 
 def check_name(name: object) -> str:
-    """Returns the name of an initializer, which gives every layer another kernel.
+    """Returns an argument that names an initializer, of which every layer makes its own.
 
-    None is made: that would use up random numbers.
+    No initializer is made here: that would consume random numbers.
 
     Args:
-      name: "delta_orthogonal", or that of one of Keras'.
+      name: "delta_orthogonal", or the name of one of Keras' initializers.
 
     Raises:
-      ValueError: if it is none.
+      ValueError: if there is no initializer of that name.
     """
     if isinstance(name, str):
         kind = _OURS.get(name) or getattr(keras.initializers, name, None)

@@ -1,7 +1,7 @@
-"""All that touches names that Keras keeps private, which a release may change without a word.
+"""All code that touches names which Keras keeps private, and which any release may change.
 
-`setup.py` bounds Keras by what this was tested with, and `tests/test_private_names.py` says of each
-name what breaks when it goes.
+`setup.py` bounds Keras by the versions that this was tested with.
+`tests/library/root/test_private_names.py` says for each name what breaks when it goes.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ def steps_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
 def update_locally(
     optimizer: keras.optimizers.Optimizer, around: Callable[[Gradients, Variables, Apply], None]
 ) -> None:
-    """Makes an optimizer's updates local to a replica, of gradients that are summed already.
+    """Makes an optimizer update each replica locally, by gradients that are already summed.
+
+    A second call for the same optimizer changes nothing.
 
     Args:
-      optimizer: is changed.
-      around: called with gradients, variables and the function of both that applies them; a second
-        call for the same optimizer changes nothing.
+      optimizer: the optimizer, which is changed.
+      around: called with gradients, variables and the function of both that applies them.
     """
     if "_backend_apply_gradients" in vars(optimizer):
         return
@@ -78,29 +79,29 @@ def update_locally(
 
 
 def apply_by(optimizer: keras.optimizers.Optimizer, apply: Apply) -> None:
-    """Makes an optimizer that scales the loss apply gradients by a function of them and variables.
+    """Replaces the function by which an optimizer that scales the loss applies gradients.
 
     Args:
-      optimizer: a `keras.optimizers.LossScaleOptimizer`; is changed.
-      apply: what takes the place of its own conditional update.
+      optimizer: a `keras.optimizers.LossScaleOptimizer`, which is changed.
+      apply: the function of gradients and variables, for the optimizer's conditional update.
     """
     object.__setattr__(optimizer, "_tf_apply", apply)
 
 
 def writes_legacy_file() -> bool:
-    """Whether Keras is writing a model's configuration into a file of its older format, HDF5."""
+    """Says whether Keras is writing a model's configuration into a file of its old format, HDF5."""
     return bool(global_state.get_global_attribute("use_legacy_config", False))
 
 
 class BuiltModel(keras.Model):
-    """A model that is built when it is made: its loops learn the shapes of losses and metrics only.
+    """A model that its constructor builds: Keras' loops build losses and metrics only.
 
-    Keras would take the mean of a batch over the replicas for that, which fails where their parts
-    differ in size and under a MultiWorkerMirroredStrategy.
+    Stock Keras learns their shapes from the mean of a batch over the replicas. That fails where the
+    replicas' parts differ in size, and under a MultiWorkerMirroredStrategy.
     """
 
     def build_metrics(self, *batch: ArrayLike) -> None:
-        """Makes the variables of compiled losses and metrics, which else the first step makes.
+        """Makes the variables of compiled losses and metrics before the first step does.
 
         Args:
           *batch: x and y as a step gets them; only their shapes and dtypes matter.
@@ -125,10 +126,10 @@ class BuiltModel(keras.Model):
 
 
 class NormalizationBy(keras.layers.BatchNormalization):
-    """Keras' batch normalisation, by the moments that a subclass finds."""
+    """Keras' batch normalisation, with moments that a subclass computes."""
 
     def moments(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor] | None:
-        """Returns mean and variance of each channel, or None for what Keras computes."""
+        """Returns mean and variance of each channel, or None for those that Keras computes."""
         return None
 
     def _moments(self, inputs, mask):

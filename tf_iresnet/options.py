@@ -60,7 +60,7 @@ class Options:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     def part(self, kind: type[Kind]) -> Kind:
-        """Returns the options of a kind that is a part of this one."""
+        """Returns those options that are of a kind, a base of this one."""
         return kind(**{name: getattr(self, name) for name in kind.names()})
 
     def keep_on(self, owner: object) -> None:
@@ -104,13 +104,13 @@ def takes(
     """Makes a constructor take options as keywords beside its own.
 
     The constructor is called with the options as a value, under the name of ``argument``. A caller
-    may give such a value as well, of which keywords then change single options.
+    may give such a value as well; keywords then replace single options of it.
 
     Args:
       kind: the options.
       argument: the name of the constructor's argument.
-      base: a class whose constructor's keywords are passed on to it, to be shown as well.
-      **defaults: values in place of those that ``kind`` declares.
+      base: a class whose constructor takes the remaining keywords; the signature shows them, too.
+      **defaults: defaults that replace those which ``kind`` declares.
 
     Example:
     >>> import dataclasses
@@ -152,7 +152,7 @@ def _signature(
     base: type | None,
     defaults: Config,
 ) -> inspect.Signature:
-    """The constructor's signature with the options among its keywords."""
+    """Returns the constructor's signature with the options among its keywords."""
     keyword, rest = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
     signature = inspect.signature(init)
     shown = {name: p for name, p in signature.parameters.items() if name != argument}

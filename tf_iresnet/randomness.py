@@ -5,8 +5,8 @@ example of the batch. The draws that belong to example ``i`` depend on the key a
 ``first + i`` alone, so a batch cut into pieces for several replicas sees the same numbers.
 
 In evaluation each example has a key of its own, int64 [batch, 1], made of the seed's key and of the
-example's values (`own_keys`): its draws are the same whoever shares the batch, and independent of
-those of other examples. Where a seed is taken, keys are taken as well.
+example's values (`own_keys`). Its draws do not depend on the other examples of the batch, and are
+independent of theirs. Functions that take a seed take such keys as well.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _as_integer(word: object, seed: Seed) -> int:
 
 
 def fold_in(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
-    """Derives an independent seed for ``data`` (a block, a step), same first example."""
+    """Returns an independent seed for ``data``, such as a block's index, for the same examples."""
     if _are_keys(seed):
         return _mix(seed + (2 * tf.cast(data, tf.int64) + 1) * _FIRST)
     key = tf.random.experimental.stateless_fold_in(_key(seed), tf.cast(data, tf.int32))
@@ -92,8 +92,8 @@ def fold_in(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
 def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     r"""Returns a key for each example, a function of the seed's key and of the example's values.
 
-    The values' bits b go through a multilinear hash, h = sum_j m_j b_j modulo 2^64 with fixed odd
-    random m, of which two different examples share the upper half with a probability of 2^-32.
+    The values' bits b are hashed, h = sum_j m_j b_j modulo 2^64 with fixed odd random m. Two
+    different examples have the same upper half of h with a probability of 2^-32.
 
     Args:
       seed: int32 [3]; keys are returned as they are.
@@ -133,7 +133,7 @@ def _is_tensor(seed: object) -> TypeGuard[tf.Tensor]:
 
 
 def _are_keys(seed: Seed) -> bool:
-    """Whether these are the keys of examples."""
+    """Says whether a seed is a key for each example."""
     return _is_tensor(seed) and seed.dtype == tf.int64 and seed.shape.rank == 2
 
 
@@ -143,21 +143,21 @@ def _shift_right(x: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def _mix(x: tf.Tensor) -> tf.Tensor:
-    """The output function of SplitMix64, a bijection of int64 each of whose bits sees all bits."""
+    """Applies SplitMix64's output function, a bijection of int64: each bit depends on all bits."""
     x = (x ^ _shift_right(x, 30)) * _FIRST
     x = (x ^ _shift_right(x, 27)) * _SECOND
     return x ^ _shift_right(x, 31)
 
 
 def _key(seed: tf.Tensor) -> tf.Tensor:
-    """The words of key, without their signs, which XLA would extend in another way."""
+    """Returns the key without the signs of its words, which XLA extends in another way."""
     return tf.bitwise.bitwise_and(seed[:2], tf.int32.max)
 
 
 def shared_uniform(
     seed: tf.Tensor, shape: Sequence[int] = (), dtype: DTypeLike = tf.float32
 ) -> tf.Tensor:
-    """Uniform draws on [0, 1) that all examples, and so all replicas, share.
+    """Returns uniform draws on [0, 1) that all examples, and so all replicas, share.
 
     Examples with keys of their own have draws of their own, [batch, *shape].
     """
@@ -198,7 +198,7 @@ def _high_bits(words: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Independent signs, -1 or 1 with probability 1/2, of the shape and dtype of ``like``."""
+    """Returns independent signs, -1 or 1 with probability 1/2, of ``like``'s shape and dtype."""
     batch, size = _batch_and_size(like)
     words = _words(seed, batch, -(-size // 32))
     bits = tf.bitwise.right_shift(words[:, :, None], np.arange(32, dtype=np.uint32))
@@ -208,7 +208,7 @@ def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Independent uniform draws on [0, 1), of the shape and dtype of ``like``."""
+    """Returns independent uniform draws on [0, 1), of the shape and dtype of ``like``."""
     batch, size = _batch_and_size(like)
     # As many bits as the significand holds, so that the result can't round up to 1.
     if like.dtype == tf.float64:
@@ -222,7 +222,7 @@ def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def midpoints(seed: tf.Tensor, like: tf.Tensor, bits: int = 15) -> tf.Tensor:
-    """Independent draws from the 2^bits midpoints of a regular grid on (0, 1), as ``like``."""
+    """Returns independent draws from the 2^bits midpoints of a grid on (0, 1), as ``like``."""
     batch, size = _batch_and_size(like)
     return midpoints_of(_words(seed, batch, -(-size // 2)), like, bits)
 
@@ -253,7 +253,7 @@ def midpoints_of(words: tf.Tensor, like: tf.Tensor, bits: int = 15) -> tf.Tensor
 
 
 def normal(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Independent standard normal draws (Box-Muller), of the shape and dtype of ``like``."""
+    """Returns standard normal draws (Box-Muller), of the shape and dtype of ``like``."""
     # Half precision would round u up to 1; 1 - u lies in (0, 1], where the logarithm is finite.
     wide = tf.zeros_like(like, tf.float64 if like.dtype == tf.float64 else tf.float32)
     radius = tf.sqrt(-2 * tf.math.log(1 - uniform(fold_in(seed, 0), wide)))

@@ -18,7 +18,8 @@ T = TypeVar("T")
 def own_variables() -> Iterator[None]:
     """Makes variables of which every replica has its own, assigned without communication.
 
-    All replicas derive them from the same weights. Outside of replicas the first one's is read.
+    All replicas derive their values from the same weights. Outside of replicas the value of the
+    first one is read.
     """
 
     def make(next_creator: Callable[..., tf.Variable], **options: object) -> tf.Variable:
@@ -124,7 +125,7 @@ def channel_covariance(*parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tens
 
 
 def _count_and_mean(parts: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """How many values each channel has on all replicas, and their mean."""
+    """Returns how many values each channel has on all replicas, and their mean."""
     count = sum(tf.cast(tf.size(x) // x.shape[-1], x.dtype) for x in parts)
     total = sum(tf.reduce_sum(x, list(range(x.shape.rank - 1))) for x in parts)
     count, total = all_reduce_sum([count, total])

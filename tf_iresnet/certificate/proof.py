@@ -32,17 +32,17 @@ def certify(model: object) -> Certificate:
     constants. The constant of the whole inverse is composed of all layers', ActNorm and
     preprocessing included.
 
-    Only what is known by its exact class is taken apart. Any other layer is asked for its own
-    ``lipschitz_bound()`` (an invertible one for ``inverse_lipschitz_bound()``) and taken at its
-    word, if its class vouches for it: whoever overrides what a layer computes states its bound in
-    the same class. All else is refused by name. Nothing is proven of a model in which a weight is
-    NaN or infinite, those of its prior and head among them, nor of a block whose branch computes
-    with less than 32 bits in inference.
+    Only layers that are known by their exact class are taken apart. Any other layer is asked for
+    its own ``lipschitz_bound()`` (an invertible one for ``inverse_lipschitz_bound()``), which is
+    believed if its class vouches for it: a class that changes what a layer computes states the
+    bound itself. All other layers are refused by name. Nothing is proven of a model with a weight
+    that is NaN or infinite, the prior's and the head's included, nor of a block whose branch
+    computes with less than 32 bits in inference.
 
     Args:
       model: a model, bijector or layer of tf_iresnet, built; a `keras.Sequential` of invertible
-        layers; or a branch g, which is taken as that of a block. Of a model the certificate is
-        about its ``flow``, of a bijector about its ``layer``.
+        layers; or a branch g, which is certified as that of a block. For a model the certificate is
+        about its ``flow``, for a bijector about its ``layer``.
 
     Returns:
       A `Certificate`.
@@ -89,7 +89,7 @@ def certify(model: object) -> Certificate:
 
 
 def _is_block(leaf: keras.layers.Layer) -> bool:
-    """Whether it is a residual block, or a branch, which is taken as that of one."""
+    """Says whether a leaf is a residual block, or a branch, which is certified as that of one."""
     return isinstance(leaf, InvertibleResidual) or not isinstance(leaf, InvertibleLayer)
 
 
@@ -98,7 +98,7 @@ def block_of(leaf: keras.layers.Layer, path: str) -> Block:
 
     Args:
       leaf: the block, or the branch.
-      path: what it is called.
+      path: its name in the certificate.
 
     Raises:
       ValueError: if a part has no known bound; it is named.
@@ -142,7 +142,7 @@ def _inverse_of(block: Block) -> float:
 
 
 def _inverse(leaf: InvertibleLayer, path: str) -> Inverse:
-    """What is proven of an invertible layer that is no residual block."""
+    """Returns what is proven of an invertible layer that is no residual block."""
     try:
         bound = inverse_bound_of(leaf)
     except ValueError as error:
@@ -154,7 +154,7 @@ def _inverse(leaf: InvertibleLayer, path: str) -> Inverse:
 
 
 def _compose(layer: keras.layers.Layer, values: dict[int, float]) -> float:
-    """The Lipschitz constant of a layer's inverse, from those of the leaves."""
+    """Returns the Lipschitz constant of a layer's inverse, from those of the leaves."""
     inner = known_sublayers(layer)
     if not inner:
         return values[id(layer)]
@@ -168,7 +168,7 @@ def _compose(layer: keras.layers.Layer, values: dict[int, float]) -> float:
 
 
 def _compute_dtypes(leaf: keras.layers.Layer, training: bool) -> set[str]:
-    """The dtypes in which the branch of a block computes, or a branch as that of a block."""
+    """Returns the dtypes in which a block's branch, or a branch itself, computes."""
     branch = leaf.branch if isinstance(leaf, InvertibleResidual) else leaf
     if not offers_function(branch):  # it follows its own policies
         return {layer.compute_dtype for layer in layers_inside(branch)}
@@ -180,7 +180,7 @@ def _narrow(dtypes: set[str]) -> set[str]:
 
 
 def _describe_arithmetic(layer: keras.layers.Layer) -> str:
-    """Says for which numbers the bounds hold."""
+    """Says in words for which arithmetic the bounds hold."""
     dtypes = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.variables}
     stored = " and ".join(sorted(dtype for dtype in dtypes if "float" in dtype))
     weights = f" on the weights as stored in {stored}" if stored else ""

@@ -18,9 +18,9 @@ class Block:
       name: its path in the model.
       bound: the product of the parts' bounds; infinite if a weight is NaN or infinite.
       parts: the branch's parts in the order of evaluation; none if a weight is not finite.
-      constrained: whether anything holds the bound there; not with ``coeff=None``.
-      obstacles: why the bound, whatever it is, proves nothing: weights that are not finite,
-        or a branch that computes with less than 32 bits in inference.
+      constrained: whether anything keeps the bound there; not with ``coeff=None``.
+      obstacles: why even a small bound proves nothing: weights that are not finite, or a branch
+        that computes with less than 32 bits in inference.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Inverse(NamedTuple):
 class Certificate:
     r"""What is proven of a model, or of the layers in it.
 
-    All bounds hold in the arithmetic that the certificate names: that of a block for its kernels
-    as the layers normalise them now, and that of reconstruction,
-    \|x - x'\| <= amplification \|z - z'\|, for the inverse of the whole stack. Invertible means
-    injective, with an inverse of that constant on what the stack maps to; that it maps onto the
-    whole space is not claimed, and with `InjectivePadding` it does not.
+    All bounds hold in the arithmetic that the certificate names. A block's bound holds for its
+    kernels as the layers normalise them now. The bound of reconstruction,
+    \|x - x'\| <= amplification \|z - z'\|, holds for the inverse of the whole stack. Invertible
+    means injective, with an inverse of that constant on the stack's range. That the range is the
+    whole space is not claimed, and with `InjectivePadding` it is not.
 
     Args:
       name: of the model.

@@ -64,7 +64,7 @@ def rescale(model: object, below: float) -> Rescaling:
 
     Args:
       model: as in `certify`.
-      below: what the blocks' bounds shall be below, in (0, 1].
+      below: the number that the blocks' bounds shall be below, in (0, 1].
 
     Returns:
       What was scaled, and the certificate of the scaled model.
@@ -127,11 +127,11 @@ def _scale(leaf: keras.layers.Layer, path: str, below: float) -> list[Scaled]:
     bound = block_of(leaf, path).bound
     total, power = 1.0, float(len(kernels))
     while bound >= below:
-        # A chain's bound goes with this power of the factor, that of concatenations with less:
-        # then the power is measured. A little more than needed, for the kernels' roundings.
+        # The bound of a chain goes with this power of the factor, that of concatenations with a
+        # smaller one, which is then measured. The margin is for the kernels' roundings.
         factor = (below * (1 - 1e-4) / bound) ** (1 / power)
         for kernel in kernels:
-            # Normalised once and for all: the estimate of the norm is below coeff from now on.
+            # The kernel is normalised for good: its estimated norm is below coeff from now on.
             kernel.kernel.assign(factor * kernel.normalized_kernel())
         total, before, bound = total * factor, bound, block_of(leaf, path).bound
         power = math.log(bound / before) / math.log(factor)

@@ -141,7 +141,7 @@ def doubt_of_variance(
     bounds = {block.name: block.bound for block in certificate.blocks}
     for name, block in blocks:
         estimator = block.log_det if log_det is None else log_det
-        bound = bounds.get(name, math.inf)  # none is known inside a composition of one's own
+        bound = bounds.get(name, math.inf)  # none is known inside a composition of another class
         if not estimator.has_finite_variance(bound):
             return (
                 f"{name}: with a Lipschitz bound of {bound:.4g} the variance of "

@@ -21,8 +21,8 @@ _COMPOSITIONS = (Conditioned, InvertibleSequential, MultiScale, keras.Sequential
 def find_subject(model: object) -> tuple[keras.layers.Layer, list[keras.Variable]]:
     """Returns the layer that a certificate of a model is about, and the model's other weights.
 
-    Those of its prior and head are among them, moving averages are not. Models and bijectors say
-    it of themselves, where they are defined.
+    The weights of its prior and head are among them, moving averages are not. Models and bijectors
+    register their answers where they are defined.
 
     Raises:
       ValueError: if it is no model, bijector or layer.
@@ -67,7 +67,7 @@ def _sublayers(layer: keras.layers.Layer) -> Sequence[InvertibleLayer]:
 def known_leaves(
     layer: keras.layers.Layer, path: str = ""
 ) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields what is no composition of a known class, in order, with its path in the model.
+    """Yields the layers that are no compositions of a known class, in order, with their paths.
 
     Raises:
       ValueError: if a layer is not built, or as `known_sublayers` does.
@@ -88,7 +88,7 @@ def residual_blocks(
 ) -> Iterator[tuple[str, InvertibleResidual]]:
     """Yields the residual blocks of a layer with their paths, as a certificate names them.
 
-    Those inside compositions of other classes are among them, too.
+    Blocks inside compositions of other classes are among them.
     """
     if isinstance(layer, InvertibleResidual):
         yield path or layer.name, layer

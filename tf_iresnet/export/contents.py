@@ -13,7 +13,7 @@ Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
 
 
 class Contents(NamedTuple):
-    """What is written of a model."""
+    """What is written of a model: signatures by name, and the layers whose weights they use."""
 
     #: The first is what is served by default.
     signatures: dict[str, Signature]
@@ -22,7 +22,7 @@ class Contents(NamedTuple):
 
 @functools.singledispatch
 def contents_of(model: object) -> Contents:
-    """Returns what is written of a model; each kind says it where it is defined.
+    """Returns what is written of a model; `tf_iresnet.models.signatures` registers each kind.
 
     Raises:
       ValueError: if the model is of no kind that is exported.

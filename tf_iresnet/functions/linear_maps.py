@@ -240,7 +240,7 @@ class ConvMap:
         return gradient[tuple(slice(None, None, d) for d in self.dilation_rate)]
 
 
-# Processors compute so many channels together at least: fewer outputs waste the rest.
+# Processors compute at least so many channels together: fewer outputs waste the rest.
 _VECTOR = 16
 
 
@@ -252,10 +252,10 @@ def _turn(kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _convolve_by_rows(kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """A centred 2-D convolution by one of all the kernel's rows, whose results are shifted.
+    """Convolves each row of a centred 2-D kernel, and adds up the results, shifted.
 
-    The rows' outputs stand beside each other as channels, which fills the vectors that a few
-    channels would leave empty.
+    One convolution does it for all rows, whose outputs stand side by side as channels. They fill
+    the processor's vectors, which a few channels alone would leave partly empty.
     """
     height, width, inputs, outputs = kernel.shape
     rows = tf.reshape(tf.transpose(kernel, [1, 2, 0, 3]), [1, width, inputs, height * outputs])

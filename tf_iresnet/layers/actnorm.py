@@ -20,10 +20,10 @@ from tf_iresnet.typing import ArrayLike
 class ActNorm(DataInitialized):
     r"""y = (x + b) exp(s), with s and b of each channel set so that data are standardised.
 
-    ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. `adapt` sets both from
-    many rows; where nobody called it the first batch of training does (see `DataInitialized`), and
-    they are trained from then on. A channel that is constant, as all are in a single row of
-    points, keeps its scale.
+    ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. `adapt` sets s and b
+    from many rows; without it the first batch of training does (see `DataInitialized`). They are
+    trained from then on. A constant channel keeps its scale; in a single row of points all
+    channels are constant.
 
     Args:
       **kwargs: of `keras.layers.Layer`.
@@ -47,9 +47,9 @@ class ActNorm(DataInitialized):
         return [(self.bias, 0.0), (self.log_scale, 0.0)]
 
     def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Bias and log-scale that standardise the rows."""
+        """Returns the bias and the log-scale that standardise the rows."""
         dtype = parts[0].dtype
-        # In float64: squares and sums of many rows overflow and round in less.
+        # In float64: squares and sums of many rows may overflow narrower types, and round in them.
         mean, variance = replicas.channel_moments(*(tf.cast(x, tf.float64) for x in parts))
         constant = constant_channels(mean, variance, dtype)
         deviation = tf.where(constant, tf.ones_like(variance), tf.sqrt(variance))

@@ -21,7 +21,7 @@ _learning: contextvars.ContextVar[bool] = contextvars.ContextVar("learning", def
 
 
 def is_learning() -> bool:
-    """Whether the evaluation that runs is inside of a `learning` that found a tape at work."""
+    """Says whether the running evaluation is inside a `learning` that found a gradient tape."""
     return _learning.get()
 
 
@@ -29,9 +29,9 @@ def is_learning() -> bool:
 def learning(layer: InvertibleLayer) -> Iterator[None]:
     """Marks what is evaluated inside as training, if a gradient tape records the layer's weights.
 
-    Densities are asked for without a word on what for, by TensorFlow Probability's loops and by a
-    loss that is a log-likelihood. A tape over the weights is the sign of training: one over x
-    alone, as in Markov chain Monte Carlo, is none.
+    TensorFlow Probability's loops, and losses that are log-likelihoods, ask for a density without
+    saying that they train. A tape over the weights is the sign of training. A tape over x alone, as
+    in Markov chain Monte Carlo, is none.
 
     Args:
       layer: the layer that is going to be evaluated.
@@ -54,13 +54,13 @@ def _is_trained(layer: InvertibleLayer) -> bool:
 
 
 def freeze_parts(layer: keras.layers.Layer) -> None:
-    """Makes a layer that was made frozen so in all its parts, as one that is frozen later is.
+    """Freezes all parts of a layer that was made frozen, as setting ``trainable`` later does.
 
     Args:
-      layer: a Keras layer whose parts are there.
+      layer: a Keras layer, all parts of which exist.
     """
     if not layer.trainable:
-        # Each by itself: what is False already, Keras does not set again.
+        # Each part by itself: Keras does not hand down a value that is already set.
         for part in layers_inside(layer)[1:]:
             part.trainable = False
 
@@ -76,21 +76,21 @@ def adapt(
     contexts: Sequence[tf.Tensor | None],
     again: bool,
 ) -> list[DataInitialized]:
-    """Sets what comes from data, layer by layer, each from what the layers before make of all rows.
+    """Sets the weights that come from data, layer by layer, each from all rows as it sees them.
 
-    If anything fails, all weights are as they were.
+    If anything fails, all weights keep their values.
 
     Args:
       layer: a layer that is built.
       parts: rows in groups, [rows, ...] each.
       contexts: those that belong to the rows; None for unconditional layers.
-      again: whether to set what was set before, too. Frozen layers are left alone in any case.
+      again: whether to set weights that are set already. Frozen layers are always left alone.
 
     Returns:
       The layers that were set.
 
     Raises:
-      ValueError: if all layers are frozen that take weights from data and ``again`` is said; if
+      ValueError: if ``again`` is True and all layers that take weights from data are frozen; if
         the statistics are not finite.
     """
     candidates = layers_from_data(layer)

@@ -1,4 +1,4 @@
-"""Residual branches: parts in turn, and that of the paper, activations and spectral layers."""
+"""Residual branches: compositions of parts, and the paper's, of activations and spectral layers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BranchPart(Bounded, Protocol):
 class Branch(keras.layers.Layer, abc.ABC):
     """A composition of ``parts``: layers that offer a function, its parameters and a bound.
 
-    A subclass builds itself and defines `parts`; those that take a context say so by a
+    A subclass builds itself and defines `parts`. Parts that take a context have a
     ``context_size``.
 
     Args:
@@ -77,7 +77,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         """The layers in the order of evaluation."""
 
     def _make_linear(self, rank: int, units: int, taps: int, name: str) -> SpectralLayer:
-        """A dense layer for inputs of rank 2, a convolution for more axes."""
+        """Makes a dense layer for inputs of rank 2, a convolution for more axes."""
         own = {"context_size": self.context_size, "dtype": self.dtype_policy, "name": name}
         return self._options.linear(rank, units, taps, **own)
 
@@ -89,7 +89,7 @@ class Branch(keras.layers.Layer, abc.ABC):
             self._choose_normalization(shapes)
         for part, shape in zip(self.parts, shapes, strict=False):
             part.build(shape)
-        # The convolutions' norms are those at this size.
+        # The convolutions' norms hold for this size.
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes=dict(enumerate(tuple(input_shape)[1:], 1))
         )
@@ -138,7 +138,7 @@ class Branch(keras.layers.Layer, abc.ABC):
         return multiply_up(bound_of(part) for part in self.parts)
 
     def lipschitz_estimate(self) -> float:
-        """Returns what the parts believe in, no bound: the product of their estimates."""
+        """Returns the product of the parts' estimates: no bound."""
         return math.prod(part.lipschitz_estimate() for part in self.parts)
 
     def call(

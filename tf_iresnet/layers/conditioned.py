@@ -20,7 +20,7 @@ from tf_iresnet.typing import Config, Context, Inputs, Shape, StaticShape
 class Conditioned(InvertibleLayer):
     r"""x -> f(x; c) for one c: a conditional layer as an unconditional one, of the same weights.
 
-    It serves where nobody hands on a context: in a `keras.Sequential`, a distribution p(x | c), a
+    It serves where no context is passed on: in a `keras.Sequential`, a distribution p(x | c) or a
     Markov chain.
 
     Args:

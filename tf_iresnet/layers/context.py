@@ -1,4 +1,4 @@
-"""Contexts: what a conditional layer is told beside x, and how it is checked."""
+"""Contexts: what a conditional layer is given beside x, and how it is checked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_context(owner: str, context: Context, size: int | None, x: tf.Tensor) 
         check = tf.debugging.assert_equal(
             tf.shape(rows)[0], tf.shape(x)[0], "context must have one row for each example."
         )
-        with tf.control_dependencies([check]):  # before what would fail with other words
+        with tf.control_dependencies([check]):  # before operations that fail with other words
             rows = tf.identity(rows)
     return rows
 
@@ -74,7 +74,7 @@ def check_context_vector(
 
 
 def _convert(context: Context) -> tf.Tensor:
-    """Converts a context, refused where it holds no numbers or, in eager code, no finite ones."""
+    """Converts a context, and refuses one that does not hold real numbers."""
     converted: tf.Tensor | None = None
     try:
         converted = tf.convert_to_tensor(context)

@@ -81,7 +81,7 @@ class ConcatenatedLayer(keras.layers.Layer):
         return max(bounds)
 
     def lipschitz_estimate(self) -> float:
-        """Returns the same of what the linear layer believes its norm to be: no bound."""
+        """Returns the same constant for the linear layer's estimated norm: no bound."""
         kept, new = self.weights_of_parts().numpy()
         inner = self.linear.lipschitz_estimate() * self.activation.lipschitz_estimate()
         return math.hypot(kept, float(new) * inner)
@@ -104,9 +104,9 @@ class ConcatenatedLayer(keras.layers.Layer):
 class DenseNetBranch(Branch):
     r"""g = W . h_n . ... . h_1 with dense layers h(x) = [w_1 x, w_2 phi(W_i x + b_i)].
 
-    Every layer sees the input and what all earlier ones found. The learned weights satisfy
-    w_1^2 + w_2^2 = 1, so that Lip(h) <= sqrt(w_1^2 + (w_2 coeff)^2) <= 1; the last W, of one tap,
-    goes back to the input's channels and has at most the norm coeff: Lip(g) <= coeff. A rank-2
+    Every layer sees the input and the outputs of all earlier ones. The learned weights satisfy
+    w_1^2 + w_2^2 = 1, so that Lip(h) <= sqrt(w_1^2 + (w_2 coeff)^2) <= 1. The last W, of one tap,
+    maps back to the input's channels and has at most the norm coeff: Lip(g) <= coeff. A rank-2
     input gives dense layers, more axes convolutions that keep the size.
 
     Args:

@@ -26,9 +26,9 @@ class Dequantize(InvertibleLayer):
     where p is constant on the cells.
 
     ``forward_and_log_det`` draws the noise of an example from its seed and its index, as all
-    layers do. `call` in training draws anew each time; otherwise it takes the layer's ``seed``, so
-    that the noise depends on the place in the batch alone. The noise takes the midpoints of a
-    regular grid, as fine as leaves x + u exact: of 2^15 points in float32 up to 256 levels.
+    layers do. `call` in training draws anew each time; otherwise it takes the layer's ``seed``, and
+    the noise depends on the place in the batch alone. The noise takes the midpoints of a regular
+    grid, the finest that leaves x + u exact: of 2^15 points in float32 for up to 256 levels.
 
     Args:
       levels: how many values x takes, at least 2 (256 for 8-bit images).
@@ -128,11 +128,15 @@ def is_pixel(x: tf.Tensor, levels: int) -> tf.Tensor:
 
 
 def nan_unless(holds: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Makes NaN of the examples of y of which something does not hold.
+    """Returns y, with NaN in each example for which a condition does not hold throughout.
 
     Args:
-      holds: booleans, [batch, ...].
+      holds: the condition, bool [batch, ...].
       y: [batch, ...].
+
+    Example:
+    >>> nan_unless(tf.constant([[True], [False]]), tf.constant([[1.0], [2.0]])).numpy().tolist()
+    [[1.0], [nan]]
     """
     all_hold = tf.reduce_all(holds, axis=event_axes(holds))
     all_hold = expand_like(all_hold, y)

@@ -31,15 +31,32 @@ if TYPE_CHECKING:
 class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A bijection of each example onto the layer's output space, data towards latent.
 
-    State changes in training alone, and once: what comes from data, as ActNorm's scales. But for
-    that, a call finds the norms of kernels that have moved, in whatever mode. The state that flows
-    through keeps the dtype of the weights, whatever the mixed-precision policy.
+    Calls change state in two ways. In training, weights that come from data, such as ActNorm's
+    scales, are set once. In every mode, the norms of kernels that have moved are found anew. The
+    state that flows through the layers keeps the dtype of the weights under every mixed-precision
+    policy.
 
     Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods. These take
-    tensors that were checked, and compositions call them for their parts: what users call checks
-    once. A layer whose `context_size` is not None is a bijection for each context
-    [batch, context_size]: it takes one as the keyword ``context`` in each of its methods; others
-    are never handed any.
+    tensors that were checked, and compositions call them for their parts; the methods that users
+    call check once. A layer whose `context_size` is not None is a bijection for each context
+    [batch, context_size]. It takes one as the keyword ``context`` in each of its methods; other
+    layers are never given any.
+
+    Example:
+    >>> class Twice(InvertibleLayer):
+    ...     def forward(self, x, training=False):
+    ...         return 2.0 * x
+    ...     def _log_det(self, x, seed, log_det, training):
+    ...         return 2.0 * x, zero_log_det(x) + x.shape[1] * np.log(2.0)
+    ...     def _inverse(self, y):
+    ...         return FixedPointResult.exact(y / 2.0)
+    ...     def compute_input_shape(self, output_shape):
+    ...         return tuple(output_shape)
+    >>> y, log_det = Twice().forward_and_log_det(np.ones((1, 2), "float32"))
+    >>> y.numpy().tolist(), log_det.numpy().round(4).tolist()
+    ([[2.0, 2.0]], [1.3863])
+
+    Source: Invertible Residual Networks, section 2.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -79,7 +96,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     @property
     def needs_data(self) -> bool:
-        """Whether the layer takes weights from data and nobody has set them, data neither."""
+        """Whether the layer takes weights from data that are set neither by data nor by hand."""
         return False
 
     @property
@@ -138,21 +155,20 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     ) -> None:
         """Sets what comes from data, such as ActNorm's scales, from many rows.
 
-        In a composition each layer sees what the layers before make of the rows. Frozen parts
-        (``trainable=False``) are left alone; what was set before, by data or by hand, is set
-        anew. If it fails, nothing is changed.
+        In a composition each layer sees the rows as the layers before it map them. Frozen parts
+        (``trainable=False``) are left alone; all others are set, whether or not they were set
+        before, by data or by hand. If it fails, nothing is changed.
 
         Args:
           data: [rows, ...]; or batches of rows as `keras.Model.fit` takes them: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch ``DataLoader`` or a generator.
-            Of a batch that is a tuple the first part is taken, and the second one as the context
-            if the layer is conditional.
+            Of a batch that is a tuple the first part is x, and for a conditional layer the second
+            part is the context.
           context: [rows, context_size], beside an array, for a conditional layer.
-          batch_size: rows of an array that are evaluated at once, and what a step is; 256 by
-            default.
-          steps: how many batches are used. By default as many as hold 8,192 rows; of images and
-            the like as many as have 65,536 pixels together, but at least 256. Rows of an array
-            are taken at even distances.
+          batch_size: rows of an array in a batch, 256 by default.
+          steps: how many batches are used. By default as many as hold 8,192 rows; for images and
+            the like as many as hold 65,536 pixels, but at least 256 rows. Rows of an array are
+            taken at even distances.
 
         Raises:
           ValueError: if there are no rows, or values that are not finite; if all that comes from
@@ -175,7 +191,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         adaptation.adapt(self, parts, contexts, again=True)
 
     def _inputs_of(self, batch: BatchLike) -> Inputs:
-        """What of a batch the layer reads."""
+        """Returns the parts of a batch that the layer reads."""
         x, *rest = batch if isinstance(batch, (tuple, list)) else [batch]
         return {"x": x, **(context_keyword(self, rest[0]) if rest else {})}
 
@@ -198,13 +214,13 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         Args:
           x: [batch, ...]; array-likes are accepted.
           seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`); None draws a
-            fresh one. The same seed gives the same value: in evaluation of each example,
-            whatever else the batch holds; in training of the batch.
+            fresh one. The same seed gives the same value: in evaluation for each example,
+            whatever else the batch holds; in training for the batch.
           log_det: an estimator that replaces that of every residual block for this call.
           training: whether the branches may compute in the policy's compute dtype, and layers
-            that nobody has adapted take their weights from x. The latter they do, too, where a
-            gradient tape records the weights.
-          context: [batch, context_size], for a conditional layer; differentiable, too.
+            that nobody has adapted take their weights from x. They also take them where a gradient
+            tape records the weights.
+          context: [batch, context_size], for a conditional layer; differentiable as well.
 
         Returns:
           y, and ln|det dy/dx| in nats, [batch], float32 or wider; differentiable once.
@@ -238,12 +254,12 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
         Returns:
           x, or the result with x, steps, residual, converged and error_bound per example. The
-          bound costs one evaluation in float64 and, once for the weights at hand, a proof.
+          bound costs one evaluation in float64 and, once for the present weights, a proof.
 
         Raises:
           ConvergenceError: in eager code, if an example did not converge (without
             ``return_result``), or its gradient is asked for. In graphs those examples are NaN,
-            and so are their gradients, a weight's gradient and log-determinants there.
+            and so are their gradients, the gradients of weights, and log-determinants at them.
         """
         y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
         if not self.built:
@@ -285,7 +301,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             return result.bounded()
 
     def amplification(self) -> tf.Tensor:
-        """Returns `inverse_lipschitz_bound` of the weights that a call meets, in graphs too.
+        """Returns `inverse_lipschitz_bound` for the weights that a call meets, also in graphs.
 
         Returns:
           A float64 scalar, infinite where nothing is proven of these weights.
@@ -299,14 +315,14 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 yield layer
 
     def _norms_up_to_date(self) -> contextlib.AbstractContextManager[None]:
-        """Finds the norms of all kernels that have moved, once for what is inside."""
+        """Finds the norms of all kernels that have moved, once for all calls inside."""
         return up_to_date(self.spectral_layers())
 
     def update_spectral_state(self, iterations: int | None = None) -> None:
         """Finds the norms of all kernels that have moved; every call does so anyway.
 
         Args:
-          iterations: how many power iterations to make besides.
+          iterations: how many power iterations to make besides; None for none.
         """
         for layer in self.spectral_layers():
             layer.update_spectral_state(iterations)
@@ -319,7 +335,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     # --- helpers ---
 
     def _hint(self) -> str:
-        """Says how far the blocks' bounds explain that an inverse failed."""
+        """Says, for a message, whether the blocks' bounds explain a failed inverse."""
         blocks = [layer for layer in layers_inside(self) if isinstance(layer, InvertibleLayer)]
         bounded = [b for b in blocks if callable(getattr(b, "lipschitz_bound", None))]
         if not bounded:

@@ -48,9 +48,9 @@ def rule_for(*kinds: type) -> Callable[[R], R]:
 def parts_of(layer: keras.layers.Layer | Bounded) -> list[Part]:
     """Returns a branch's parts in the order of evaluation, each with its bound.
 
-    What is known by its exact class is taken apart; a subclass that defines no more than a
-    constructor and a configuration counts as its base. Everything else is asked for its own
-    ``lipschitz_bound()`` and taken at its word, if its class vouches for it
+    A layer that is known by its exact class is taken apart. A subclass that defines no more than a
+    constructor and a configuration counts as its base. Every other layer is asked for its own
+    ``lipschitz_bound()``, which is believed if its class vouches for it
     (`tf_iresnet.layers.vouching`).
 
     Args:
@@ -92,7 +92,7 @@ def check_built(layer: object) -> None:
 
 
 def check_offers_bound(layer: keras.layers.Layer | Bounded) -> None:
-    """Refuses a branch that says of itself, before it is built, that nothing bounds it.
+    """Refuses a branch, built or not, whose class states no bound of it.
 
     Raises:
       ValueError: if it has no ``lipschitz_bound()``, or one that speaks of another class.
@@ -141,7 +141,7 @@ def inverse_bound_of(layer: keras.layers.Layer, *sublayers: Sequence[float]) -> 
     Raises:
       ValueError: if its class does not vouch for what it computes; it is named.
     """
-    # Of a residual block everything follows from the branch's constant.
+    # The bound of a residual block's inverse follows from its branch's constant.
     residual = getattr(type(layer), "_bounded_by_branch", False)
     check_vouched(layer, "lipschitz_bound" if residual else "inverse_lipschitz_bound")
     if not_finite(getattr(layer, "variables", ())):

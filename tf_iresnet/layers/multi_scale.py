@@ -28,8 +28,8 @@ class MultiScale(InvertibleLayer):
     r"""Runs scales in turn; after each but the last, half of the channels leave as latents.
 
     The output is one flat tensor [batch, d] of all latents, the first scale's first, where d is
-    the number of the input's dimensions. Nothing is kept on the layer, so that the inverse uses
-    just what it is given.
+    the number of the input's dimensions. The layer keeps no latents: the inverse uses just what it
+    is given.
 
     Args:
       scales: invertible layers, first to last; each starts with its own `Squeeze` if wanted.
@@ -78,7 +78,7 @@ class MultiScale(InvertibleLayer):
                 shape = (*shape[:-1], shape[-1] // 2)
 
     def _split(self, x: tf.Tensor, index: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Takes the latents that leave after a scale: what goes on, and what left, flat."""
+        """Returns what goes on after a scale, and the latents that leave, flat."""
         size = math.prod(self._shapes[index])
         if index + 1 == len(self.scales):
             return x, [tf.reshape(x, [-1, size])]
@@ -95,7 +95,7 @@ class MultiScale(InvertibleLayer):
         return (*left, last)
 
     def latents(self, y: tf.Tensor) -> list[tf.Tensor]:
-        """Takes an output [batch, d] apart, into latents of ``latent_shapes``."""
+        """Returns the latents in an output [batch, d], in ``latent_shapes``."""
         sizes = [math.prod(shape) for shape in self.latent_shapes]
         parts = tf.split(y, sizes, axis=1)
         shapes = zip(parts, self.latent_shapes, strict=True)

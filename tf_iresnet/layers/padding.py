@@ -19,7 +19,7 @@ class InjectivePadding(InvertibleLayer):
     """Appends channels of zeros: injective, but no bijection of the space it maps to.
 
     It has no density on its output space, so `forward_and_log_det` raises and flows refuse it. The
-    inverse drops the added channels; `dropped_norm` tells how far they were from zero.
+    inverse drops the added channels; `dropped_norm` says how far they are from zero.
 
     Args:
       channels: how many channels to add, at least 1.

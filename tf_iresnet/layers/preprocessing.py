@@ -50,7 +50,7 @@ class ImagePreprocessing(InvertibleLayer):
         self.alpha = check_alpha(alpha)
 
     def _probabilities(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """P and 1 - p, each without the cancellation of the other's complement."""
+        """Returns p and 1 - p, each without the cancellation of the other's complement."""
         scale = (1 - 2 * self.alpha) / self.levels
         return self.alpha + scale * x, self.alpha + scale * (self.levels - x)
 

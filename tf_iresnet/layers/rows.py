@@ -36,14 +36,14 @@ def enough(event_shape: Shape) -> int:
 
 
 def is_array(data: object) -> TypeGuard[tf.Tensor]:
-    """Whether something is one array or tensor, as NumPy's, TensorFlow's, PyTorch's or pandas'."""
+    """Says whether data are one array or tensor, of NumPy, TensorFlow, PyTorch or pandas."""
     return tf.is_tensor(data) or hasattr(data, "__array__")
 
 
 def check_contexts(
     owner: str, data: Data, context: Context, size: int | None, dtype: DTypeLike
 ) -> None:
-    """Refuses a context that does not go with an array, or that nobody takes.
+    """Refuses a context that does not go with the data, or that the owner does not take.
 
     Args:
       owner: what the context is for, in messages.
@@ -69,10 +69,10 @@ def batches(
     batch_size: int | None = None,
     steps: int | None = None,
 ) -> Iterator[BatchLike]:
-    """Returns batches of what holds data, as a training loop would see them.
+    """Returns batches of data, as a training loop sees them.
 
-    Of arrays with more rows than are asked for it takes rows at even distances: the first may be
-    all of one class.
+    From arrays with more rows than are needed it takes rows at even distances, since the first rows
+    may all be of one class.
 
     Args:
       data: an array or tensor; a tuple of such, of equal length; a `tf.data.Dataset`, distributed
@@ -82,7 +82,7 @@ def batches(
       steps: how many batches; None for as many as hold `enough` rows.
 
     Raises:
-      ValueError: if it is nothing of that, or a number is not at least 1.
+      ValueError: if the data are none of these, or a number is not at least 1.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -112,14 +112,14 @@ def _batches(data: Data, batch_size: int | None, steps: int | None) -> Iterator[
 
 
 def as_generator(data: Data) -> Data:
-    """Returns an iterator as a generator, the only kind that Keras takes, and all else as it is."""
+    """Returns an iterator as a generator, which Keras needs, and any other data as they are."""
     return (batch for batch in data) if hasattr(data, "__next__") else data
 
 
 def peek(
     x: Data | None, y: ArrayLike | None, batch_size: int, share: float, steps: int | None
 ) -> tuple[Data | None, BatchLike | None, Iterator[BatchLike] | None]:
-    """Looks into what `keras.Model.fit` is given.
+    """Looks at the first batches that `keras.Model.fit` is given.
 
     Args:
       x: as in `fit`.
@@ -129,7 +129,7 @@ def peek(
       steps: how many batches `fit` will draw; None for all.
 
     Returns:
-      What holds the same batches as x, none of them lost; the first batch, None if there is none;
+      Data with the same batches as x, none of them lost; the first batch, None if there is none;
       and batches for statistics, None if x is no data for a model with one input.
     """
     if is_array(x):
@@ -200,7 +200,7 @@ def refuse_dictionary(name: str, value: object) -> None:
 
 
 def as_tensor(value: ArrayLike) -> tf.Tensor | np.ndarray:
-    """Returns an array or tensor of another library as NumPy's; TensorFlow's stay what they are."""
+    """Returns an array of another library as NumPy's; TensorFlow's tensors stay as they are."""
     if tf.is_tensor(value) or isinstance(value, (np.ndarray, tf.distribute.DistributedValues)):
         return value
     if hasattr(value, "detach"):  # PyTorch's, which may need a gradient or live on a device
@@ -217,11 +217,11 @@ def collect(
 
     Args:
       found: batches.
-      inputs_of: takes from a batch x, and whatever else belongs to it, by name.
+      inputs_of: returns what is needed of a batch by name, "x" among it.
       steps: how many batches; None for as many as hold `enough` rows.
 
     Returns:
-      What `inputs_of` gave, small batches put together; never empty.
+      What `inputs_of` returned, small batches concatenated; at least one group.
 
     Raises:
       ValueError: if there are no rows.
@@ -247,7 +247,7 @@ def collect(
 
 
 def _gather(value: ArrayLike) -> tf.Tensor | np.ndarray:
-    """A part of a batch on one device."""
+    """Returns a part of a batch on one device."""
     if isinstance(value, tf.distribute.DistributedValues):
         strategy = tf.distribute.get_strategy()
         parts = strategy.experimental_local_results(value)

@@ -11,11 +11,11 @@ from tf_iresnet.typing import Config
 
 
 def serialize(layers: Sequence[keras.layers.Layer]) -> list[Config | int]:
-    """Returns the layers' configurations; for one that was there before, its place in the list.
+    """Returns the layers' configurations; for a layer that stands there before, its first place.
 
     Raises:
-      ValueError: if two of the layers share one inside, which a configuration can't say: what is
-        made of it would have two.
+      ValueError: if two of the layers share a layer inside. A configuration can't say so: the
+        layers made of it would have two.
 
     Example:
     >>> layer = keras.layers.ReLU()
@@ -42,7 +42,7 @@ def serialize(layers: Sequence[keras.layers.Layer]) -> list[Config | int]:
 
 
 def deserialize(configs: Sequence[Config | int]) -> list[keras.layers.Layer]:
-    """Returns the layers of `serialize`'s result, of which equal places are one layer.
+    """Returns the layers of `serialize`'s result; equal places are one layer.
 
     Example:
     >>> first, again = deserialize(serialize([keras.layers.ReLU()] * 2))

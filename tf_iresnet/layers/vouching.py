@@ -1,4 +1,4 @@
-"""Who vouches for what a layer computes: of which class its word about a bound is."""
+"""Which class vouches for what a layer computes, and so for the bound that the layer states."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _HARMLESS = frozenset(
         "from_config",
     )
 )
-# What Keras itself puts on instances in place of a method; none of it computes an output.
+# Methods that Keras itself replaces on instances; none of them computes an output.
 _OF_KERAS = frozenset(("build", "quantize", "loss"))
 
 
@@ -62,7 +62,7 @@ def behaviour_of(kind: type) -> type:
 
 
 def _own(base: type) -> list[str]:
-    """The names by which a class may change what its base computes."""
+    """Returns the names by which a class may change what its base computes."""
     return [name for name in vars(base) if name not in _HARMLESS]
 
 
@@ -74,7 +74,7 @@ def definer(kind: type, name: str) -> type | None:
 def comes_first(kind: type, name: str, other: str) -> bool:
     """Says whether ``name`` is defined in a class at least as derived as ``other`` is.
 
-    Only then can what ``name`` does know of what ``other`` does.
+    Only then can ``name`` take into account what ``other`` does.
     """
     first, second = definer(kind, name), definer(kind, other)
     order = kind.__mro__
@@ -85,7 +85,7 @@ def check_not_replaced(thing: object) -> None:
     """Refuses an instance of which a method was replaced.
 
     Raises:
-      ValueError: if one was; no class speaks for what it does then.
+      ValueError: if one was: then no class tells what the instance does.
     """
     for name, value in getattr(thing, "__dict__", {}).items():
         if name in _OF_KERAS or not callable(value):
@@ -101,15 +101,16 @@ def check_not_replaced(thing: object) -> None:
 def check_vouched(thing: object, method: str) -> None:
     """Refuses an object whose class does not vouch for what it computes.
 
-    Whoever changes what a layer computes must say, in that class or a more derived one, what
-    bounds it: an inherited word speaks of the base.
+    A class that changes what a layer computes must state its bound there, or in a more derived
+    class: an inherited bound speaks of the base.
 
     Args:
       thing: a layer or an activation.
       method: the name of the method that states the bound.
 
     Raises:
-      ValueError: if there is no such method, or it is inherited and what it speaks of is not.
+      ValueError: if there is no such method, or it is inherited by a class that changes what is
+        computed.
     """
     check_not_replaced(thing)
     kind = type(thing)
@@ -136,7 +137,7 @@ def own_bound(thing: Bounded) -> float:
       thing: a layer or an activation with ``lipschitz_bound()``.
 
     Raises:
-      ValueError: if its class does not vouch for it, or what it says is no number of at least 0.
+      ValueError: if its class does not vouch for it, or the bound is no number of at least 0.
     """
     check_vouched(thing, "lipschitz_bound")
     return check_bound(thing, "lipschitz_bound", thing.lipschitz_bound())
@@ -146,7 +147,7 @@ def check_bound(thing: object, method: str, value: tf.Tensor | float) -> float:
     """Returns a stated bound as a float, at least 0.
 
     Raises:
-      ValueError: if it is none; infinite is only the bound of an inverse.
+      ValueError: if it is none. Only the bound of an inverse may be infinite.
     """
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)) and value.shape == ():
         value = np.asarray(value).item()

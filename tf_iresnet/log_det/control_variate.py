@@ -77,7 +77,7 @@ class LinearizedBranch:
 def linearize_branch(
     function: Function, parameters: Parameters, residuals: Residuals, dtype: tf.DType
 ) -> LinearizedBranch | None:
-    """Returns what is known of a branch at a point, or None if it has another form."""
+    """Returns kernels and slopes of a branch at a point, or None if it has another form."""
     while isinstance(function, Recomputed):
         function, residuals = function.function, residuals[1]
     if not isinstance(function, Chain):
@@ -210,7 +210,7 @@ def control_variate(at: LinearizedBranch, probe: tf.Tensor, pulled: tf.Tensor) -
       pulled: A^T v, of the same shape, where J = A D.
 
     Returns:
-      [batch]; what it follows is v^T (J - J^2 / 2) v less its expectation.
+      [batch], near to v^T (J - J^2 / 2) v less its expectation.
     """
     slope = tf.ones_like(probe) if at.input_slope is None else at.input_slope
     shared = tf.reduce_mean(slope, axis=batches.event_axes(slope))

@@ -22,7 +22,7 @@ def _log_determinant(matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _inverse(matrix: tf.Tensor, log_determinant: tf.Tensor) -> tf.Tensor:
-    """Returns the inverses [batch, d, d]; NaN, where TensorFlow stops, for what has none."""
+    """Returns the inverses [batch, d, d]; NaN for singular matrices, where TensorFlow raises."""
     sound = tf.math.is_finite(log_determinant)[:, None, None]
     inverse = tf.linalg.inv(tf.where(sound, matrix, tf.eye(matrix.shape[-1], dtype=matrix.dtype)))
     return tf.where(sound, inverse, tf.constant(math.nan, matrix.dtype))
@@ -43,6 +43,8 @@ class Exact(LogDetEstimator):
     Example:
     >>> Exact().stochastic
     False
+
+    Source: Jacobi's formula, d ln\|det M\| = tr(M^{-1} dM).
     """
 
     stochastic = False

@@ -20,7 +20,24 @@ _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
 
 
 class SeriesEstimator(LogDetEstimator):
-    """The power series with Hutchinson probes; subclasses choose the weights of its terms."""
+    """The power series with Hutchinson probes; subclasses choose the weights of its terms.
+
+    Args:
+      probes: independent probes per example and call.
+      probe_distribution: "rademacher" or "gaussian".
+      control_variate: whether to subtract noise of known expectation, see
+        `tf_iresnet.log_det.control_variate`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Example:
+    >>> from tf_iresnet.log_det import PowerSeries
+    >>> PowerSeries(terms=5).certain_terms
+    5
+
+    Source: Invertible Residual Networks, section 3.2; Residual Flows, section 3.
+    """
 
     def __init__(
         self,
@@ -103,10 +120,11 @@ class SeriesEstimator(LogDetEstimator):
 
 
 class _OrderedBatch:
-    """Products with J^T at a point, and how many terms of a series each example takes.
+    """The examples of a batch, with products J^T v and the number of terms of each.
 
-    Where the numbers differ and the examples can be told apart, they stand in the order of their
-    numbers: those that have not ended are the first rows.
+    Where these numbers differ and the residuals can be taken apart, the examples are sorted, those
+    of most terms first. The examples with a term k are then the first rows, and only they are
+    multiplied.
     """
 
     def __init__(
@@ -120,7 +138,7 @@ class _OrderedBatch:
         self.terms = tf.convert_to_tensor(terms)
         self.most = tf.reduce_max(self.terms)
         self.order: tf.Tensor | None = None
-        # Of XLA's shapes none depends on values.
+        # Under XLA no shape may depend on values.
         if self.terms.shape.rank and not by_xla():
             order = tf.argsort(self.terms, direction="DESCENDING")
             in_order = function.take_examples(residuals, lambda leaf: tf.gather(leaf, order))
@@ -130,7 +148,7 @@ class _OrderedBatch:
         self.residuals = residuals
 
     def sort(self, values: tf.Tensor) -> tf.Tensor:
-        """Brings the rows of a batch into this order."""
+        """Returns rows of the batch in this order."""
         return values if self.order is None else tf.gather(values, self.order)
 
     def unsort(self, values: tf.Tensor) -> tf.Tensor:
@@ -140,13 +158,13 @@ class _OrderedBatch:
         return tf.gather(values, tf.math.invert_permutation(self.order))
 
     def count_with_term(self, k: tf.Tensor) -> tf.Tensor | None:
-        """Returns how many rows have a term k; None if each has to be asked."""
+        """Returns how many rows have a term k; None if the rows are not sorted."""
         if self.order is None:
             return None
         return tf.reduce_sum(tf.cast(self.terms >= k, tf.int32))
 
     def vjp(self, cotangent: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
-        """Returns J^T cotangent of the first rows."""
+        """Returns J^T cotangent for the first ``rows`` examples; None stands for all."""
         residuals = self.residuals
         if rows is not None:
             residuals = self.function.take_examples(residuals, lambda leaf: _first_rows(leaf, rows))
@@ -161,8 +179,8 @@ def _sum_terms(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the terms for one probe.
 
-    Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T. Where n
-    differs between examples, those that have ended are left out.
+    Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T. An example
+    is left out after its last term.
 
     Args:
       batch: the products with J^T, and n: at least ``len(powers)``; 0 as well for v alone.
@@ -179,14 +197,14 @@ def _sum_terms(
     terms = batch.terms
 
     def add(k, rows, power, value, total):
-        """Adds term k, of which power is (J^T)^{k-1} v, where an example has so many."""
+        """Adds term k to the examples that have it; power is (J^T)^{k-1} v."""
         factor = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k)
         if rows is not None:
             scaled = factor * tf.cast(power, wide)
             term = batches.dot(scaled, product[:rows]) / tf.cast(k, wide)
             return value + _pad_rows(term, value), total + _pad_rows(scaled, total)
         factor = tf.where(k <= terms, factor, tf.zeros_like(factor))
-        if terms.shape.rank:  # what has ended counts no more, whatever has become of it
+        if terms.shape.rank:  # after its last term an example's power may be infinite or NaN
             power = tf.where(batches.expand_like(k <= terms, power), power, tf.zeros_like(power))
             factor = batches.expand_like(factor, power)
         scaled = factor * tf.cast(power, wide)

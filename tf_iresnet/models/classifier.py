@@ -17,7 +17,7 @@ from tf_iresnet.typing import Config
 class IResNetClassifier(FeatureClassifier):
     r"""Logits = head(f(x)) with f a stack of invertible residual blocks.
 
-    f: injective padding, then for each scale (a squeeze and) ActNorm and a residual block in
+    f is injective padding, then for each scale (a squeeze and) ActNorm and a residual block in
     turn. The head is BatchNorm, ReLU, global average pooling and Dense, as in the paper. f maps
     images injectively to features, so that `decode` recovers an image from its features.
 

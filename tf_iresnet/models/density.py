@@ -198,16 +198,16 @@ class DensityModel(InvertibleModel):
           equal values: to average over draws, take several seeds.
 
         Raises:
-          ValueError: in eager code, if x has another shape, is not finite or leaves its range, or
-            if pixels are without noise or were scaled to [0, 1]; if the context is missing, not
-            wanted or of another shape. In graphs x that is no data has the value NaN.
+          ValueError: if x has another shape, or the context is missing, not wanted or of another
+            shape. In eager code also if x is not finite or leaves its range, or if pixels are
+            without noise or were scaled to [0, 1]; in graphs the value of such x is NaN.
         """
         return self._latents_and_log_prob(x, seed, log_det, context)[1]
 
     def _latents_and_log_prob(
         self, x: ArrayLike, seed: Seed, log_det: LogDetEstimator | None, context: Context = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Checks the arguments of `log_prob`; returns the latents, too."""
+        """Checks the arguments of `log_prob`, and returns the latents beside it."""
         x = self._event.convert(x)
         seed = randomness.own_keys(randomness.as_seed(seed), x)
         x = self._event.check(x, seed, densities=True)
@@ -239,7 +239,7 @@ class DensityModel(InvertibleModel):
         return context
 
     def _adaptation_inputs(self, x: ArrayLike, context: Context = None) -> tuple[tf.Tensor, Inputs]:
-        # Noise, since the centres of cells have no spread where pixels are constant.
+        # With noise, since the centres of the cells of constant pixels have no spread.
         x = self._event.check(x, randomness.as_seed(0), densities=True)
         return x, context_keyword(self, self._check_context(context, x))
 
@@ -281,7 +281,7 @@ class DensityModel(InvertibleModel):
           context: [batch, context_size], for a conditional flow.
 
         Returns:
-          x [batch, *event_shape], or the result. Pixels leave [0, levels) where z is far out.
+          x [batch, *event_shape], or the result. For z far out pixels may leave [0, levels).
 
         Raises:
           ValueError: if z or the context has another shape.
@@ -328,7 +328,7 @@ class DensityModel(InvertibleModel):
         return self._density.sample_latents(n, randomness.as_seed(seed), temperature, context)
 
     def clipped(self, x: tf.Tensor) -> tf.Tensor:
-        """Moves pixels into [0, levels), on which the density is defined; points stay."""
+        """Moves pixels into [0, levels), on which the density is defined; other data stay."""
         if self.preprocessing is None:
             return x
         dtype = x.dtype.as_numpy_dtype
@@ -356,7 +356,7 @@ class DensityModel(InvertibleModel):
         variables = [variable.value for variable in self.prior.variables]
 
         def deferred(index, transform):
-            """A parameter of the prior, computed anew from its weights at each use."""
+            """Returns a parameter of the prior, computed from its weights at each use."""
             return tfp.util.DeferredTensor(
                 self.prior.loc.value,
                 lambda _: transform(tf.reshape(self.prior.parameters(**rows)[index], [-1])),

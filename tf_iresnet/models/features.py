@@ -30,7 +30,7 @@ from tf_iresnet.typing import ArrayLike, Config
 class FeatureClassifier(InvertibleModel):
     r"""Logits = head(f(x)) with f invertible layers.
 
-    f: injective padding, then the scales of an architecture. The head is BatchNorm, ReLU, global
+    f is injective padding, then the scales of an architecture. The head is BatchNorm, ReLU, global
     average pooling and Dense.
 
     Args:
@@ -97,7 +97,7 @@ class FeatureClassifier(InvertibleModel):
             ],
             name="head",
         )
-        self.head.autocast = False  # the layers cast; a Sequential would round to float32
+        self.head.autocast = False  # the layers cast; a Sequential rounds float64 to float32
         self.head.build(self.flow.compute_output_shape((None, *self.event_shape)))
 
     def call(self, x: ArrayLike, training: bool | None = None) -> tf.Tensor:
@@ -105,7 +105,7 @@ class FeatureClassifier(InvertibleModel):
         return self._logits(self._event.check(x), bool(training))
 
     def _logits(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """The logits of data that may hold NaN, which makes the logits NaN."""
+        """Returns the logits of data that may hold NaN, which makes the logits NaN."""
         return self.head(self.flow.evaluate(x, training), training=training)
 
     def encode(self, x: ArrayLike) -> tf.Tensor:

@@ -20,9 +20,9 @@ _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers
 class LatentHead(keras.layers.Layer):
     r"""Logits = W [pool(relu(conv(norm(z_i))))]_i + b of the latents z_i of all scales.
 
-    Maps pass batch normalisation, a 3x3 convolution, ReLU and global average pooling; vectors a
-    dense layer in place of the convolution, and no pooling. What comes out of all scales is
-    concatenated.
+    Latents that are images pass batch normalisation, a 3x3 convolution, ReLU and global average
+    pooling. Vectors pass batch normalisation, a dense layer and ReLU. The features of all scales
+    are concatenated.
 
     Args:
       classes: number of classes, at least 2.

@@ -26,9 +26,10 @@ class IResNetHybrid(DensityModel):
 
         -log2 p(x) / d  -  classification_weight * sum_k q_k ln p(k | x)
 
-    that is bits/dim plus the weight times a cross-entropy in nats, with q_k = 1 - s + s/K for k = y
-    and s/K otherwise, s the label smoothing and K the number of classes. A weight of 1 / (d ln 2)
-    and no smoothing make it the joint -log2 p(x, y) / d. The head sees the latents of all scales.
+    that is bits/dim plus the weight times a cross-entropy in nats. Here q_k = 1 - s + s/K for k = y
+    and s/K otherwise, with s the label smoothing and K the number of classes. With a weight of
+    1 / (d ln 2) and no smoothing it is the joint -log2 p(x, y) / d. The head sees the latents of
+    all scales.
 
     ``fit`` takes x as `IResNetFlow` does, and labels y: integers in [0, K), [batch] or
     [batch, 1]. Its metrics are the loss, bits/dim, accuracy and the cross-entropy without smoothing
@@ -86,7 +87,8 @@ class IResNetHybrid(DensityModel):
             "must be a finite number in [0, 1)",
             lambda value: 0 <= value < 1,
         )
-        # Past Keras, which wants its own constructor first: that of the density builds the model.
+        # Set past Keras, whose constructor must run before attributes are set: the density's
+        # constructor calls that one, and builds the model from these.
         self.__dict__.update(
             classes=check_integer("classes", classes, 2),
             head_width=check_integer("head_width", head_width, 1),
@@ -111,7 +113,7 @@ class IResNetHybrid(DensityModel):
         """The share of the labels that goes to all classes alike."""
         return self.objective.smoothing
 
-    # --- what it knows of x ---
+    # --- both heads ---
 
     def call(
         self, x: ArrayLike, training: bool | None = None, context: Context = None

@@ -45,7 +45,7 @@ class Likelihood(Objective):
         self._bits = keras.metrics.Mean(name="bits_per_dim")
 
     def _beside(self, context_size: int | None) -> str | None:
-        """What a batch holds beside x."""
+        """Returns what a batch holds beside x, as `Reader` names it."""
         return None if context_size is None else "context"
 
     @property
@@ -53,7 +53,7 @@ class Likelihood(Objective):
         return [self._bits]
 
     def step_seed(self, step: tf.Tensor | int, first: tf.Tensor) -> tf.Tensor:
-        """The seed of a step: its key, and the global index of this replica's first example."""
+        """Returns a step's seed: its key, and the global index of this replica's first example."""
         key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
         return tf.concat([key, [first]], axis=0)
 

@@ -41,7 +41,7 @@ class NormalizingFlow:
           x: [batch, ...].
           seed: see `tf_iresnet.randomness`.
           estimator: of ln|det|; None for the blocks' own.
-          training: whether a step is made.
+          training: whether this is a training step.
           context: [batch, context_size], for a conditional density.
         """
         z, log_det = self.flow.evaluate_with_log_det(x, seed, estimator, training, context)

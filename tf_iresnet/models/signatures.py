@@ -65,7 +65,7 @@ def _label(logits: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def hybrid_signatures(model: IResNetHybrid) -> dict[str, Signature]:
-    """Returns the functions of a hybrid, `predict` among them, which gives both its numbers."""
+    """Returns the functions of a hybrid; `predict` gives density and logits from one pass."""
     density = flow_signatures(model)
     _, (x, seed) = density["log_prob"]
 

@@ -21,8 +21,8 @@ def conv_norm_bound(
     A(t) = sum_j K_j exp(i j.t); what lies between the points of the grid is covered by the
     theorem of Ehlich and Zeller (`tf_iresnet.norms.symbol`). At a given size it is the norm
     itself to about six digits, verified by a block Cholesky factorisation
-    (`tf_iresnet.norms.banded`); where that would take more than a second, the least of several
-    circular convolutions' norms, of each of which the operator is a compression.
+    (`tf_iresnet.norms.banded`). Where that would take more than a second, it is the least norm of
+    several circular convolutions; the operator is a compression of each.
 
     Args:
       kernel: spatial sizes, inputs, outputs, as Keras stores them; 1 to 3 spatial axes.

@@ -1,4 +1,4 @@
-"""Norms estimated from below by the power iteration, which layers normalise by."""
+"""Norms estimated from below by the power iteration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unit(x: tf.Tensor) -> tf.Tensor:
     """Scales x to length one; a vector of zeros stays zero."""
     scale = tf.reduce_max(tf.abs(x))
     safe = tf.where(scale > 0, scale, tf.ones_like(scale))
-    x = x / safe  # squares of huge or tiny entries would leave the dtype's range
+    x = x / safe  # squares of large or tiny entries would leave the dtype's range
     return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(x)), tf.ones_like(scale) * 1e-30))
 
 
@@ -171,7 +171,7 @@ def converge(
 
     u = tf.ensure_shape(u, (1, *linear_map.output_shape))
     v = tf.ensure_shape(v, (1, *linear_map.input_shape))
-    # One step whatever the start: u may belong to another v.
+    # At least one step: the given u may not belong to v.
     start = measured(*iterate(linear_map, kernel, u, v, 1))
     _, sigma, u, v = tf.while_loop(unfinished, step, start, maximum_iterations=iterations - 1)
     return PowerIterationResult(scale * sigma, u, v)

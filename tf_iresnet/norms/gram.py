@@ -16,12 +16,13 @@ sign. A square of Z = R + i I is Z Z^* = R R^T + I I^T + i (X - X^T) with X = I 
 in doubt. The others keep the bound that they have, which is a proof as well.
 
 *Few pixels.* The symbol's norm is that of the operator without an edge. On a few pixels the
-operator itself is a matrix that is small enough.
+operator itself is a small matrix, which is bounded directly.
 
-*Roundings.* All is computed in float32, where processors multiply fastest; in float64 for kernels
-of that dtype, and where there is a GPU, since those may round float32 products to TF32. What
-rounding can take away is added: with u the unit roundoff, a product of n terms errs by at most
-n u times the product of absolute values, so a square of a matrix of Frobenius norm 1 by n u.
+*Roundings.* All is computed in float32, where processors multiply fastest. It is computed in
+float64 for kernels of that dtype, and if there is a GPU, since GPUs may round float32 products to
+TF32. What rounding can take away is added. With u the unit roundoff, a product of n terms errs by
+at most n u times the product of absolute values, so a square of a matrix of Frobenius norm 1 errs
+by n u.
 """
 
 from __future__ import annotations
@@ -350,7 +351,7 @@ def _sums(table: _Table, matrices: tf.Tensor) -> tf.Tensor:
 def _of_best_shift(table: _Table, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Cosines, minus sines, and angles of a shift, [count, frequencies, ...].
 
-    It is that where the largest Frobenius norm of the symbol, the root of trace G, is least.
+    The shift is the one at which the largest Frobenius norm of the symbol, sqrt(trace G), is least.
     """
     traces = tf.linalg.trace(sums) * tf.constant([1.0] + [2.0] * (sums.shape[1] - 1), sums.dtype)
     parts = [tf.constant(part, sums.dtype) for part in (*table.waves, table.angles)]

@@ -57,7 +57,7 @@ class Event:
         return convert_event("x", x, self.shape, self.dtype)
 
     def check(self, x: ArrayLike, seed: Seed = None, densities: bool = False) -> tf.Tensor:
-        """Converts data, and refuses what is none: by an error, or in graphs by NaN.
+        """Converts data, and refuses what is no data for the model: by an error, in graphs by NaN.
 
         Args:
           x: [batch, *shape].
@@ -78,7 +78,7 @@ class Event:
         return self.dequantize(x, seed)
 
     def dequantize(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Adds noise of a seed to pixels that are integers; without a seed takes their centres."""
+        """Adds a seed's noise to pixels that are integers; without a seed takes their centres."""
         if self.levels is None or not x.dtype.is_integer:
             return x
         if seed is None:
@@ -100,7 +100,7 @@ class Event:
             check_pixels(np.asarray(x), self.levels, densities)
 
     def findings(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Which findings of `skipping.FINDINGS` hold for the pixels of a batch."""
+        """Returns which of `skipping.FINDINGS` hold for the pixels of a batch."""
         if self.levels is None:
             return {}
         found = pixel_findings(x, self.levels)

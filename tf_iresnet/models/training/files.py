@@ -18,11 +18,11 @@ def check_no_legacy_file(model: keras.Model, path: str | os.PathLike[str] | None
       path: of the file; None to ask what Keras is writing.
 
     Raises:
-      ValueError: if it is one.
+      ValueError: if the file is one of HDF5.
     """
     if path is not None and str(path).endswith((".h5", ".hdf5")):
         got = f"got {str(path)!r}"
-    elif path is None and writes_legacy_file():  # by `keras.saving.save_model`, past `save`
+    elif path is None and writes_legacy_file():  # by `keras.saving.save_model`, not by `save`
         got = "got one of HDF5"
     else:
         return

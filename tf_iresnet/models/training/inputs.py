@@ -73,10 +73,10 @@ class Reader(NamedTuple):
         return Batch(x, y, weights)
 
     def check_placeholder(self, y: ArrayLike) -> None:
-        """Refuses what stands in the place of y in (x, y, weights) and is no zero.
+        """Refuses a y in (x, y, weights) that only fills its place and is not zero.
 
         Raises:
-          ValueError: where nothing is read beside x and y is something.
+          ValueError: if nothing is read beside x and y holds anything but zeros.
         """
         if self.beside is None and y is not None and np.asarray(y).any():
             raise ValueError(f"{self.owner} {PLACEHOLDER}")
@@ -119,7 +119,7 @@ def check_shape(name: str, shape: Shape, event: Sequence[int | None]) -> None:
     """Refuses a batch of another shape than [batch, *event].
 
     Raises:
-      ValueError: as said.
+      ValueError: if it has another shape.
 
     Example:
     >>> check_shape("x", (None, 4, 4, 1), (4, 4, 1))
@@ -131,7 +131,7 @@ def check_shape(name: str, shape: Shape, event: Sequence[int | None]) -> None:
 
 
 def no_y(count: int) -> np.ndarray:
-    """What Keras' loops take for a y where there is none: they drop weights that follow no y.
+    """Returns an empty y for data without one: Keras' loops drop weights that follow no y.
 
     Example:
     >>> stands_for_none(no_y(3))
@@ -147,7 +147,7 @@ def stands_for_none(y: ArrayLike) -> bool:
 
 
 def is_array(x: object) -> TypeGuard[tf.Tensor]:
-    """Says whether x is all of the data at once, and no source of batches.
+    """Says whether x holds all of the data at once, and is no source of batches.
 
     Example:
     >>> is_array(np.zeros(3)), is_array(iter([]))

@@ -15,11 +15,11 @@ from tf_iresnet.typing import ArrayLike, BatchLike, Data
 class Intake:
     """Honours or refuses the arguments of `fit`, `evaluate`, `predict` and steps on one batch.
 
-    Sources of batches whose structure is not known before they are read are checked by the first
-    step.
+    If the structure of a source's batches is not known before they are read, the first step checks
+    it.
 
     Args:
-      objective: that of the model.
+      objective: the model's objective.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -35,7 +35,7 @@ class Intake:
           ValueError: if it cannot be used.
         """
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
-            if y is None and sample_weight is None:  # else Keras says what is wrong
+            if y is None and sample_weight is None:  # if not, Keras says what is wrong
                 self._check_specification(x.element_spec)
         elif x is not None and is_array(x):
             batch = self._reader.read((x, y, sample_weight))

@@ -50,7 +50,7 @@ class Loop:
         model, objective = self._model, self._objective
         first_average = model.prepare_averages()
         batch = objective.read(data)
-        if not model.optimizer.built:  # what is not built yet scales losses by a constant
+        if not model.optimizer.built:  # before it is built, it scales losses by a constant
             model.optimizer.build(model.trainable_variables)
         count, first = tf.unstack(replicas.count_and_first(tf.shape(batch.x)[0]))
         total = global_weight(batch.weights, count, objective.event.dtype)
@@ -61,7 +61,7 @@ class Loop:
             loss, update_metrics = objective.loss(batch, step, first, training=True)
             # Summed over the replicas, this makes the mean over the global batch.
             loss /= tf.cast(total, loss.dtype)
-            scaled = model.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
+            scaled = model.optimizer.scale_loss(loss)  # `apply_gradients` divides by the scale
         gradients = tape.gradient(scaled, weights)
         found = objective.findings(batch)
         local = [tf.cast(value, loss.dtype) for value in found.values()]
@@ -105,12 +105,12 @@ class Loop:
         return self._model.logs()
 
     def raise_findings(self) -> None:
-        """Raises what steps have found; in a graph nothing, its caller does."""
+        """Raises an error for what steps have found, in eager code; graphs leave it to callers."""
         if tf.executing_eagerly():
             self.watch.raise_findings(self._model.max_skipped_steps)
 
     def raising_findings(self, function: StepFunction) -> StepFunction:
-        """Returns the function of Keras' loops that makes steps, with a look after each call."""
+        """Returns a step function of Keras' loops that raises findings after each call."""
 
         def call(iterator: Iterator[BatchLike]) -> Logs:
             logs = function(iterator)

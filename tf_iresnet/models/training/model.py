@@ -25,20 +25,20 @@ from tf_iresnet.typing import ArrayLike, BatchLike, Config, Data, Inputs, Logs, 
 
 
 class Model(AsWritten, keras_private.BuiltModel):
-    """Base of what is trained here: Keras' methods, which hand over to the parts.
+    """Base of all models: Keras' methods, which delegate to the objective, the intake and the loop.
 
     A subclass makes its layers and calls `_compose` with its objective. Keras' loops then honour or
-    refuse what they are given, on any number of replicas. Evaluation uses an exponential moving
-    average of the weights, if there is one. A step whose loss or gradient is not finite is
-    skipped: the logs of every training loop count such steps as ``skipped_steps``, and a metric is
-    NaN where every step was skipped.
+    refuse their arguments, on any number of replicas. Evaluation uses an exponential moving average
+    of the weights, if there is one. A step whose loss or gradient is not finite is skipped. The
+    logs of every training loop count such steps as ``skipped_steps``, and metrics are NaN if every
+    step was skipped.
 
     Attributes:
       event_shape: the shape of one example.
       objective: what the model is trained for.
       average: the moving average, or None.
-      max_skipped_steps: so many skipped steps in a row end training with a `SkippedStepsError`;
-        None for any number.
+      max_skipped_steps: how many skipped steps in a row end training with a `SkippedStepsError`;
+        None for no end.
     """
 
     event_shape: tuple[int, ...]
@@ -61,8 +61,8 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     def _compose(self, objective: Objective) -> None:
         """Puts the model together, once every weight exists."""
-        # All that training may ever move: a model may be made, or later be, partly frozen. In a
-        # closure, since Keras would take a list on the model for weights of its own.
+        # All variables that training can ever move, whatever is frozen now. They stand in a
+        # closure, since Keras takes a list on the model for weights of the model.
         averaged = [variable for variable in self.variables if variable.trainable]
         self.__dict__["_averaged_variables"] = lambda: averaged
         if self.average is not None:
@@ -87,7 +87,7 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     @property
     def derived_state(self) -> list[tf.Variable]:
-        """Variables that follow the weights, and are found anew from where they are."""
+        """Variables that depend on the weights, and on their own earlier values."""
         return []
 
     def _prepare_fit(
@@ -108,12 +108,15 @@ class Model(AsWritten, keras_private.BuiltModel):
           steps: how many batches will be drawn; None for all.
 
         Returns:
-          What holds the same batches as x.
+          Data with the same batches as x.
         """
         return x
 
     def prepare_averages(self) -> Callable[[], None]:
-        """Returns what makes averages start from what the next step takes from data."""
+        """Returns a function that starts averages of weights which a step sets from data.
+
+        This is called before the step, the function after it.
+        """
         return lambda: None
 
     # --- averaged weights ---
@@ -137,7 +140,7 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Evaluates with the moving average; the weights are as before afterwards."""
+        """Makes the moving average the weights inside the context, and restores them after it."""
         state = [*self._averaged_variables(), *self.derived_state]
         saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
         try:
@@ -206,12 +209,12 @@ class Model(AsWritten, keras_private.BuiltModel):
           x: as for `keras.Model.fit`: an array, or batches of x, (x, y) or (x, y, weights).
           y: what the model reads beside x.
           batch_size: of arrays.
-          epochs: as for `keras.Model.fit`, as are all that are not named here.
-          verbose: as said.
-          callbacks: as said.
-          validation_split: as said.
+          epochs: as for `keras.Model.fit`.
+          verbose: as for `keras.Model.fit`.
+          callbacks: as for `keras.Model.fit`.
+          validation_split: as for `keras.Model.fit`.
           validation_data: as x, or a tuple of arrays.
-          shuffle: as said.
+          shuffle: as for `keras.Model.fit`.
           class_weight: a weight for each class, where there are labels.
           sample_weight: a weight of at least 0 for each example, [n].
           **kwargs: of `keras.Model.fit`.
@@ -252,7 +255,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         **kwargs: Any,
     ) -> Scores:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
-        if not kwargs.get("_use_cached_eval_dataset"):  # else `fit` has checked it
+        if not kwargs.get("_use_cached_eval_dataset"):  # which `fit` has checked
             x, y, sample_weight = self._intake.take(x, y, sample_weight)
         with self.averaged_weights():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
@@ -289,7 +292,7 @@ class Model(AsWritten, keras_private.BuiltModel):
     # --- steps ---
 
     def inputs_of(self, data: BatchLike) -> Inputs:
-        """Returns what of a batch of `fit` the model is called with, as keyword arguments.
+        """Returns the parts of a batch of `fit` that the model is called with, by keyword.
 
         Raises:
           ValueError: if the batch has another structure; the message says how to change it.
@@ -309,10 +312,10 @@ class Model(AsWritten, keras_private.BuiltModel):
         return self(**self.inputs_of(data), training=False)
 
     def make_train_function(self, force: bool = False) -> StepFunction:
-        """Makes what Keras' loops call for a training step, and looks after each call."""
+        """Makes the function that Keras' loops call for training steps; it raises findings."""
         if self.train_function is None or force:
             if self.optimizer is not None and not self.optimizer.built:
-                # A graph that made its variables would be traced twice.
+                # A graph that makes the optimizer's variables is traced twice.
                 with self.distribute_strategy.scope():
                     self.optimizer.build(self.trainable_variables)
             super().make_train_function(force)
@@ -320,7 +323,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> StepFunction:
-        """Makes what Keras' loops call for an evaluation step, and looks after each call."""
+        """Makes the function that Keras' loops call for evaluation steps; it raises findings."""
         if self.test_function is None or force:
             super().make_test_function(force)
             self.test_function = self._loop.raising_findings(self.test_function)
@@ -328,7 +331,7 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     @property
     def steps_taken(self) -> keras.Variable:
-        """The number of training steps, of which several make one of accumulated gradients."""
+        """The number of training steps; with accumulated gradients several make one update."""
         return keras_private.steps_of(self.optimizer)
 
     @property
@@ -357,7 +360,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         self._loop.watch.reset()
 
     def get_metrics_result(self) -> Logs:
-        """The metrics so far, by name; NaN where they have seen nothing."""
+        """Returns the metrics so far, by name; NaN if they have seen nothing."""
         values = [tf.convert_to_tensor(v) for v in self.metrics_variables]
         return replicated.results(self.metrics, self.loss_metric, values)
 
@@ -405,7 +408,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         files.export(self, filepath, format, verbose, input_signature=input_signature, **kwargs)
 
     def get_config(self) -> Config:
-        """Returns what a subclass' constructor takes; here those arguments that all have."""
+        """Returns the constructor's arguments that all models have; subclasses add theirs."""
         files.check_no_legacy_file(self)
         config = super().get_config()
         kept = {key: config[key] for key in ("name", "dtype", "trainable") if key in config}

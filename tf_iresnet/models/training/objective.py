@@ -37,7 +37,7 @@ class Objective(abc.ABC):
         return self.reader.beside == "context"
 
     def inputs_of(self, data: BatchLike) -> Inputs:
-        """Returns what of a batch the model is called with, as keyword arguments.
+        """Returns the parts of a batch that the model is called with, by keyword.
 
         Raises:
           ValueError: if the batch has another structure; the message says how to change it.
@@ -70,7 +70,7 @@ class Objective(abc.ABC):
             check_sample_weight(batch.weights)
 
     def findings(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Which findings of `skipping.FINDINGS` hold for this replica's part of a batch."""
+        """Returns which of `skipping.FINDINGS` hold for this replica's part of a batch."""
         found = {}
         beside = [tf.convert_to_tensor(batch.y)] if self.conditional else []
         floats = [part for part in (batch.x, *beside) if part.dtype.is_floating]
@@ -95,13 +95,13 @@ class Objective(abc.ABC):
           training: whether this is a training step.
 
         Returns:
-          The sum over this replica's examples, and what adds to the metrics: a function of the
-          mean that is shown as ``loss``.
+          The sum over this replica's examples, and a function that updates the metrics; its
+          argument is the mean that is shown as ``loss``.
         """
 
     @property
     def metrics(self) -> list[keras.metrics.Metric] | None:
-        """What it measures beside the loss; None for what the model is compiled with."""
+        """The metrics beside the loss; None for those that the model is compiled with."""
         return None
 
     @property

@@ -1,17 +1,18 @@
 """What Keras 3 needs so that `fit`, `evaluate` and `predict` run on several replicas.
 
-Stock Keras fails, or computes something else than one device would, in these places:
+Stock Keras fails, or computes something else than one device does, in these places:
 
 - Before `fit` it takes the mean over replicas of a batch, to learn its shapes, which fails where
   the replicas' parts differ in size and under a MultiWorkerMirroredStrategy.
 - Under a MultiWorkerMirroredStrategy it averages what a step returns along an axis, which
   scalars do not have.
 - Its optimizers clip gradients before they are summed over the replicas, so that the clipped
-  gradient depends on the number of replicas; and they accumulate gradients in a `tf.cond` with a
-  merge call inside, which TensorFlow refuses. `LossScaleOptimizer` does the latter too, and sums
-  the gradients over the replicas again.
+  gradient depends on the number of replicas. They accumulate gradients in a `tf.cond` with a
+  merge call inside, which TensorFlow refuses. `LossScaleOptimizer` does the latter as well, and
+  sums the gradients over the replicas again.
 
-`tests/test_distribution.py` runs stock Keras on each, and fails once a newer Keras is right.
+`tests/training/workers/test_distribution.py` runs stock Keras on each, and fails once a newer
+Keras is right.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def update_in_replicas(optimizer: keras.optimizers.Optimizer) -> None:
 def _apply_scaled(
     optimizer: keras.optimizers.Optimizer, gradients: Gradients, variables: Variables
 ) -> None:
-    """What `LossScaleOptimizer` does with gradients, without a branch around the optimizer inside.
+    """Does what `LossScaleOptimizer` does with gradients, without a branch around its inner one.
 
-    Gradients that overflowed reach that one, which skips and counts them as any others.
+    Gradients that overflowed reach the inner optimizer, which skips and counts them as any others.
     """
     finite = all_finite(gradients)
     scale = tf.convert_to_tensor(optimizer.dynamic_scale)
@@ -99,7 +100,7 @@ def results(
 
     Args:
       metrics: the metrics; those that no step has computed are left out.
-      loss: the mean that is shown as ``loss``. Where it has seen nothing, all are NaN.
+      loss: the mean that is shown as ``loss``. If it has seen nothing, all are NaN.
       values: of the variables of all of them, in order.
     """
     found: Logs = {}

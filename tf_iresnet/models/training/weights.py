@@ -101,7 +101,7 @@ def check_class_weight(weights: object, owner: str, has_classes: bool) -> None:
     """Refuses weights of classes where there are no classes, or that are no weights.
 
     Raises:
-      ValueError: as said.
+      ValueError: if there are no classes, or a weight is no finite number of at least 0.
 
     Example:
     >>> check_class_weight({0: 1.0, 1: 2.5}, "the classifier c", True)
