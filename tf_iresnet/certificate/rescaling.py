@@ -19,7 +19,12 @@ from tf_iresnet.layers.spectral import SpectralLayer
 
 
 class Scaled(NamedTuple):
-    """A kernel that was scaled, and the factor in terms of its normalised values."""
+    """A kernel that was scaled, and the factor in terms of its normalised values.
+
+    Example:
+    >>> Scaled("block/linear_0", 0.9).factor
+    0.9
+    """
 
     name: str
     factor: float
@@ -32,6 +37,12 @@ class Rescaling:
     Args:
       certificate: of the scaled model.
       scaled: the kernels that were scaled; none if all blocks were below already.
+
+    Example:
+    >>> certificate = Certificate("flow", (), (), 1.0, "exact arithmetic")
+    >>> rescaling = Rescaling(certificate, (Scaled("block/linear_0", 0.9),))
+    >>> rescaling.to_markdown().splitlines()[-1]
+    'Scaled: block, linear_0 by 0.900000.'
     """
 
     certificate: Certificate

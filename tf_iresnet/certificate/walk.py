@@ -89,6 +89,11 @@ def residual_blocks(
     """Yields the residual blocks of a layer with their paths, as a certificate names them.
 
     Blocks inside compositions of other classes are among them.
+
+    Example:
+    >>> flow = InvertibleSequential([InvertibleResidual(name="block")])
+    >>> [path for path, _ in residual_blocks(flow)]
+    ['block']
     """
     if isinstance(layer, InvertibleResidual):
         yield path or layer.name, layer

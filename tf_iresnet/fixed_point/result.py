@@ -61,6 +61,8 @@ class FixedPointResult(NamedTuple):
     >>> result = FixedPointResult.exact(tf.constant([[1.0], [2.0]]))
     >>> result.converged.numpy().tolist(), result.bound().numpy().tolist()
     ([True, True], [0.0, 0.0])
+
+    Source: Invertible Residual Networks, lemma 2, for the bound.
     """
 
     x: tf.Tensor

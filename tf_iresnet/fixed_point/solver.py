@@ -49,6 +49,8 @@ class Solver(abc.ABC):
     >>> result = Halfway().solve(lambda x: 0.5 * x, tf.constant([[3.0]]))
     >>> round(float(result.x[0, 0]), 4)
     2.0
+
+    Source: Invertible Residual Networks, algorithm 1.
     """
 
     def __init__(

@@ -76,9 +76,10 @@ def adapt(
     contexts: Sequence[tf.Tensor | None],
     again: bool,
 ) -> list[DataInitialized]:
-    """Sets the weights that come from data, layer by layer, each from all rows as it sees them.
+    """Sets the weights that come from data, layer by layer.
 
-    If anything fails, all weights keep their values.
+    Each layer sees all rows as the layers before it map them. If anything fails, all weights keep
+    their values.
 
     Args:
       layer: a layer that is built.

@@ -1,4 +1,4 @@
-"""Residual branches: compositions of parts, and the paper's, of activations and spectral layers."""
+"""Residual branches: compositions of parts, and the paper's branch of spectral layers."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     @property
     def needs_data(self) -> bool:
-        """Whether the layer takes weights from data that are set neither by data nor by hand."""
+        """Whether weights that the layer takes from data are not set so far, by data or by hand."""
         return False
 
     @property

@@ -1,4 +1,4 @@
-"""Which class vouches for what a layer computes, and so for the bound that the layer states."""
+"""Which class vouches for what a layer computes, and so for the bound that it states."""
 
 from __future__ import annotations
 

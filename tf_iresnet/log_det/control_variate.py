@@ -210,7 +210,7 @@ def control_variate(at: LinearizedBranch, probe: tf.Tensor, pulled: tf.Tensor) -
       pulled: A^T v, of the same shape, where J = A D.
 
     Returns:
-      [batch], near to v^T (J - J^2 / 2) v less its expectation.
+      [batch], close to v^T (J - J^2 / 2) v less its expectation.
     """
     slope = tf.ones_like(probe) if at.input_slope is None else at.input_slope
     shared = tf.reduce_mean(slope, axis=batches.event_axes(slope))

@@ -67,7 +67,12 @@ def banded_norm_bound(
 def _lines(
     shape: tuple[int, ...], sizes: tuple[int, ...], padding: str, axis: int
 ) -> tuple[int, int, int, int, bool]:
-    """Returns lines and units per line of the smaller side, of the other; whether it is inputs'."""
+    """Cuts the operator into lines along an axis.
+
+    Returns:
+      The number of lines of the smaller side and the units of each, the same of the other side, and
+      whether the inputs are the smaller side.
+    """
     rank = len(sizes)
     outputs = [output_size(n, k, padding) for n, k in zip(sizes, shape, strict=False)]
     units_in = math.prod(sizes) // sizes[axis] * shape[rank]
@@ -92,7 +97,7 @@ def _cost(shape: tuple[int, ...], sizes: tuple[int, ...], padding: str, axis: in
 def _gram(
     kernel: np.ndarray, sizes: tuple[int, ...], padding: str
 ) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """Returns the Gram matrix's diagonal blocks, those below them, and an entry's roundings."""
+    """Returns the Gram matrix: diagonal blocks, those below them, and the roundings of an entry."""
     taps, before = kernel.shape[0], offset(kernel.shape[0], padding)
     lines, units, others, width, inputs_smaller = _lines(kernel.shape, sizes, padding, 0)
     maps = [dense_matrix(k, sizes[1:] or None, padding) for k in kernel]

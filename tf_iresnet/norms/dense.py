@@ -60,6 +60,8 @@ def dense_norm_bound(kernel: ArrayLike) -> float:
     Example:
     >>> 3.0 <= dense_norm_bound([[3.0, 0.0], [0.0, 1.0]]) < 3.0 + 1e-9
     True
+
+    Source: Golub, Van Loan, Matrix Computations, on the backward error of singular values.
     """
     kernel = check_kernel(kernel, (2,))
     scale = float(np.abs(kernel).max(initial=0.0))

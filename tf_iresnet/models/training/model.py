@@ -140,7 +140,7 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Makes the moving average the weights inside the context, and restores them after it."""
+        """Makes the moving average the weights inside the context; restores them afterwards."""
         state = [*self._averaged_variables(), *self.derived_state]
         saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
         try:
