@@ -6,7 +6,8 @@ TensorFlow Probability comes with it.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     """Imports what is imported on use."""
     if name in _ON_USE:
         return importlib.import_module(f"{__name__}.{name}")

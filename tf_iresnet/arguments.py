@@ -1,46 +1,50 @@
-"""Checks of what constructors are given: each error names the argument, its value, what is due."""
+"""Checks of constructors' arguments: each error names the argument, its value and what is due."""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 
-def is_real(value: Any) -> bool:
-    """Whether a value is a real number of Python or NumPy, no truth value and not NaN."""
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Says whether a value is a real number of Python or NumPy, but no truth value and not NaN."""
     value = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
-    real = isinstance(value, (numbers.Real, np.floating, np.integer))
-    return real and not isinstance(value, (bool, np.bool_)) and not math.isnan(value)
+    if not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        return False
+    return not isinstance(value, (bool, np.bool_)) and not math.isnan(value)
 
 
-def check_integer(name: str, value: Any, least: int | None = None, instead: str = "") -> int:
+def check_integer(name: str, value: object, least: int | None = None, instead: str = "") -> int:
     """Returns an argument as an integer.
 
     Args:
       name: of the argument.
-      value: as given; integers in floating point, as 3.0, and NumPy's are taken.
+      value: as given; NumPy's integers and whole floats, such as 3.0, are accepted.
       least: the smallest that is allowed; None for no limit.
       instead: what else is allowed, in words that end the requirement.
 
     Raises:
-      ValueError: if it is none, or too small.
+      ValueError: if the value is no integer, or too small.
 
     Example:
     >>> check_integer("hidden", np.int64(3), 1)
     3
     """
-    whole = is_real(value) and math.isfinite(value) and value == value // 1
-    if not whole or (least is not None and value < least):
+    if not (is_real(value) and math.isfinite(value) and value == value // 1) or (
+        least is not None and value < least
+    ):
         bound = "" if least is None else f" of at least {least}"
         raise ValueError(f"{name} must be an integer{bound}{instead}, got {value!r}.")
     return int(value)
 
 
-def check_real(name: str, value: Any, due: str, within: Callable[[Any], bool]) -> float:
+def check_real(name: str, value: object, due: str, within: Callable[[float], bool]) -> float:
     """Returns an argument as a float.
 
     Args:
@@ -50,7 +54,7 @@ def check_real(name: str, value: Any, due: str, within: Callable[[Any], bool]) -
       within: says whether a number is allowed.
 
     Raises:
-      ValueError: if it is no finite number, or not allowed.
+      ValueError: if the value is no finite number, or not allowed.
 
     Example:
     >>> check_real("ridge", np.float32(0.5), "must be above 0", lambda value: value > 0)
@@ -61,7 +65,7 @@ def check_real(name: str, value: Any, due: str, within: Callable[[Any], bool]) -
     return float(value)
 
 
-def check_alpha(value: Any) -> float:
+def check_alpha(value: object) -> float:
     """Returns the share of a range that a preprocessing keeps from its ends.
 
     Raises:
@@ -70,7 +74,7 @@ def check_alpha(value: Any) -> float:
     return check_real("alpha", value, "must lie in (0, 0.5)", lambda alpha: 0.0 < alpha < 0.5)
 
 
-def check_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """Returns an argument that is True or False.
 
     Raises:
@@ -85,11 +89,11 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
+def check_choice(name: str, value: T, choices: Sequence[str | None]) -> T:
     """Returns an argument that is one of some names, or None where that is among them.
 
     Raises:
-      ValueError: if it is not.
+      ValueError: if the value is none of them.
 
     Example:
     >>> check_choice("padding", "same", ("same", "valid"))
@@ -100,11 +104,16 @@ def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
     return value
 
 
-def check_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
-    """Returns an argument that holds a positive integer for each of some things.
+def check_integers(name: str, values: object, each: str) -> tuple[int, ...]:
+    """Returns an argument that holds positive integers, at least one, as a tuple.
+
+    Args:
+      name: of the argument.
+      values: as given.
+      each: what each integer belongs to, in words.
 
     Raises:
-      ValueError: if it does not, or is empty.
+      ValueError: if it is empty, or holds anything else.
     """
     try:
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
@@ -119,11 +128,11 @@ def check_integers(name: str, values: Any, each: str) -> tuple[int, ...]:
     return numbers_
 
 
-def check_sizes(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
-    """Returns an argument that is one positive integer for all of some axes, or one for each.
+def check_sizes(name: str, sizes: object, rank: int) -> tuple[int, ...]:
+    """Returns a positive integer for each of some axes, given as one for all or one for each.
 
     Raises:
-      ValueError: if it is neither.
+      ValueError: if the argument is neither.
 
     Example:
     >>> check_sizes("kernel_size", 3, 2)
@@ -141,7 +150,7 @@ def check_sizes(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
     return checked
 
 
-def check_widths(hidden: Any, scales: int) -> int | tuple[int, ...]:
+def check_widths(hidden: object, scales: int) -> int | tuple[int, ...]:
     """Returns the hidden channels, one number or one for each scale.
 
     Raises:
@@ -163,11 +172,17 @@ def widths_of_scales(hidden: int | tuple[int, ...], scales: int) -> tuple[int, .
     return (hidden,) * scales if isinstance(hidden, int) else hidden
 
 
-def check_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
-    """Returns an argument that is an object of a kind.
+def check_instance(name: str, value: T, kind: type, such_as: str) -> T:
+    """Returns an argument that is an instance of a class.
+
+    Args:
+      name: of the argument.
+      value: as given.
+      kind: the class.
+      such_as: an example of an instance, in code.
 
     Raises:
-      ValueError: if it is not.
+      ValueError: if it is none.
     """
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
@@ -177,14 +192,14 @@ def check_instance(name: str, value: Any, kind: type, such_as: str) -> Any:
     return value
 
 
-def check_instances(name: str, values: Any, kind: type, what: str) -> list[Any]:
+def check_instances(name: str, values: Iterable[T], kind: type, what: str) -> list[T]:
     """Returns an argument that holds objects of a kind, at least one, as a list.
 
     Args:
       name: of the argument.
       values: as given.
-      kind: of the objects.
-      what: one of them in words, with the adjectives it goes by.
+      kind: the class of the objects.
+      what: what one of them is, in words, such as "invertible layer".
 
     Raises:
       ValueError: if it holds none, or something else.
@@ -202,8 +217,8 @@ def check_instances(name: str, values: Any, kind: type, what: str) -> list[Any]:
     return values
 
 
-def check_by(name: str, value: Any, get: Callable[[Any], Any], due: str) -> Any:
-    """Returns what Keras makes of an argument, such as an activation of its name.
+def check_by(name: str, value: object, get: Callable[[Any], T], due: str) -> T:
+    """Returns the object that Keras makes of an argument, such as the activation of a name.
 
     Args:
       name: of the argument.

@@ -24,7 +24,7 @@ def as_written(function: F) -> F:
 class AsWritten:
     """Base of classes whose public methods are traced as they are written.
 
-    Methods of a subclass in another package are translated as ever: they may count on it.
+    Methods of subclasses in other packages are translated: they may rely on AutoGraph.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_iresnet.arguments import check_by, check_integer, check_real
+from tf_iresnet.typing import DTypeLike, InitializerLike, Seed
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class DeltaOrthogonal(keras.initializers.Orthogonal):
     r"""Kernels all of whose singular values are equal: orthogonal at the centre tap, else zero.
 
-    Spectral normalisation divides by the largest singular value. That of a random kernel is some
-    twice as large as what typical inputs meet, so that a branch of n layers starts with 2^-n of
-    what its bound allows; with this kernel it starts with all of it, for every input. Matrices
+    Spectral normalisation divides by the largest singular value. In a random kernel that is about
+    twice the gain that typical inputs meet, so a branch of n layers starts with 2^-n of the slope
+    that its bound allows. With this kernel it starts with all of it, for every input. Matrices
     that are not square map the smaller side isometrically.
 
     Args:
@@ -39,13 +39,13 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
     Field Theory of CNNs), section 2.5.
     """
 
-    def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
+    def __init__(self, gain: float = 1.0, seed: Seed = None) -> None:
         gain = check_real("gain", gain, "must be above 0", lambda value: value > 0)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
             seed = check_integer("seed", seed, None, ", a `keras.random.SeedGenerator` or None")
         super().__init__(gain, seed)
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+    def __call__(self, shape: Sequence[int], dtype: DTypeLike = None) -> tf.Tensor:
         """Returns a kernel.
 
         Args:
@@ -67,7 +67,7 @@ class DeltaOrthogonal(keras.initializers.Orthogonal):
 _OURS = {"delta_orthogonal": DeltaOrthogonal}
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: InitializerLike | None) -> keras.initializers.Initializer | None:
     """Returns a new initializer by its name, "delta_orthogonal" or one of Keras', or as given.
 
     Args:
@@ -85,7 +85,7 @@ def get(identifier: Any) -> Any:
     return keras.initializers.get(identifier)
 
 
-def check_initializer(name: str, identifier: Any) -> Any:
+def check_initializer(name: str, identifier: object) -> keras.initializers.Initializer:
     """Returns what `get` makes of an argument.
 
     Args:
@@ -93,7 +93,7 @@ def check_initializer(name: str, identifier: Any) -> Any:
       identifier: as of `get`.
 
     Raises:
-      ValueError: if it is none, or None.
+      ValueError: if it is no initializer, or None.
     """
     due = 'an initializer: "delta_orthogonal", or one of Keras such as "glorot_uniform"'
     made = check_by(name, identifier, get, due)
@@ -102,16 +102,16 @@ def check_initializer(name: str, identifier: Any) -> Any:
     return made
 
 
-def check_name(name: Any) -> str:
-    """Returns the name of an initializer, which gives every layer another kernel.
+def check_name(name: object) -> str:
+    """Returns an argument that names an initializer, of which every layer makes its own.
 
-    None is made: that would use up random numbers.
+    No initializer is made here: that would consume random numbers.
 
     Args:
-      name: "delta_orthogonal", or that of one of Keras'.
+      name: "delta_orthogonal", or the name of one of Keras' initializers.
 
     Raises:
-      ValueError: if it is none.
+      ValueError: if there is no initializer of that name.
     """
     if isinstance(name, str):
         kind = _OURS.get(name) or getattr(keras.initializers, name, None)

@@ -1,19 +1,26 @@
-"""All that touches names that Keras keeps private, which a release may change without a word.
+"""All code that touches names which Keras keeps private, and which any release may change.
 
-`setup.py` bounds Keras by what this was tested with, and `tests/test_private_names.py` says of each
-name what breaks when it goes.
+`setup.py` bounds Keras by the versions that this was tested with.
+`tests/library/root/test_private_names.py` says for each name what breaks when it goes.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from tf_iresnet.typing import ArrayLike
+
+Gradients: TypeAlias = Sequence[tf.Tensor]
+Variables: TypeAlias = Sequence[keras.Variable]
+#: What applies gradients to variables.
+Apply: TypeAlias = Callable[[Gradients, Variables], None]
 
 _LOCAL_UPDATES = (
     "_backend_update_step",
@@ -46,13 +53,16 @@ def steps_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     return getattr(optimizer, "inner_optimizer", optimizer)._iterations
 
 
-def update_locally(optimizer: Any, around: Callable[[Any, Any, Callable], None]) -> None:
-    """Makes an optimizer's updates local to a replica, of gradients that are summed already.
+def update_locally(
+    optimizer: keras.optimizers.Optimizer, around: Callable[[Gradients, Variables, Apply], None]
+) -> None:
+    """Makes an optimizer update each replica locally, by gradients that are already summed.
+
+    A second call for the same optimizer changes nothing.
 
     Args:
-      optimizer: is changed.
-      around: called with gradients, variables and the function of both that applies them; a second
-        call for the same optimizer changes nothing.
+      optimizer: the optimizer, which is changed.
+      around: called with gradients, variables and the function of both that applies them.
     """
     if "_backend_apply_gradients" in vars(optimizer):
         return
@@ -62,43 +72,43 @@ def update_locally(optimizer: Any, around: Callable[[Any, Any, Callable], None])
         object.__setattr__(optimizer, name, method)
     apply = optimizer._backend_apply_gradients
 
-    def apply_gradients(gradients: Any, variables: Any) -> None:
+    def apply_gradients(gradients: Gradients, variables: Variables) -> None:
         around(gradients, variables, apply)
 
     object.__setattr__(optimizer, "_backend_apply_gradients", apply_gradients)
 
 
-def apply_by(optimizer: Any, apply: Callable[[Any, Any], None]) -> None:
-    """Makes an optimizer that scales the loss apply gradients by a function of them and variables.
+def apply_by(optimizer: keras.optimizers.Optimizer, apply: Apply) -> None:
+    """Replaces the function by which an optimizer that scales the loss applies gradients.
 
     Args:
-      optimizer: a `keras.optimizers.LossScaleOptimizer`; is changed.
-      apply: what takes the place of its own conditional update.
+      optimizer: a `keras.optimizers.LossScaleOptimizer`, which is changed.
+      apply: the function of gradients and variables, for the optimizer's conditional update.
     """
     object.__setattr__(optimizer, "_tf_apply", apply)
 
 
 def writes_legacy_file() -> bool:
-    """Whether Keras is writing a model's configuration into a file of its older format, HDF5."""
+    """Says whether Keras is writing a model's configuration into a file of its old format, HDF5."""
     return bool(global_state.get_global_attribute("use_legacy_config", False))
 
 
 class BuiltModel(keras.Model):
-    """A model that is built when it is made: its loops learn the shapes of losses and metrics only.
+    """A model that its constructor builds: Keras' loops build losses and metrics only.
 
-    Keras would take the mean of a batch over the replicas for that, which fails where their parts
-    differ in size and under a MultiWorkerMirroredStrategy.
+    Stock Keras learns their shapes from the mean of a batch over the replicas. That fails where the
+    replicas' parts differ in size, and under a MultiWorkerMirroredStrategy.
     """
 
-    def build_metrics(self, *batch: Any) -> None:
-        """Makes the variables of compiled losses and metrics, which else the first step makes.
+    def build_metrics(self, *batch: ArrayLike) -> None:
+        """Makes the variables of compiled losses and metrics before the first step does.
 
         Args:
           *batch: x and y as a step gets them; only their shapes and dtypes matter.
         """
         self._symbolic_build(data_batch=batch)
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         strategy = self._distribute_strategy
         if strategy is None:
             return
@@ -116,12 +126,12 @@ class BuiltModel(keras.Model):
 
 
 class NormalizationBy(keras.layers.BatchNormalization):
-    """Keras' batch normalisation, by the moments that a subclass finds."""
+    """Keras' batch normalisation, with moments that a subclass computes."""
 
     def moments(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor] | None:
-        """Returns mean and variance of each channel, or None for what Keras computes."""
+        """Returns mean and variance of each channel, or None for those that Keras computes."""
         return None
 
-    def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _moments(self, inputs, mask):
         found = self.moments(inputs)
         return super()._moments(inputs, mask) if found is None else found

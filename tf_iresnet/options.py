@@ -11,11 +11,13 @@ from typing import Any, Self, TypeVar
 import keras
 
 from tf_iresnet.arguments import check_instance
+from tf_iresnet.typing import Config
 
-T = TypeVar("T", bound="Options")
+T = TypeVar("T")
+Kind = TypeVar("Kind", bound="Options")
 
 
-def option(default: Any, check: Callable[[str, Any], Any], **more: Any) -> Any:
+def option(default: T, check: Callable[[str, Any], object], **more: Any) -> T:
     """Declares an option as a field of a subclass of `Options`.
 
     Args:
@@ -57,31 +59,31 @@ class Options:
         """Returns the names of the options."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
-    def part(self, kind: type[T]) -> T:
-        """Returns the options of a kind that is a part of this one."""
+    def part(self, kind: type[Kind]) -> Kind:
+        """Returns those options that are of a kind, a base of this one."""
         return kind(**{name: getattr(self, name) for name in kind.names()})
 
-    def keep_on(self, owner: Any) -> None:
+    def keep_on(self, owner: object) -> None:
         """Makes each option an attribute of its owner."""
         for name in self.names():
             setattr(owner, name, getattr(self, name))
 
     @classmethod
-    def config_of(cls, owner: Any) -> dict[str, Any]:
+    def config_of(cls, owner: object) -> Config:
         """Returns an owner's options for Keras' files: numbers, names and serialised objects."""
-        return {name: _serialized(getattr(owner, name)) for name in cls.names()}
+        return {name: _serialize(getattr(owner, name)) for name in cls.names()}
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the options for Keras' files."""
         return self.config_of(self)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: Config) -> Self:
         """Makes the options from what `get_config` returned."""
         return cls(**restore(config))
 
 
-def restore(config: dict[str, Any]) -> dict[str, Any]:
+def restore(config: Config) -> Config:
     """Returns a configuration with the objects in it that were serialised."""
     return {
         name: keras.saving.deserialize_keras_object(value)
@@ -91,24 +93,24 @@ def restore(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _serialized(value: Any) -> Any:
+def _serialize(value: object) -> object:
     plain = value is None or isinstance(value, (bool, int, float, str, tuple))
     return value if plain else keras.saving.serialize_keras_object(value)
 
 
 def takes(
-    kind: type[Options], argument: str = "options", base: type | None = None, **defaults: Any
-) -> Callable[..., Any]:
+    kind: type[Options], argument: str = "options", base: type | None = None, **defaults: object
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a constructor take options as keywords beside its own.
 
     The constructor is called with the options as a value, under the name of ``argument``. A caller
-    may give such a value as well, of which keywords then change single options.
+    may give such a value as well; keywords then replace single options of it.
 
     Args:
       kind: the options.
       argument: the name of the constructor's argument.
-      base: a class whose constructor's keywords are passed on to it, to be shown as well.
-      **defaults: values in place of those that ``kind`` declares.
+      base: a class whose constructor takes the remaining keywords; the signature shows them, too.
+      **defaults: defaults that replace those which ``kind`` declares.
 
     Example:
     >>> import dataclasses
@@ -148,9 +150,9 @@ def _signature(
     kind: type[Options],
     argument: str,
     base: type | None,
-    defaults: dict[str, Any],
+    defaults: Config,
 ) -> inspect.Signature:
-    """The constructor's signature with the options among its keywords."""
+    """Returns the constructor's signature with the options among its keywords."""
     keyword, rest = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
     signature = inspect.signature(init)
     shown = {name: p for name, p in signature.parameters.items() if name != argument}

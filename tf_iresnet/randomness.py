@@ -5,18 +5,20 @@ example of the batch. The draws that belong to example ``i`` depend on the key a
 ``first + i`` alone, so a batch cut into pieces for several replicas sees the same numbers.
 
 In evaluation each example has a key of its own, int64 [batch, 1], made of the seed's key and of the
-example's values (`own_keys`): its draws are the same whoever shares the batch, and independent of
-those of other examples. Where a seed is taken, keys are taken as well.
+example's values (`own_keys`). Its draws do not depend on the other examples of the batch, and are
+independent of theirs. Functions that take a seed take such keys as well.
 """
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 import tensorflow as tf
+
+from tf_iresnet.typing import DTypeLike, Seed
 
 _PHILOX = 1
 _WORDS_PER_COUNTER = 4  # one Philox counter value yields four 32-bit words
@@ -27,7 +29,7 @@ _STEP, _FIRST, _SECOND = (
 )
 
 
-def as_seed(seed: Any = None) -> tf.Tensor:
+def as_seed(seed: Seed = None) -> tf.Tensor:
     """Returns ``seed`` as an int32 tensor of shape [3]: key, key, index of the first example.
 
     Args:
@@ -47,9 +49,9 @@ def as_seed(seed: Any = None) -> tf.Tensor:
     if seed is None:
         key = tf.random.uniform([2], tf.int32.min, tf.int32.max, dtype=tf.int32)
         return tf.concat([key, tf.zeros([1], tf.int32)], axis=0)
-    if not tf.is_tensor(seed):
+    if not _is_tensor(seed):
         # Python's integers are unbounded; the key keeps their 64 low bits.
-        words = [_word(word, seed) for word in np.ravel(np.asarray(seed, dtype=object))]
+        words = [_as_integer(word, seed) for word in np.ravel(np.asarray(seed, dtype=object))]
         if len(words) == 1:
             words = [words[0] >> 32, words[0], 0]
         elif len(words) == 2:
@@ -61,28 +63,28 @@ def as_seed(seed: Any = None) -> tf.Tensor:
         raise ValueError(f"seed must hold integers, got {seed.dtype.name}.")
     if _are_keys(seed):
         return seed
-    seed = tf.reshape(seed, [-1])
-    if seed.shape[0] == 1:
-        high = tf.bitwise.right_shift(tf.cast(seed, tf.int64), 32)
-        seed = tf.concat([high, tf.cast(seed, tf.int64)], axis=0)
-    seed = tf.cast(seed, tf.int32)
-    if seed.shape[0] == 2:
-        return tf.concat([seed, [0]], axis=0)
-    if seed.shape[0] not in (3, None):
-        raise ValueError(f"seed must hold one, two or three integers, got shape {seed.shape}.")
-    return tf.ensure_shape(seed, [3])
+    given: tf.Tensor = tf.reshape(seed, [-1])
+    if given.shape[0] == 1:
+        high = tf.bitwise.right_shift(tf.cast(given, tf.int64), 32)
+        given = tf.concat([high, tf.cast(given, tf.int64)], axis=0)
+    given = tf.cast(given, tf.int32)
+    if given.shape[0] == 2:
+        return tf.concat([given, [0]], axis=0)
+    if given.shape[0] not in (3, None):
+        raise ValueError(f"seed must hold one, two or three integers, got shape {given.shape}.")
+    return tf.ensure_shape(given, [3])
 
 
-def _word(word: Any, seed: Any) -> int:
+def _as_integer(word: object, seed: Seed) -> int:
     if not isinstance(word, numbers.Integral) or isinstance(word, bool):
         raise ValueError(f"seed must be an integer or two or three integers, got {seed!r}.")
     return int(word)
 
 
-def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:
-    """Derives an independent seed for ``data`` (a block, a step), same first example."""
+def fold_in(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
+    """Returns an independent seed for ``data``, such as a block's index, for the same examples."""
     if _are_keys(seed):
-        return _mixed(seed + (2 * tf.cast(data, tf.int64) + 1) * _FIRST)
+        return _mix(seed + (2 * tf.cast(data, tf.int64) + 1) * _FIRST)
     key = tf.random.experimental.stateless_fold_in(_key(seed), tf.cast(data, tf.int32))
     return tf.concat([key, seed[2:]], axis=0)
 
@@ -90,8 +92,8 @@ def fold_in(seed: tf.Tensor, data: Any) -> tf.Tensor:
 def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     r"""Returns a key for each example, a function of the seed's key and of the example's values.
 
-    The values' bits b go through a multilinear hash, h = sum_j m_j b_j modulo 2^64 with fixed odd
-    random m, of which two different examples share the upper half with a probability of 2^-32.
+    The values' bits b are hashed, h = sum_j m_j b_j modulo 2^64 with fixed odd random m. Two
+    different examples have the same upper half of h with a probability of 2^-32.
 
     Args:
       seed: int32 [3]; keys are returned as they are.
@@ -121,37 +123,41 @@ def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     factors = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (2, size), np.int64) | 1
     bits = tf.reshape(bits, [batch, size])
     words = [tf.reduce_sum(bits * row, axis=1, keepdims=True) for row in factors]
-    high, low = (_shifted(word, 32) for word in words)
+    high, low = (_shift_right(word, 32) for word in words)
     key = tf.cast(seed[:2], tf.int64) & 0xFFFFFFFF
-    return _mixed(_mixed(key[0] * 2**32 + key[1]) ^ (high * 2**32 + low))
+    return _mix(_mix(key[0] * 2**32 + key[1]) ^ (high * 2**32 + low))
 
 
-def _are_keys(seed: Any) -> bool:
-    """Whether these are the keys of examples."""
-    return tf.is_tensor(seed) and seed.dtype == tf.int64 and seed.shape.rank == 2
+def _is_tensor(seed: object) -> TypeGuard[tf.Tensor]:
+    return tf.is_tensor(seed)
 
 
-def _shifted(x: tf.Tensor, bits: int) -> tf.Tensor:
+def _are_keys(seed: Seed) -> bool:
+    """Says whether a seed is a key for each example."""
+    return _is_tensor(seed) and seed.dtype == tf.int64 and seed.shape.rank == 2
+
+
+def _shift_right(x: tf.Tensor, bits: int) -> tf.Tensor:
     """Shifts int64 to the right, zeros coming in from the left."""
     return tf.bitwise.right_shift(x, np.int64(bits)) & np.int64(2 ** (64 - bits) - 1)
 
 
-def _mixed(x: tf.Tensor) -> tf.Tensor:
-    """The output function of SplitMix64, a bijection of int64 each of whose bits sees all bits."""
-    x = (x ^ _shifted(x, 30)) * _FIRST
-    x = (x ^ _shifted(x, 27)) * _SECOND
-    return x ^ _shifted(x, 31)
+def _mix(x: tf.Tensor) -> tf.Tensor:
+    """Applies SplitMix64's output function, a bijection of int64: each bit depends on all bits."""
+    x = (x ^ _shift_right(x, 30)) * _FIRST
+    x = (x ^ _shift_right(x, 27)) * _SECOND
+    return x ^ _shift_right(x, 31)
 
 
 def _key(seed: tf.Tensor) -> tf.Tensor:
-    """The words of key, without their signs, which XLA would extend in another way."""
+    """Returns the key without the signs of its words, which XLA extends in another way."""
     return tf.bitwise.bitwise_and(seed[:2], tf.int32.max)
 
 
 def shared_uniform(
-    seed: tf.Tensor, shape: Sequence[int] = (), dtype: Any = tf.float32
+    seed: tf.Tensor, shape: Sequence[int] = (), dtype: DTypeLike = tf.float32
 ) -> tf.Tensor:
-    """Uniform draws on [0, 1) that all examples, and so all replicas, share.
+    """Returns uniform draws on [0, 1) that all examples, and so all replicas, share.
 
     Examples with keys of their own have draws of their own, [batch, *shape].
     """
@@ -167,7 +173,7 @@ def _words(seed: tf.Tensor, batch: tf.Tensor, per_example: int) -> tf.Tensor:
         steps = np.arange(1, 1 + -(-per_example // 2)).astype(np.int64)
         with np.errstate(over="ignore"):
             steps = steps * _STEP
-        words = tf.bitcast(_mixed(seed + steps), tf.uint32)  # [batch, counters, 2]
+        words = tf.bitcast(_mix(seed + steps), tf.uint32)  # [batch, counters, 2]
         return tf.reshape(words, [batch, 2 * len(steps)])[:, :per_example]
     counters = -(-per_example // _WORDS_PER_COUNTER)
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=_key(seed))
@@ -192,7 +198,7 @@ def _high_bits(words: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Independent signs, -1 or 1 with probability 1/2, of the shape and dtype of ``like``."""
+    """Returns independent signs, -1 or 1 with probability 1/2, of ``like``'s shape and dtype."""
     batch, size = _batch_and_size(like)
     words = _words(seed, batch, -(-size // 32))
     bits = tf.bitwise.right_shift(words[:, :, None], np.arange(32, dtype=np.uint32))
@@ -202,7 +208,7 @@ def rademacher(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Independent uniform draws on [0, 1), of the shape and dtype of ``like``."""
+    """Returns independent uniform draws on [0, 1), of the shape and dtype of ``like``."""
     batch, size = _batch_and_size(like)
     # As many bits as the significand holds, so that the result can't round up to 1.
     if like.dtype == tf.float64:
@@ -216,7 +222,7 @@ def uniform(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def midpoints(seed: tf.Tensor, like: tf.Tensor, bits: int = 15) -> tf.Tensor:
-    """Independent draws from the 2^bits midpoints of a regular grid on (0, 1), as ``like``."""
+    """Returns independent draws from the 2^bits midpoints of a grid on (0, 1), as ``like``."""
     batch, size = _batch_and_size(like)
     return midpoints_of(_words(seed, batch, -(-size // 2)), like, bits)
 
@@ -247,7 +253,7 @@ def midpoints_of(words: tf.Tensor, like: tf.Tensor, bits: int = 15) -> tf.Tensor
 
 
 def normal(seed: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Independent standard normal draws (Box-Muller), of the shape and dtype of ``like``."""
+    """Returns standard normal draws (Box-Muller), of the shape and dtype of ``like``."""
     # Half precision would round u up to 1; 1 - u lies in (0, 1], where the logarithm is finite.
     wide = tf.zeros_like(like, tf.float64 if like.dtype == tf.float64 else tf.float32)
     radius = tf.sqrt(-2 * tf.math.log(1 - uniform(fold_in(seed, 0), wide)))

@@ -6,27 +6,30 @@ Outside of a strategy there is one replica, and nothing is communicated.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import tensorflow as tf
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
 def own_variables() -> Iterator[None]:
     """Makes variables of which every replica has its own, assigned without communication.
 
-    All replicas derive them from the same weights. Outside of replicas the first one's is read.
+    All replicas derive their values from the same weights. Outside of replicas the value of the
+    first one is read.
     """
 
-    def make(next_creator: Any, **options: Any) -> Any:
+    def make(next_creator: Callable[..., tf.Variable], **options: object) -> tf.Variable:
         return next_creator(**{**options, "synchronization": tf.VariableSynchronization.ON_READ})
 
     with tf.variable_creator_scope(make):
         yield
 
 
-def replica_context() -> Any:
+def replica_context() -> tf.distribute.ReplicaContext | None:
     """Returns the context of this replica where there are others, else None."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -34,7 +37,7 @@ def replica_context() -> Any:
     return context
 
 
-def all_reduce_sum(values: Any) -> Any:
+def all_reduce_sum(values: T) -> T:
     """Adds up tensors over all replicas.
 
     Args:
@@ -122,7 +125,7 @@ def channel_covariance(*parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tens
 
 
 def _count_and_mean(parts: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """How many values each channel has on all replicas, and their mean."""
+    """Returns how many values each channel has on all replicas, and their mean."""
     count = sum(tf.cast(tf.size(x) // x.shape[-1], x.dtype) for x in parts)
     total = sum(tf.reduce_sum(x, list(range(x.shape.rank - 1))) for x in parts)
     count, total = all_reduce_sum([count, total])

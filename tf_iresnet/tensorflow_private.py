@@ -1,6 +1,6 @@
-"""All that touches names that TensorFlow keeps private.
+"""All code that touches names which TensorFlow keeps private.
 
-`tests/test_private_names.py` says of each what breaks when it goes.
+`tests/library/root/test_private_names.py` says for each name what breaks when it goes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def save_with(
 
 
 def any_tape() -> bool:
-    """Says whether there is a gradient tape at all, which costs next to nothing to ask."""
+    """Says whether any gradient tape is active, at next to no cost."""
     return not pywrap_tfe.TFE_Py_TapeSetIsEmpty()
 
 
 def recording_tapes(*tensors: tf.Tensor) -> int:
-    """Says how many gradient tapes record what is done with some tensors.
+    """Counts the gradient tapes that record operations on some tensors.
 
     Returns:
       0 for none, 1 for one, and 2 for several or a persistent one.
@@ -51,8 +51,8 @@ def recording_tapes(*tensors: tf.Tensor) -> int:
 def by_xla() -> bool:
     """Says whether the graph being traced belongs to a function with ``jit_compile=True``.
 
-    XLA lacks some kernels that TensorFlow has, and some of TensorFlow's on GPUs run on the host:
-    what computes the same by either asks here which to use.
+    XLA lacks some of TensorFlow's kernels, and some kernels for GPUs run on the host. Code that
+    can compute a result in two ways asks here which to use.
 
     Example:
     >>> tf.function(lambda: tf.constant(by_xla()), jit_compile=True)().numpy(), by_xla()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,6 +17,7 @@ from tf_iresnet.layers.adaptation import learning
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.typing import Context
 
 
 class KerasBijector(Uncached):
@@ -31,25 +31,26 @@ class KerasBijector(Uncached):
 
     Leading axes are a batch of any rank. TFP's cache is not used, neither here nor by a
     `tfb.Chain` around it: its values would outlive a change of the weights, hide them from a
-    gradient tape and freeze a stochastic log-determinant, so each call computes and, without a
-    ``seed``, draws anew. One thing is remembered: the latest output's preimage, which TFP's
-    `log_prob` asks for, and it is used only while weights and gradient tapes are still the same;
-    pass ``tf.identity(y)`` to see the solver at work. Two bijectors are equal, as all of TFP's,
-    if they are made of the same layer by equal arguments. Weights that shall stay frozen
+    gradient tape and freeze a stochastic log-determinant. So each call computes and, without a
+    ``seed``, draws anew. Only the preimage of the latest output is remembered, which TFP's
+    `log_prob` asks for. It is used only while weights and gradient tapes are the same; pass
+    ``tf.identity(y)`` to see the solver at work. As in TFP, two bijectors are equal if they are
+    made of the same layer by equal arguments. Weights that shall stay frozen
     (``trainable = False``) must be so before the layer is built.
 
     All methods take a keyword ``seed`` (an integer, or int32 [2] or [3]) that makes the
-    log-determinant reproducible; through a distribution it is
-    ``log_prob(x, bijector_kwargs={"seed": 0})``, through a chain ``{NAME: {"seed": 0}}``. If the
-    layer is conditional, they need a keyword ``context`` [..., context_size] as well, whose leading
+    log-determinant reproducible. Through a distribution it is
+    ``log_prob(x, bijector_kwargs={"seed": 0})``, through a chain ``{NAME: {"seed": 0}}``. For a
+    conditional layer they need a keyword ``context`` [..., context_size] as well, whose leading
     axes are broadcast to those of x or y; `tf_iresnet.layers.Conditioned` fixes one context.
 
     Args:
-      layer: the invertible layer. Its spectral state is left alone: see `update`.
+      layer: the invertible layer. As in every call of it, the norms of kernels that have moved are
+        found anew.
       event_shape: shape of one example of the layer's input; needed if it is not built.
       log_det: an estimator that replaces that of every residual block; `Exact()` where a
         log-determinant must not be stochastic, as in Markov chain Monte Carlo: TFP's transition
-        kernels (`tfp.mcmc`) get a ValueError in place of an unseeded stochastic estimate.
+        kernels (`tfp.mcmc`) get a ValueError for an unseeded stochastic estimate.
       validate_args: as in TFP.
       name: of the bijector and in a chain's keyword arguments; by default the layer's.
 
@@ -102,8 +103,8 @@ class KerasBijector(Uncached):
         self._layer = layer
         self._log_det = log_det
         self._input_event, self._output_event = event, latent
-        # A bijector finds its weights by walking tf.Modules, and a Keras layer is none. Past
-        # TensorFlow's hooks, which would save each of them a second time.
+        # A bijector finds its weights by walking tf.Modules, and a Keras layer is none. They are
+        # set past TensorFlow's hooks, by which checkpoints would hold each of them twice.
         self.__dict__["_tf_variables"] = [variable.value for variable in layer.variables]
         self._latest: Preimage | None = None
         with tf.name_scope(name or layer.name) as scope:
@@ -155,13 +156,10 @@ class KerasBijector(Uncached):
         return any(e.stochastic for e in estimators)
 
     def update(self, iterations: int | None = None) -> None:
-        """Runs the power iteration in every spectral layer: once per step of an own loop.
-
-        Keras' `fit` does it in training calls, TFP's loops do not; without it the constraint
-        lags behind the weights.
+        """Finds the norms of all kernels that have moved; every call does so anyway.
 
         Args:
-          iterations: how many; None for each layer's own number.
+          iterations: how many power iterations to make besides; None for none.
         """
         self.layer.update_spectral_state(iterations)
 
@@ -197,23 +195,25 @@ class KerasBijector(Uncached):
         _, value = self.layer.evaluate_with_log_det(flat, key, self._log_det, context=rows)
         return _restore(value, lead, tf.TensorShape([]))
 
-    def _rows_of(self, context: Any, flat: tf.Tensor, lead: Any) -> tf.Tensor | None:
-        """The context with the batch axis of ``flat``; None for a layer without one."""
+    def _rows_of(
+        self, context: Context, flat: tf.Tensor, lead: tf.TensorShape | None
+    ) -> tf.Tensor | None:
+        """Returns the context with the batch axis of ``flat``; None for a layer without one."""
         size = self.layer.context_size
         if context is not None and size is not None:
-            context = tf.cast(tf.convert_to_tensor(context), flat.dtype)
-            if context.shape.rank == 0 or context.shape[-1] != size:
-                raise ValueError(f"context must have the shape [..., {size}], got {context.shape}.")
+            rows: tf.Tensor = tf.cast(tf.convert_to_tensor(context), flat.dtype)
+            if rows.shape.rank == 0 or rows.shape[-1] != size:
+                raise ValueError(f"context must have the shape [..., {size}], got {rows.shape}.")
             lead = tf.shape(flat)[:1] if lead is None else tf.cast(lead, tf.int32)
-            context = tf.broadcast_to(context, tf.concat([lead, [size]], axis=0))
-            context = tf.reshape(context, [-1, size])
-        return self.layer._checked_context(context, flat)
+            rows = tf.broadcast_to(rows, tf.concat([lead, [size]], axis=0))
+            context = tf.reshape(rows, [-1, size])
+        return self.layer._check_context(context, flat)
 
     def _forward_event_shape(self, input_shape):
-        return _exchange(input_shape, self._input_event, self._output_event)
+        return _replace_event(input_shape, self._input_event, self._output_event)
 
     def _inverse_event_shape(self, output_shape):
-        return _exchange(output_shape, self._output_event, self._input_event)
+        return _replace_event(output_shape, self._output_event, self._input_event)
 
     def _forward_event_shape_tensor(self, input_shape):
         lead = input_shape[: tf.size(input_shape) - self._input_event.rank]
@@ -224,7 +224,7 @@ class KerasBijector(Uncached):
         return tf.concat([lead, self._input_event.as_list()], axis=0)
 
 
-def _flatten(x: tf.Tensor, event: tf.TensorShape) -> tuple[tf.Tensor, Any]:
+def _flatten(x: tf.Tensor, event: tf.TensorShape) -> tuple[tf.Tensor, tf.TensorShape | None]:
     """Returns x with one batch axis, and the shape of its leading axes (None for one axis)."""
     if x.shape.rank is None:
         x = tf.reshape(x, tf.concat([tf.shape(x)[: tf.rank(x) - event.rank], event], axis=0))
@@ -244,14 +244,16 @@ def _flatten(x: tf.Tensor, event: tf.TensorShape) -> tuple[tf.Tensor, Any]:
     return tf.reshape(x, [size, *event.as_list()]), lead
 
 
-def _restore(x: tf.Tensor, lead: Any, event: tf.TensorShape) -> tf.Tensor:
+def _restore(x: tf.Tensor, lead: tf.TensorShape | None, event: tf.TensorShape) -> tf.Tensor:
     """Gives x its leading axes back."""
     if lead is None:
         return x
     return tf.reshape(x, tf.concat([tf.cast(lead, tf.int32), event.as_list()], axis=0))
 
 
-def _exchange(shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape) -> tf.TensorShape:
+def _replace_event(
+    shape: tf.TensorShape, old: tf.TensorShape, new: tf.TensorShape
+) -> tf.TensorShape:
     """Replaces the trailing axes of a shape."""
     if shape.rank is None:
         return tf.TensorShape(None)

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from tf_iresnet.tensorflow_private import recording_tapes
+from tf_iresnet.typing import Context
+
+T = TypeVar("T")
 
 
 class Preimage:
     """The pair (x, y) of one evaluation, y = f(x) with the weights and tapes of that moment.
 
     TFP's distributions compute z = f(x) and then ask for the inverse's log-determinant at the
-    tensor z, which needs x again. A solver would find x at a high price, and its gradient at
-    another. x itself is right if nothing has changed that either depends on: the graph being
-    traced, the weights' values, and the gradient tapes that recorded z.
+    tensor z, which needs x again. One solve would find x, and another one its gradient. The
+    remembered x is right if nothing has changed that x or z depends on: the graph being traced, the
+    weights' values, and the gradient tapes that recorded z.
 
     Args:
       x: the preimage.
       y: the image.
       variables: the weights that y depends on.
-      context: what else it depends on: a tensor, or None. Anything else, as arrays, which may
-        change, is never taken to be the same again.
+      context: what else y depends on: a tensor, or None. Anything else, such as an array, may
+        change and never counts as the same.
     """
 
     def __init__(
-        self, x: tf.Tensor, y: tf.Tensor, variables: Sequence[tf.Variable], context: Any = None
+        self, x: tf.Tensor, y: tf.Tensor, variables: Sequence[tf.Variable], context: Context = None
     ) -> None:
         self._variables = variables
         self._graph = _graph()
@@ -38,19 +41,21 @@ class Preimage:
         self._tapes = [recording_tapes(x), recording_tapes(witness)]
         # A symbolic tensor lives as long as its graph, which must not live as long as this.
         hold = _strongly if self._graph is None else weakref.ref
-        self._x: Callable[[], Any] = hold(x)
-        self._witness: Callable[[], Any] = hold(witness)
+        self._x: Callable[[], tf.Tensor | None] = hold(x)
+        self._witness: Callable[[], tf.Tensor | None] = hold(witness)
         fixed = tf.is_tensor(context) and not hasattr(context, "assign")
         other = None if context is None else self  # equal to no context
-        self._context: Callable[[], Any] = hold(context) if fixed else (lambda: other)
+        self._context: Callable[[], Context | Preimage] = (
+            hold(context) if fixed else (lambda: other)
+        )
         self._state = self._weights()
 
-    def _forget(self, _: Any) -> None:
+    def _forget(self, _: weakref.ref[tf.Tensor]) -> None:
         self._x = self._witness = lambda: None
         self._state = []
 
-    def of(self, y: tf.Tensor, context: Any = None) -> tf.Tensor | None:
-        """Returns x if y is the remembered tensor and the inverse is x still, else None."""
+    def of(self, y: tf.Tensor, context: Context = None) -> tf.Tensor | None:
+        """Returns x if y is the remembered tensor and x is its inverse now, else None."""
         if self._y() is not y or self._graph != _graph() or self._context() is not context:
             return None
         x, witness = self._x(), self._witness()
@@ -61,16 +66,16 @@ class Preimage:
             or recording_tapes(y) != self._tapes[1]
         ):
             return None
-        if max(self._tapes) > 1:  # a tape more would not show
+        if max(self._tapes) > 1:  # a further tape would not show in these numbers
             return None
-        # Reading the weights made the tapes that watch them do so: no newer one may be among them.
+        # Reading the weights has made all tapes watch them: none may be newer than y.
         others = [] if context is None else [context]
         if recording_tapes(*(v.handle for v in self._variables), *others) > self._tapes[1]:
             return None
         return x
 
     def _weights(self) -> Any:
-        """The weights' values in eager code, else the number of operations traced so far."""
+        """Returns the weights' values, or in a graph the number of operations traced so far."""
         if self._graph is None:
             return [tf.convert_to_tensor(v) for v in self._variables]
         return len(tf.compat.v1.get_default_graph().get_operations())
@@ -79,7 +84,7 @@ class Preimage:
         if self._graph is None:
             new = self._weights()
             return all(bool(tf.reduce_all(a == b)) for a, b in zip(self._state, new, strict=True))
-        # In a graph, whatever touches a resource otherwise than by reading may have changed it.
+        # In a graph, every operation on a resource that is no read may have changed it.
         operations = tf.compat.v1.get_default_graph().get_operations()[self._state :]
         self._touch()
         return not any(
@@ -92,11 +97,11 @@ class Preimage:
             tf.convert_to_tensor(variable)
 
 
-def _graph() -> Any:
+def _graph() -> weakref.ref[tf.Graph] | None:
     if tf.executing_eagerly():
         return None
     return weakref.ref(tf.compat.v1.get_default_graph())
 
 
-def _strongly(x: Any) -> Callable[[], Any]:
+def _strongly(x: T) -> Callable[[], T]:
     return lambda: x

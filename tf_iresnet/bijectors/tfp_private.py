@@ -1,7 +1,7 @@
-"""All that touches names that TensorFlow Probability keeps private.
+"""All code that touches names which TensorFlow Probability keeps private.
 
-`setup.py` bounds TensorFlow Probability by what this was tested with, and
-`tests/test_private_names.py` says of each name what breaks when it goes.
+`setup.py` bounds TensorFlow Probability by the versions that this was tested with.
+`tests/library/root/test_private_names.py` says for each name what breaks when it goes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ANSWER = "_tf_iresnet_is_uncached"
 class Uncached(tfb.Bijector):
     """A bijector for which TFP's cache finds nothing, nor for any bijector that holds it.
 
-    TFP finds a value by the identity of its argument. It would outlive a change of the weights,
-    hide them from a gradient tape and freeze a stochastic log-determinant. What a `tfb.Chain`
-    remembers is its own, whatever its parts say, so that the cache itself must pass by.
+    TFP finds a cached value by the identity of its argument. The value would outlive a change of
+    the weights, hide them from a gradient tape and freeze a stochastic log-determinant. A
+    `tfb.Chain` remembers values whatever its parts say, so the cache itself must skip it.
     """
 
 
 def is_uncached(bijector: tfb.Bijector) -> bool:
-    """Whether a bijector is, or holds, an `Uncached` one; found once for each bijector."""
+    """Says whether a bijector is, or holds, an `Uncached` one; computed once for each bijector."""
     answer = vars(bijector).get(_ANSWER)
     if answer is None:
         held = (bijector, *bijector.submodules)
@@ -38,7 +38,7 @@ def is_uncached(bijector: tfb.Bijector) -> bool:
 
 
 class _Cache(cache_util.BijectorCache):
-    """TFP's cache, which stores nothing of what `is_uncached`."""
+    """TFP's cache, which stores nothing for bijectors that are uncached."""
 
     def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
         if is_uncached(self.bijector):
@@ -51,16 +51,16 @@ class _Cache(cache_util.BijectorCache):
         return super()._attributes(input, fn_name, **kwargs)
 
 
-# In place of the one that all bijectors share; what it holds stays.
+# The cache that all bijectors share is replaced; its contents are kept.
 tfb.Bijector._cache = _Cache(storage=tfb.Bijector._cache.storage)
 
 
 def in_transition_kernel() -> bool:
-    """Whether TFP's transition kernels are among the callers, which need exact log-determinants.
+    """Says whether a transition kernel of TFP, which needs exact log-determinants, is a caller.
 
-    They ask through `tfb.Invert`, `tfb.Chain` or a distribution by the calls that everybody
-    makes, without a word on what for: their code on the call stack is the one sign of it. Under
-    `tf.function` it is there while the graph is traced.
+    Transition kernels call a bijector through `tfb.Invert`, `tfb.Chain` or a distribution, as
+    everybody does. Their code on the call stack is the only sign of them. Under `tf.function` it is
+    there while the graph is traced.
     """
     frame = inspect.currentframe()
     while frame is not None:

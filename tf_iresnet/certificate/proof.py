@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 
@@ -24,7 +23,7 @@ from tf_iresnet.layers.vouching import behaviour_of, check_not_replaced, own_bou
 from tf_iresnet.norms.dense import multiply_up
 
 
-def certify(model: Any) -> Certificate:
+def certify(model: object) -> Certificate:
     r"""Proves as much as can be proven of a model's invertibility; it changes nothing.
 
     A block x + g(x) is invertible if Lip(g) < 1 (theorem 1), and the constant of its inverse is
@@ -33,17 +32,17 @@ def certify(model: Any) -> Certificate:
     constants. The constant of the whole inverse is composed of all layers', ActNorm and
     preprocessing included.
 
-    Only what is known by its exact class is taken apart. Any other layer is asked for its own
-    ``lipschitz_bound()`` (an invertible one for ``inverse_lipschitz_bound()``) and taken at its
-    word, if its class vouches for it: whoever overrides what a layer computes states its bound in
-    the same class. All else is refused by name. Nothing is proven of a model in which a weight is
-    NaN or infinite, those of its prior and head among them, nor of a block whose branch computes
-    with less than 32 bits in inference.
+    Only layers that are known by their exact class are taken apart. Any other layer is asked for
+    its own ``lipschitz_bound()`` (an invertible one for ``inverse_lipschitz_bound()``), which is
+    believed if its class vouches for it: a class that changes what a layer computes states the
+    bound itself. All other layers are refused by name. Nothing is proven of a model with a weight
+    that is NaN or infinite, the prior's and the head's included, nor of a block whose branch
+    computes with less than 32 bits in inference.
 
     Args:
       model: a model, bijector or layer of tf_iresnet, built; a `keras.Sequential` of invertible
-        layers; or a branch g, which is taken as that of a block. Of a model the certificate is
-        about its ``flow``, of a bijector about its ``layer``.
+        layers; or a branch g, which is certified as that of a block. For a model the certificate is
+        about its ``flow``, for a bijector about its ``layer``.
 
     Returns:
       A `Certificate`.
@@ -74,7 +73,7 @@ def certify(model: Any) -> Certificate:
             inverse = _inverse(leaf, path)
         inverses.append(inverse)
         values[id(leaf)] = inverse.bound
-    amplification = _composed(layer, values)
+    amplification = _compose(layer, values)
     doubts = not_finite(others)
     certain = all(block.proven for block in blocks) and not any(i.doubts for i in inverses)
     if certain and amplification == math.inf:
@@ -84,22 +83,22 @@ def certify(model: Any) -> Certificate:
         tuple(blocks),
         tuple(inverses),
         amplification,
-        _arithmetic(layer),
+        _describe_arithmetic(layer),
         tuple(doubts),
     )
 
 
-def _is_block(leaf: Any) -> bool:
-    """Whether it is a residual block, or a branch, which is taken as that of one."""
+def _is_block(leaf: keras.layers.Layer) -> bool:
+    """Says whether a leaf is a residual block, or a branch, which is certified as that of one."""
     return isinstance(leaf, InvertibleResidual) or not isinstance(leaf, InvertibleLayer)
 
 
-def block_of(leaf: Any, path: str) -> Block:
+def block_of(leaf: keras.layers.Layer, path: str) -> Block:
     """Returns what is proven of a residual block, or of a branch as that of one.
 
     Args:
       leaf: the block, or the branch.
-      path: what it is called.
+      path: its name in the certificate.
 
     Raises:
       ValueError: if a part has no known bound; it is named.
@@ -108,7 +107,7 @@ def block_of(leaf: Any, path: str) -> Block:
     branch = leaf.branch if residual else leaf
     obstacles = not_finite(leaf.variables)
     if not obstacles:
-        low = sorted(_narrow(_computes_in(leaf, training=False)))
+        low = sorted(_narrow(_compute_dtypes(leaf, training=False)))
         obstacles = [
             f"{path}: its branch computes in {dtype} in inference too, whose rounding no "
             "Lipschitz constant bounds; give it a policy of full precision"
@@ -126,7 +125,7 @@ def block_of(leaf: Any, path: str) -> Block:
     return Block(path, bound, tuple(parts), not free, tuple(obstacles))
 
 
-def _parts(leaf: Any, path: str) -> list[Part]:
+def _parts(leaf: keras.layers.Layer, path: str) -> list[Part]:
     try:
         if not isinstance(leaf, InvertibleResidual):
             return parts_of(leaf)
@@ -143,7 +142,7 @@ def _inverse_of(block: Block) -> float:
 
 
 def _inverse(leaf: InvertibleLayer, path: str) -> Inverse:
-    """What is proven of an invertible layer that is no residual block."""
+    """Returns what is proven of an invertible layer that is no residual block."""
     try:
         bound = inverse_bound_of(leaf)
     except ValueError as error:
@@ -154,12 +153,12 @@ def _inverse(leaf: InvertibleLayer, path: str) -> Inverse:
     return Inverse(path, type(leaf).__name__, bound, tuple(doubts))
 
 
-def _composed(layer: Any, values: dict[int, float]) -> float:
-    """The Lipschitz constant of a layer's inverse, from those of the leaves."""
+def _compose(layer: keras.layers.Layer, values: dict[int, float]) -> float:
+    """Returns the Lipschitz constant of a layer's inverse, from those of the leaves."""
     inner = known_sublayers(layer)
     if not inner:
         return values[id(layer)]
-    constants = [_composed(part, values) for part in inner]
+    constants = [_compose(part, values) for part in inner]
     if isinstance(layer, InvertibleLayer):
         return inverse_bound_of(layer, constants)
     return multiply_up(constants)
@@ -168,8 +167,8 @@ def _composed(layer: Any, values: dict[int, float]) -> float:
 # --- arithmetic ---
 
 
-def _computes_in(leaf: Any, training: bool) -> set[str]:
-    """The dtypes in which the branch of a block computes, or a branch as that of a block."""
+def _compute_dtypes(leaf: keras.layers.Layer, training: bool) -> set[str]:
+    """Returns the dtypes in which a block's branch, or a branch itself, computes."""
     branch = leaf.branch if isinstance(leaf, InvertibleResidual) else leaf
     if not offers_function(branch):  # it follows its own policies
         return {layer.compute_dtype for layer in layers_inside(branch)}
@@ -180,13 +179,13 @@ def _narrow(dtypes: set[str]) -> set[str]:
     return dtypes - {"float32", "float64"}
 
 
-def _arithmetic(layer: Any) -> str:
-    """Says for which numbers the bounds hold."""
+def _describe_arithmetic(layer: keras.layers.Layer) -> str:
+    """Says in words for which arithmetic the bounds hold."""
     dtypes = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.variables}
     stored = " and ".join(sorted(dtype for dtype in dtypes if "float" in dtype))
     weights = f" on the weights as stored in {stored}" if stored else ""
     blocks = [leaf for _, leaf in known_leaves(layer) if _is_block(leaf)]
-    low = _narrow({dtype for leaf in blocks for dtype in _computes_in(leaf, training=True)})
+    low = _narrow({dtype for leaf in blocks for dtype in _compute_dtypes(leaf, training=True)})
     training = f"; nothing is claimed of training in {' and '.join(sorted(low))}" if low else ""
     return (
         f"exact arithmetic{weights}, in inference; the rounding of an evaluation is not counted"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tf_iresnet.layers.lipschitz import Part
 
@@ -18,9 +18,13 @@ class Block:
       name: its path in the model.
       bound: the product of the parts' bounds; infinite if a weight is NaN or infinite.
       parts: the branch's parts in the order of evaluation; none if a weight is not finite.
-      constrained: whether anything holds the bound there; not with ``coeff=None``.
-      obstacles: why the bound, whatever it is, proves nothing: weights that are not finite,
-        or a branch that computes with less than 32 bits in inference.
+      constrained: whether anything keeps the bound there; not with ``coeff=None``.
+      obstacles: why even a small bound proves nothing: weights that are not finite, or a branch
+        that computes with less than 32 bits in inference.
+
+    Example:
+    >>> Block("block", 1.2, (), constrained=True).doubts
+    ('block: the bound 1.2 is not below 1',)
     """
 
     name: str
@@ -54,6 +58,10 @@ class Inverse(NamedTuple):
       kind: its class.
       bound: the constant; infinite if none is known.
       doubts: why there is none; empty for a residual block, whose `Block` says it.
+
+    Example:
+    >>> Inverse("flow/actnorm", "ActNorm", 2.0).bound
+    2.0
     """
 
     name: str
@@ -66,11 +74,11 @@ class Inverse(NamedTuple):
 class Certificate:
     r"""What is proven of a model, or of the layers in it.
 
-    All bounds hold in the arithmetic that the certificate names: that of a block for its kernels
-    as the layers normalise them now, and that of reconstruction,
-    \|x - x'\| <= amplification \|z - z'\|, for the inverse of the whole stack. Invertible means
-    injective, with an inverse of that constant on what the stack maps to; that it maps onto the
-    whole space is not claimed, and with `InjectivePadding` it does not.
+    All bounds hold in the arithmetic that the certificate names. A block's bound holds for its
+    kernels as the layers normalise them now. The bound of reconstruction,
+    \|x - x'\| <= amplification \|z - z'\|, holds for the inverse of the whole stack. Invertible
+    means injective, with an inverse of that constant on the stack's range. That the range is the
+    whole space is not claimed, and with `InjectivePadding` it is not.
 
     Args:
       name: of the model.
@@ -80,6 +88,12 @@ class Certificate:
       arithmetic: the numbers for which the bounds hold.
       doubts: what is not proven beside the blocks and inverses, such as a prior's weights that
         are not finite.
+
+    Example:
+    >>> block = Block("block", 0.5, (), constrained=True)
+    >>> certificate = Certificate("flow", (block,), (), 2.0, "exact arithmetic")
+    >>> certificate.invertible, certificate.contraction
+    (True, 0.5)
 
     Source: Invertible Residual Networks, theorem 1 and lemma 2.
     """
@@ -123,8 +137,8 @@ class Certificate:
         rows += [
             (
                 block.name,
-                _up(block.bound),
-                " · ".join(_up(part.bound) for part in block.parts),
+                _round_up(block.bound),
+                " · ".join(_round_up(part.bound) for part in block.parts),
                 "proven" if block.proven else "not proven",
             )
             for block in self.blocks
@@ -137,8 +151,8 @@ class Certificate:
             verdict += " on what it maps to, since padding is not onto"
         lines += [
             "",
-            f"{self.name}: {verdict}; largest bound {_up(self.contraction)}, "
-            f"an error of the latent grows at most {_up(self.amplification)} times.",
+            f"{self.name}: {verdict}; largest bound {_round_up(self.contraction)}, "
+            f"an error of the latent grows at most {_round_up(self.amplification)} times.",
         ]
         lines += [f"Not proven: {doubt}." for doubt in self.not_proven]
         return "\n".join([*lines, f"Arithmetic: {self.arithmetic}."])
@@ -146,26 +160,29 @@ class Certificate:
     def __str__(self) -> str:
         return self.to_markdown()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns all of it as `json` can hold it; what is infinite is None."""
         return {
             "model": self.name,
             "invertible": self.invertible,
             "arithmetic": self.arithmetic,
-            "contraction": _finite(self.contraction),
-            "amplification": _finite(self.amplification),
+            "contraction": _none_if_infinite(self.contraction),
+            "amplification": _none_if_infinite(self.amplification),
             "not_proven": list(self.not_proven),
             "blocks": [
                 {
                     "name": block.name,
-                    "bound": _finite(block.bound),
+                    "bound": _none_if_infinite(block.bound),
                     "proven": block.proven,
-                    "parts": [{**p._asdict(), "bound": _finite(p.bound)} for p in block.parts],
+                    "parts": [
+                        {**p._asdict(), "bound": _none_if_infinite(p.bound)} for p in block.parts
+                    ],
                 }
                 for block in self.blocks
             ],
             "inverses": [
-                {"name": i.name, "kind": i.kind, "bound": _finite(i.bound)} for i in self.inverses
+                {"name": i.name, "kind": i.kind, "bound": _none_if_infinite(i.bound)}
+                for i in self.inverses
             ],
         }
 
@@ -174,7 +191,7 @@ class Certificate:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
 
-def _up(value: float) -> str:
+def _round_up(value: float) -> str:
     """Prints a bound with six digits, rounded up."""
     if not 0 < value < math.inf:
         return f"{value:g}"
@@ -182,5 +199,5 @@ def _up(value: float) -> str:
     return f"{math.ceil(value / digit) * digit:.6g}"
 
 
-def _finite(value: float) -> float | None:
+def _none_if_infinite(value: float) -> float | None:
     return value if math.isfinite(value) else None

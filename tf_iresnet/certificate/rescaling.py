@@ -6,7 +6,9 @@ import itertools
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import keras
 
 from tf_iresnet.certificate.proof import block_of, certify
 from tf_iresnet.certificate.report import Block, Certificate
@@ -17,7 +19,12 @@ from tf_iresnet.layers.spectral import SpectralLayer
 
 
 class Scaled(NamedTuple):
-    """A kernel that was scaled, and the factor in terms of its normalised values."""
+    """A kernel that was scaled, and the factor in terms of its normalised values.
+
+    Example:
+    >>> Scaled("block/linear_0", 0.9).factor
+    0.9
+    """
 
     name: str
     factor: float
@@ -30,6 +37,12 @@ class Rescaling:
     Args:
       certificate: of the scaled model.
       scaled: the kernels that were scaled; none if all blocks were below already.
+
+    Example:
+    >>> certificate = Certificate("flow", (), (), 1.0, "exact arithmetic")
+    >>> rescaling = Rescaling(certificate, (Scaled("block/linear_0", 0.9),))
+    >>> rescaling.to_markdown().splitlines()[-1]
+    'Scaled: block, linear_0 by 0.900000.'
     """
 
     certificate: Certificate
@@ -46,7 +59,7 @@ class Rescaling:
     def __str__(self) -> str:
         return self.to_markdown()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns the certificate's dictionary, with ``scaled`` in it."""
         return {
             **self.certificate.to_dict(),
@@ -54,7 +67,7 @@ class Rescaling:
         }
 
 
-def rescale(model: Any, below: float) -> Rescaling:
+def rescale(model: object, below: float) -> Rescaling:
     """Scales the kernels of every block whose bound is not below a number, until it is.
 
     All linear layers of a block are scaled by one factor. This changes the model's weights; after
@@ -62,7 +75,7 @@ def rescale(model: Any, below: float) -> Rescaling:
 
     Args:
       model: as in `certify`.
-      below: what the blocks' bounds shall be below, in (0, 1].
+      below: the number that the blocks' bounds shall be below, in (0, 1].
 
     Returns:
       What was scaled, and the certificate of the scaled model.
@@ -91,10 +104,10 @@ def rescale(model: Any, below: float) -> Rescaling:
         _check_scalable(leaf, block_of(leaf, path))
     if not leaves:
         return Rescaling(certificate, ())
-    kernels = [kernel.kernel for _, leaf in leaves for kernel in _spectral(leaf)]
+    kernels = [kernel.kernel for _, leaf in leaves for kernel in _spectral_layers(leaf)]
     before = [kernel.numpy() for kernel in kernels]
     try:
-        scaled = [entry for path, leaf in leaves for entry in _scaled(leaf, path, float(below))]
+        scaled = [entry for path, leaf in leaves for entry in _scale(leaf, path, float(below))]
     except BaseException:
         for kernel, value in zip(kernels, before, strict=True):
             kernel.assign(value)
@@ -102,16 +115,16 @@ def rescale(model: Any, below: float) -> Rescaling:
     return Rescaling(certify(model), tuple(scaled))
 
 
-def _spectral(leaf: Any) -> list[SpectralLayer]:
+def _spectral_layers(leaf: keras.layers.Layer) -> list[SpectralLayer]:
     branch = leaf.branch if isinstance(leaf, InvertibleResidual) else leaf
     return [part for part in layers_inside(branch) if isinstance(part, SpectralLayer)]
 
 
-def _check_scalable(leaf: Any, block: Block) -> None:
+def _check_scalable(leaf: keras.layers.Layer, block: Block) -> None:
     if not math.isfinite(block.bound):
         reason = "; ".join(block.doubts)
         raise ValueError(f"{block.name} cannot be rescaled: {reason}; restore the weights first.")
-    if not _spectral(leaf) or not block.constrained:
+    if not _spectral_layers(leaf) or not block.constrained:
         reason = "coeff=None" if not block.constrained else "no spectral layer"
         raise ValueError(
             f"{block.name} has {reason}, so its bound {block.bound:.6g} cannot be rescaled; build "
@@ -119,17 +132,17 @@ def _check_scalable(leaf: Any, block: Block) -> None:
         )
 
 
-def _scaled(leaf: Any, path: str, below: float) -> list[Scaled]:
+def _scale(leaf: keras.layers.Layer, path: str, below: float) -> list[Scaled]:
     """Scales a block's kernels, all by one factor, so that its bound is below ``below``."""
-    kernels = _spectral(leaf)
+    kernels = _spectral_layers(leaf)
     bound = block_of(leaf, path).bound
     total, power = 1.0, float(len(kernels))
     while bound >= below:
-        # A chain's bound goes with this power of the factor, that of concatenations with less:
-        # then the power is measured. A little more than needed, for the kernels' roundings.
+        # The bound of a chain goes with this power of the factor, that of concatenations with a
+        # smaller one, which is then measured. The margin is for the kernels' roundings.
         factor = (below * (1 - 1e-4) / bound) ** (1 / power)
         for kernel in kernels:
-            # Normalised once and for all: the estimate of the norm is below coeff from now on.
+            # The kernel is normalised for good: its estimated norm is below coeff from now on.
             kernel.kernel.assign(factor * kernel.normalized_kernel())
         total, before, bound = total * factor, bound, block_of(leaf, path).bound
         power = math.log(bound / before) / math.log(factor)

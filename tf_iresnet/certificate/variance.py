@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -13,6 +13,7 @@ from tf_iresnet.autograph import as_written
 from tf_iresnet.certificate import Certificate, certify, residual_blocks
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.typing import ArrayLike, Context, Seed
 
 
 class InfiniteVarianceWarning(RuntimeWarning):
@@ -38,11 +39,11 @@ class LogDetStatistics(NamedTuple):
 @as_written
 def log_det_statistics(
     layer: InvertibleLayer,
-    x: Any,
-    seed: Any = None,
+    x: ArrayLike,
+    seed: Seed = None,
     log_det: LogDetEstimator | None = None,
     draws: int = 16,
-    context: Any = None,
+    context: Context = None,
     certificate: Certificate | None = None,
 ) -> LogDetStatistics:
     r"""Returns the mean and the variance of ln\|det dy/dx\| over independent draws.
@@ -140,7 +141,7 @@ def doubt_of_variance(
     bounds = {block.name: block.bound for block in certificate.blocks}
     for name, block in blocks:
         estimator = block.log_det if log_det is None else log_det
-        bound = bounds.get(name, math.inf)  # none is known inside a composition of one's own
+        bound = bounds.get(name, math.inf)  # none is known inside a composition of another class
         if not estimator.has_finite_variance(bound):
             return (
                 f"{name}: with a Lipschitz bound of {bound:.4g} the variance of "

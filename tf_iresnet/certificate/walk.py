@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 
@@ -19,11 +18,11 @@ _COMPOSITIONS = (Conditioned, InvertibleSequential, MultiScale, keras.Sequential
 
 
 @functools.singledispatch
-def find_subject(model: Any) -> tuple[Any, list[keras.Variable]]:
+def find_subject(model: object) -> tuple[keras.layers.Layer, list[keras.Variable]]:
     """Returns the layer that a certificate of a model is about, and the model's other weights.
 
-    Those of its prior and head are among them, moving averages are not. Models and bijectors say
-    it of themselves, where they are defined.
+    The weights of its prior and head are among them, moving averages are not. Models and bijectors
+    register their answers where they are defined.
 
     Raises:
       ValueError: if it is no model, bijector or layer.
@@ -34,11 +33,11 @@ def find_subject(model: Any) -> tuple[Any, list[keras.Variable]]:
 
 
 @find_subject.register
-def _layer(model: keras.layers.Layer) -> tuple[Any, list[keras.Variable]]:
+def _layer(model: keras.layers.Layer) -> tuple[keras.layers.Layer, list[keras.Variable]]:
     return model, []
 
 
-def known_sublayers(layer: Any) -> Sequence[InvertibleLayer]:
+def known_sublayers(layer: keras.layers.Layer) -> Sequence[InvertibleLayer]:
     """Returns the invertible layers inside a composition of a known class; of others, none.
 
     Raises:
@@ -51,7 +50,7 @@ def known_sublayers(layer: Any) -> Sequence[InvertibleLayer]:
     return _sublayers(layer)
 
 
-def _sublayers(layer: Any) -> Sequence[InvertibleLayer]:
+def _sublayers(layer: keras.layers.Layer) -> Sequence[InvertibleLayer]:
     if isinstance(layer, InvertibleLayer):
         return layer.sublayers()
     inner = layer.layers if isinstance(layer, keras.Sequential) else []
@@ -65,8 +64,10 @@ def _sublayers(layer: Any) -> Sequence[InvertibleLayer]:
     return known
 
 
-def known_leaves(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields what is no composition of a known class, in order, with its path in the model.
+def known_leaves(
+    layer: keras.layers.Layer, path: str = ""
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields the layers that are no compositions of a known class, in order, with their paths.
 
     Raises:
       ValueError: if a layer is not built, or as `known_sublayers` does.
@@ -82,10 +83,17 @@ def known_leaves(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path or layer.name, layer
 
 
-def residual_blocks(layer: Any, path: str = "") -> Iterator[tuple[str, InvertibleResidual]]:
+def residual_blocks(
+    layer: keras.layers.Layer, path: str = ""
+) -> Iterator[tuple[str, InvertibleResidual]]:
     """Yields the residual blocks of a layer with their paths, as a certificate names them.
 
-    Those inside compositions of other classes are among them, too.
+    Blocks inside compositions of other classes are among them.
+
+    Example:
+    >>> flow = InvertibleSequential([InvertibleResidual(name="block")])
+    >>> [path for path, _ in residual_blocks(flow)]
+    ['block']
     """
     if isinstance(layer, InvertibleResidual):
         yield path or layer.name, layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,7 +13,7 @@ Signature = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
 
 
 class Contents(NamedTuple):
-    """What is written of a model."""
+    """What is written of a model: signatures by name, and the layers whose weights they use."""
 
     #: The first is what is served by default.
     signatures: dict[str, Signature]
@@ -21,8 +21,8 @@ class Contents(NamedTuple):
 
 
 @functools.singledispatch
-def contents(model: Any) -> Contents:
-    """Returns what is written of a model; each kind says it where it is defined.
+def contents_of(model: object) -> Contents:
+    """Returns what is written of a model; `tf_iresnet.models.signatures` registers each kind.
 
     Raises:
       ValueError: if the model is of no kind that is exported.

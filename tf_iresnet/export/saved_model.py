@@ -8,16 +8,16 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tf_iresnet.certificate import certify
-from tf_iresnet.export.contents import contents
+from tf_iresnet.export.contents import contents_of
 from tf_iresnet.layers.upkeep import unchanging
 
 
-def export_saved_model(model: Any, path: str | os.PathLike[str]) -> None:
+def export_saved_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
     r"""Writes a model as a SavedModel that needs neither this library nor Keras to run.
 
     A density model has the signatures (inputs -> outputs, batch sizes free)
@@ -33,7 +33,7 @@ def export_saved_model(model: Any, path: str | os.PathLike[str]) -> None:
     ``decode`` (features -> x, converged, error_bound); a hybrid those of a density model,
     ``classify``, and both numbers from one pass by ``predict`` (x, seed -> log_prob, bits_per_dim,
     logits, label). ``serving_default`` is the first of these, for a hybrid ``predict``. To export
-    the averaged weights call `use_averaged_weights` before. What is proven of the exported weights
+    the averaged weights, call `use_averaged_weights` first. What is proven of the exported weights
     stands beside them in ``certificate.json``. Gradients are not written: differentiating a loaded
     signature raises LookupError.
 
@@ -62,7 +62,7 @@ def export_saved_model(model: Any, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.exists():
         raise ValueError(f"path {str(path)!r} exists already; give another version.")
-    signatures, parts = contents(model)
+    signatures, parts = contents_of(model)
     certificate = _certificate(model)
     module = tf.Module()
     # Not the model: its averages and its optimizer stay behind. Not Keras' ExportArchive either: it
@@ -83,7 +83,7 @@ def export_saved_model(model: Any, path: str | os.PathLike[str]) -> None:
             module,
             os.path.join(scratch, "model"),
             signatures=concrete,
-            # They are most of the graph, and what is served is not differentiated.
+            # Custom gradients are most of the graph, and a served model is not differentiated.
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
         Path(scratch, "model", "certificate.json").write_text(certificate, encoding="utf-8")
@@ -95,15 +95,15 @@ def export_saved_model(model: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _as_os_error(error: tf.errors.OpError, path: Path) -> OSError:
-    """What TensorFlow could not write, as Python says it."""
+    """Returns TensorFlow's error in writing as the one that Python raises."""
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
         if os.strerror(code) in error.message:
             return OSError(code, os.strerror(code), str(path))
     return OSError(f"path {str(path)!r} cannot be written: {error.message}")
 
 
-def _certificate(model: Any) -> str:
-    """The certificate as JSON, or why there is none."""
+def _certificate(model: keras.Model) -> str:
+    """Returns the certificate as JSON, or the reason why there is none."""
     try:
         return certify(model).to_json() + "\n"
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -12,9 +12,10 @@ import tensorflow as tf
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point.solver import Solver
+from tf_iresnet.typing import Config
 
-# Of the least squares problems, in units in the last place: what rounding does to a column's
-# direction must weigh nothing.
+# Of the least-squares problems, in units in the last place: directions that are due to rounding
+# must have no weight.
 _REGULARISATION = 100
 _LONG = 1024  # pauses grow up to here
 
@@ -28,12 +29,12 @@ class Anderson(Solver):
 
         x_{i+1} = f_i - Df c,  where c makes |e_i - De c|^2 + r |c|^2 least.
 
-    On linear g this is GMRES with that many vectors. Each example solves its own problem, by its
-    Gram matrix of unit columns, of which r is a small multiple of the rounding error, so that
-    columns that say nothing new weigh nothing. A step that does not lower the residual is taken
-    back: the example forgets its differences and goes on by Picard steps from the best point, 1
-    at first, and twice as many each time. So steps that do not help are few, and what Picard
-    solves is solved. g is evaluated once a step, as in Picard iteration.
+    On linear g this is GMRES with that many vectors. Each example solves its own problem by the
+    Gram matrix of its columns, scaled to unit length. There r is a small multiple of the rounding
+    error, so that columns which say nothing new have no weight. A step that does not lower the
+    residual is rejected: the example forgets its differences and goes on by Picard steps from its
+    best point, one at first and twice as many after each further rejection. So few steps are
+    wasted, and what Picard iteration solves is solved. g is evaluated once a step, as there.
 
     Args:
       max_steps: the largest number of evaluations of g.
@@ -64,7 +65,7 @@ class Anderson(Solver):
         super().__init__(max_steps, atol, rtol)
         self.memory = check_integer("memory", memory, 1)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "memory": self.memory}
 
     def _start(self, y):
@@ -92,7 +93,7 @@ class Anderson(Solver):
     def _next(self, x, error, residual, kept, state):
         old = _History(*state)
         step = x - error
-        # The newest difference in place of the oldest, scaled lest squares underflow.
+        # The newest difference replaces the oldest; it is scaled, since squares may underflow.
         pushed = kept & (old.filled >= 0)
         factor = expand_like(tf.where(pushed, 1 / old.residual, tf.zeros_like(residual)), x)
         newest = tf.math.multiply_no_nan(error - old.error, factor)
@@ -128,7 +129,7 @@ class Anderson(Solver):
 
 
 class _History(NamedTuple):
-    """What an example remembers."""
+    """What each example remembers from step to step."""
 
     plain: tf.Tensor  # whether the point on trial is a Picard step, bool [batch]
     error: tf.Tensor  # of the best point
@@ -143,7 +144,7 @@ class _History(NamedTuple):
 
 
 def _products(history: tuple[tf.Tensor, ...], x: tf.Tensor) -> tf.Tensor:
-    """Mean products with x, [batch, memory]; no matrix product, which GPUs may round to TF32."""
+    """Returns mean products with x, [batch, memory], by no matrix product: GPUs may round those."""
     axes = event_axes(x)
     # No tf.stack: TensorFlow's graph optimizer loses the new axis of a slice of two stacked ones.
     return tf.concat([tf.reduce_mean(column * x, axes)[:, None] for column in history], axis=1)

@@ -1,4 +1,4 @@
-"""Proven distances between what was found and the exact preimage."""
+"""Proven distances between a computed and the exact preimage."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tf_iresnet.fixed_point.result import FixedPointResult
 from tf_iresnet.functions import Function, Parameters
 from tf_iresnet.functions.enclosures import EPSILON, norm
 
-_MARGIN = 1.0 + 2.0**-30  # of the norms and the few operations on them
-# Processors may take numbers below this, which float32 still resolves, for zero.
+_MARGIN = 1.0 + 2.0**-30  # for the norms and the few operations on them
+# Processors may flush numbers below this to zero, although float32 resolves them.
 _SMALLEST = 4.0 * float(np.finfo(np.float32).tiny)
 
 
@@ -27,8 +27,8 @@ def block_error(
     r"""Bounds the distance of x to the solution x\* of x\* + g(x\*) = y.
 
     x + g(x) - y = (x - x\*) + (g(x) - g(x\*)), so \|x - x\*\| <= \|x + g(x) - y\| / (1 - L). The
-    residual is evaluated in float64, where its sum loses nothing for \|x\| far above \|y\| either,
-    and its own roundings are added (`tf_iresnet.functions.enclosures`).
+    residual is evaluated in float64, which is accurate even for \|x\| far above \|y\|. A bound of
+    its own roundings is added (`tf_iresnet.functions.enclosures`).
 
     Args:
       function: the branch g.
@@ -70,9 +70,9 @@ def closed_form(
     weights: Sequence[tf.Tensor],
     size: Callable[..., tf.Tensor],
 ) -> FixedPointResult:
-    """The result of an inverse by a formula, with a bound of its rounding.
+    """Returns the result of an inverse by a formula, with a bound of its rounding.
 
-    The formula is computed a second time in float64, where its own rounding is that of a few
+    The bound evaluates the formula a second time, in float64, where the rounding is that of a few
     operations on numbers of a known size.
 
     Args:
@@ -80,6 +80,9 @@ def closed_form(
       y: [batch, ...].
       weights: tensors.
       size: of the same arguments; bounds the numbers that the formula adds up, entry by entry.
+
+    Returns:
+      A `FixedPointResult` whose ``error_bound`` is a function.
     """
     x = formula(y, *weights)
 

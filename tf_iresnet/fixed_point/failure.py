@@ -1,4 +1,4 @@
-"""What is derived from an inverse that failed: NaN, and so are its gradients."""
+"""Values that follow from a failed inverse: NaN, with gradients that are NaN."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tf_iresnet.batches import expand_like
 
 
 def nan_where_failed(x: tf.Tensor, sound: tf.Tensor) -> tf.Tensor:
-    """Returns x where it is sound, and NaN elsewhere, with gradients that are NaN there too.
+    """Returns x where it is sound, and NaN elsewhere; its gradients are NaN there as well.
 
-    The gradient of `tf.where` is 0 at what it leaves out: a training step would take a failed
-    example for one that says nothing.
+    The gradient of `tf.where` is 0 at entries that it drops. By it, a training step would treat a
+    failed example as one without influence.
 
     Args:
       x: [batch, ...].

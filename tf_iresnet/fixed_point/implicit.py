@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -14,6 +13,7 @@ from tf_iresnet.fixed_point.result import ConvergenceError, FixedPointResult
 from tf_iresnet.fixed_point.solver import Solver, rms
 from tf_iresnet.functions import Function, Parameters
 from tf_iresnet.functions.rounded_products import are_rounded, where_rounded
+from tf_iresnet.typing import ArrayLike
 
 
 def invert(
@@ -21,7 +21,7 @@ def invert(
     parameters: Parameters,
     y: tf.Tensor,
     solver: Solver,
-    start: Any = None,
+    start: ArrayLike | None = None,
     amplification: Callable[[], tf.Tensor] | None = None,
 ) -> FixedPointResult:
     r"""Solves x + g(x) = y, differentiable in y and the parameters without unrolling.
@@ -49,6 +49,18 @@ def invert(
     Returns:
       A `FixedPointResult`; only its ``x`` carries a gradient. Its ``error_bound`` is computed by
       `FixedPointResult.bounded`.
+
+    Example:
+    >>> from tf_iresnet.fixed_point import Picard
+    >>> from tf_iresnet.functions import Affine
+    >>> from tf_iresnet.functions.linear_maps import DenseMap
+    >>> g, kernel = Affine(DenseMap(1, 1), use_bias=False), tf.constant([[0.5]])
+    >>> result = invert(g, [kernel], tf.constant([[3.0]]), Picard())
+    >>> round(float(result.x[0, 0]), 4)
+    2.0
+
+    Source: Invertible Residual Networks, algorithm 1; for the gradient Bai, Kolter, Koltun 2019
+    (Deep Equilibrium Models), theorem 1.
     """
     parameters = list(parameters)
     precise = function.unrounded()
@@ -58,7 +70,7 @@ def invert(
 
     @tf.custom_gradient
     def solve(y, *parameters):
-        folded, its_parameters = function.fold(parameters)  # once, outside of the loop
+        folded, its_parameters = function.fold(parameters)  # once, outside the loop
         unrounded = folded.unrounded()
 
         def g(x):
@@ -69,7 +81,7 @@ def invert(
         result = solver.solve(g, y, start)
 
         def gradient(upstream, *unused):
-            upstream = _asked_for(upstream, result.converged)
+            upstream = _refuse_failed(upstream, result.converged)
             _, residuals = function.linearize(parameters, result.x)
             scale = expand_like(rms(upstream), y)
             scale = tf.where(scale > 0, scale, tf.ones_like(scale))
@@ -100,8 +112,8 @@ def invert(
     return found._replace(error_bound=error)
 
 
-def _asked_for(upstream: tf.Tensor, converged: tf.Tensor) -> tf.Tensor:
-    """Refuses the gradient of what did not converge: an error in eager code, NaN in graphs."""
+def _refuse_failed(upstream: tf.Tensor, converged: tf.Tensor) -> tf.Tensor:
+    """Refuses gradients of examples that did not converge: by an error, or in graphs by NaN."""
     asked = tf.reduce_any(upstream != 0, axis=event_axes(upstream))
     sound = converged | ~asked
     if tf.executing_eagerly() and not bool(tf.reduce_all(sound)):

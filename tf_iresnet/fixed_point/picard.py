@@ -15,9 +15,9 @@ class Picard(Solver):
       max_steps: the largest number of evaluations of g.
       atol: absolute tolerance of the residual's RMS, in units of y; None for 4 units in the
         last place of the dtype.
-      rtol: tolerance relative to RMS(y); None likewise. Where neither is given the iteration
-        goes on below these tolerances while each step still removes a tenth of the residual:
-        later blocks of an inverse amplify what an earlier one leaves.
+      rtol: tolerance relative to RMS(y); None for the same. If neither is given, the iteration
+        goes on below these tolerances while each step still removes a tenth of the residual: the
+        blocks that an inverse passes later amplify what is left.
 
     Raises:
       ValueError: if an argument is out of range.

@@ -13,7 +13,7 @@ from tf_iresnet.fixed_point.failure import nan_where_failed
 
 # Residuals of fewer units in the last place may be all that rounding allows.
 _ROUNDING = 64
-# The same of arithmetic with bfloat16's 8 bits, or TF32's 11, in units of the size of x.
+# The same for arithmetic with bfloat16's 8 bits, or TF32's 11, in units of the size of x.
 _COARSE = 2.0**-6
 
 
@@ -23,6 +23,15 @@ class ConvergenceError(RuntimeError):
     Attributes:
       result: the `FixedPointResult`, with the iterates and the bound of their error; None for a
         gradient.
+
+    Example:
+    >>> from tf_iresnet.fixed_point import Picard
+    >>> result = Picard(max_steps=1).solve(lambda x: 0.9 * x, tf.constant([[1.0]]))
+    >>> try:
+    ...     x = result.checked()
+    ... except ConvergenceError as error:
+    ...     print(error.result.converged.numpy().tolist())
+    [False]
     """
 
     def __init__(self, message: str, result: FixedPointResult | None = None) -> None:
@@ -36,9 +45,9 @@ class FixedPointResult(NamedTuple):
     ``error_bound`` is proven: with x\* the exact preimage of y, under the kernels, biases and
     scales that the layer computes with and in exact arithmetic from there,
     \|x - x\*\|_2 <= error_bound in the Euclidean norm of an example, and so in each entry. It
-    holds whether or not the example converged, and is infinite where nothing is proven: a branch
-    that is not known to contract or that computes by itself, or, in graphs, weights that have
-    changed since the graph was traced.
+    holds whether or not the example converged. It is infinite where nothing is proven: for a branch
+    that is not known to contract, or whose roundings are not known, and, in graphs, for weights
+    that have changed since the graph was traced.
 
     Attributes:
       x: the last iterate, [batch, ...].
@@ -47,6 +56,13 @@ class FixedPointResult(NamedTuple):
       converged: whether the residual met the tolerance, bool [batch].
       error_bound: of the Euclidean distance to the exact preimage, float64 [batch], in units of
         x. Inside the library it may be a function that returns it, see `bounded`.
+
+    Example:
+    >>> result = FixedPointResult.exact(tf.constant([[1.0], [2.0]]))
+    >>> result.converged.numpy().tolist(), result.bound().numpy().tolist()
+    ([True, True], [0.0, 0.0])
+
+    Source: Invertible Residual Networks, lemma 2, for the bound.
     """
 
     x: tf.Tensor
@@ -59,12 +75,12 @@ class FixedPointResult(NamedTuple):
     def exact(
         cls, x: tf.Tensor, error_bound: Callable[[], tf.Tensor] | float = 0.0
     ) -> FixedPointResult:
-        """The result of an inverse in closed form.
+        """Returns the result of an inverse in closed form.
 
         Args:
           x: [batch, ...].
-          error_bound: how far rounding took it, as in the class; 0 for what only moves numbers,
-            infinity for what is not known.
+          error_bound: a bound of its rounding error, as in the class; 0 if numbers are only moved,
+            infinity if no bound is known.
         """
         batch = tf.shape(x)[:1]
         return cls(
@@ -121,7 +137,7 @@ class FixedPointResult(NamedTuple):
         Gradients of what is NaN are NaN.
 
         Args:
-          hint: says more about the cause; called only when needed.
+          hint: returns more words on the cause; called only when needed.
 
         Raises:
           ConvergenceError: in eager code, if an example did not converge.
@@ -139,7 +155,7 @@ class FixedPointResult(NamedTuple):
         return nan_where_failed(self.x, self.converged)
 
     def _precision_hint(self) -> str:
-        """Says whether rounding alone explains what failed."""
+        """Says whether rounding alone explains the failure, in words for the message."""
         x = tf.boolean_mask(self.x, ~self.converged)
         unit = np.finfo(x.dtype.as_numpy_dtype).eps
         size = float(tf.reduce_max(tf.abs(x)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +12,9 @@ import tensorflow as tf
 from tf_iresnet.arguments import check_integer, check_real
 from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point.result import FixedPointResult
+from tf_iresnet.typing import ArrayLike, Config
 
-# What belongs to one method, from step to step.
+# What one method carries from step to step.
 State = tuple[tf.Tensor, ...]
 
 # An example is given up once so many evaluations have not lowered its residual to this share.
@@ -39,8 +39,18 @@ def rms(x: tf.Tensor) -> tf.Tensor:
 class Solver(abc.ABC):
     """Solves x + g(x) = y for each example of a batch.
 
-    A method says which point to try next (`_next`) and, where it may do without one that has
-    been tried, which to keep (`_keep`). Everything else is done here.
+    A method defines which point to try next (`_next`), and may reject points that were tried
+    (`_keep`). Everything else is done here.
+
+    Example:
+    >>> class Halfway(Solver):
+    ...     def _next(self, x, error, residual, kept, state):
+    ...         return x - 0.5 * error, state
+    >>> result = Halfway().solve(lambda x: 0.5 * x, tf.constant([[3.0]]))
+    >>> round(float(result.x[0, 0]), 4)
+    2.0
+
+    Source: Invertible Residual Networks, algorithm 1.
     """
 
     def __init__(
@@ -53,12 +63,12 @@ class Solver(abc.ABC):
             for name, value in (("atol", atol), ("rtol", rtol))
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the constructor's arguments."""
         return {"max_steps": self.max_steps, "atol": self.atol, "rtol": self.rtol}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Solver:
+    def from_config(cls, config: Config) -> Solver:
         """Builds the solver from `get_config`'s result."""
         return cls(**config)
 
@@ -91,16 +101,16 @@ class Solver(abc.ABC):
 
         Args:
           x: the points just tried.
-          error: x + g(x) - y there.
+          error: x + g(x) - y at these points.
           residual: its RMS, [batch].
-          kept: what `_keep` said, bool [batch].
+          kept: what `_keep` returned, bool [batch].
           state: the method's own.
         """
 
     # --- the loop ---
 
     def solve(
-        self, g: Callable[[tf.Tensor], tf.Tensor], y: tf.Tensor, start: Any = None
+        self, g: Callable[[tf.Tensor], tf.Tensor], y: tf.Tensor, start: ArrayLike | None = None
     ) -> FixedPointResult:
         """Solves x + g(x) = y.
 
@@ -112,10 +122,10 @@ class Solver(abc.ABC):
 
         Returns:
           A `FixedPointResult`. An example's result does not depend on the rest of the batch.
-          An example is given up as not converged once its residual falls no more: by less than
-          2 % in 200 steps, or in 50 where it is below a 64th of RMS(y), a size that roundings to
-          TF32 or bfloat16 have (the tolerance is then below what g resolves). A Picard residual
-          falls by 2 % in 50 steps wherever Lip(g) < 0.9996 in the Euclidean norm.
+          An example is given up as not converged once its residual has stopped falling: by less
+          than 2 % in 200 steps, or in 50 steps where it is below a 64th of RMS(y). Roundings to
+          TF32 or bfloat16 have that size, and the tolerance is then below what g resolves. A Picard
+          residual falls by 2 % in 50 steps wherever Lip(g) < 0.9996 in the Euclidean norm.
 
         Raises:
           ValueError: if the start does not have the shape of y.
@@ -142,7 +152,7 @@ class Solver(abc.ABC):
             idle = tf.where(falls, 0, idle + 1)
             least = tf.where(falls, new, least)
             wanted &= idle < tf.where(residual > rounding, _PATIENCE, _PATIENCE_AT_ROUNDING)
-            # A diverged example (NaN, infinity) is given up; its residual tells.
+            # A diverged example (NaN, infinity) is given up; its residual shows it.
             wanted &= tf.math.is_finite(new) | ~kept
             following, state = self._next(x, error, new, kept, state)
             kept &= active
@@ -169,7 +179,7 @@ class Solver(abc.ABC):
         return FixedPointResult(found, steps, residual, residual <= tolerance)
 
 
-def _check_start(start: Any, y: tf.Tensor) -> tf.Tensor:
+def _check_start(start: ArrayLike, y: tf.Tensor) -> tf.Tensor:
     start = tf.cast(tf.convert_to_tensor(start), y.dtype)
     if not start.shape.is_compatible_with(y.shape):
         raise ValueError(

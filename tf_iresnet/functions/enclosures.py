@@ -17,7 +17,7 @@ from tf_iresnet.batches import event_axes
 EPSILON = float(np.finfo(np.float64).eps)
 #: Units in the last place that an elementary function of TensorFlow may be off by, with a margin.
 ELEMENTARY = 64.0
-# Of whatever order products are summed in, blocked or fused; and of the norms below themselves.
+# Covers every order in which products are summed, blocked or fused, and the norms' own roundings.
 _MARGIN = 4.0
 
 
@@ -25,7 +25,7 @@ def norm(x: tf.Tensor) -> tf.Tensor:
     """Returns the Euclidean norm of each example, [batch], as float64."""
     x = tf.cast(x, tf.float64)
     axes = event_axes(x)
-    # Squares of entries near the ends of float64's range would not be in it.
+    # Squares of very large or small entries would leave float64's range.
     scale = tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)
     scale = tf.where(scale > 0, scale, tf.ones_like(scale))
     return tf.squeeze(scale, axes) * tf.sqrt(tf.reduce_sum(tf.square(x / scale), axis=axes))

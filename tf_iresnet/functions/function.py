@@ -27,9 +27,9 @@ class Function(abc.ABC):
         return self.linearize(parameters, x)[0]
 
     def fold(self, parameters: Parameters) -> tuple[Function, Parameters]:
-        """Returns an equal function and its parameters that are cheaper to differentiate often.
+        """Returns an equal function that is cheaper to differentiate often, and its parameters.
 
-        The new parameters are differentiable functions of the old.
+        The new parameters are differentiable functions of the given ones.
         """
         return self, parameters
 
@@ -69,7 +69,7 @@ class Function(abc.ABC):
     def jvp(
         self, parameters: Parameters, residuals: Residuals, tangent: tf.Tensor
     ) -> tuple[tf.Tensor, Residuals]:
-        """Returns J tangent, and the tangents inside that `gradient` needs."""
+        """Returns J tangent, and the inner tangents that `gradient` needs."""
 
     @abc.abstractmethod
     def gradient(
@@ -88,8 +88,8 @@ class Function(abc.ABC):
           products: constants: what `jvp` returned second, and a cotangent of the shape of g(x).
 
         Returns:
-          The gradients with respect to x and to each parameter (summed over the batch, but for
-          parameters that have a batch of their own, see `Affine`).
+          The gradients with respect to x and to each parameter. Those of parameters are summed over
+          the batch, except for parameters that have a batch of their own, see `Affine`.
         """
 
     def take_examples(
@@ -102,7 +102,7 @@ class Function(abc.ABC):
           take: takes these examples from a tensor [batch, ...].
 
         Returns:
-          Residuals for `vjp`; None where they hold something else than tensors.
+          Residuals for `vjp`; None if they hold anything but tensors.
         """
         if not all(tf.is_tensor(leaf) for leaf in tf.nest.flatten(residuals)):
             return None

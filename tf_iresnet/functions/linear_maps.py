@@ -131,7 +131,7 @@ class ConvMap:
 
     @functools.cached_property
     def _is_centred(self) -> bool:
-        """Whether the adjoint is the convolution with the `_turned` kernel."""
+        """Whether the adjoint is the convolution with the turned kernel (`_turn`)."""
         odd = all(size % 2 for size in self.kernel_shape[: self.rank])
         plain = set(self.strides + self.dilation_rate) == {1}
         return self.padding == "same" and odd and plain and self.groups == 1
@@ -170,7 +170,7 @@ class ConvMap:
             "padding": "SAME" if self.padding == "same" else "VALID",
         }
 
-    def _padded(self, x: tf.Tensor) -> tf.Tensor:
+    def _pad(self, x: tf.Tensor) -> tf.Tensor:
         pad = self._causal_pad
         return tf.pad(x, [[0, 0], [pad, 0], [0, 0]]) if pad else x
 
@@ -182,9 +182,9 @@ class ConvMap:
             )
             return tf.concat([self._group.apply(k, part) for k, part in parts], -1)
         if self._by_rows(*self.kernel_shape[-2:]):
-            return _sum_of_rows(kernel, x)
+            return _convolve_by_rows(kernel, x)
         op = tf.raw_ops.Conv3D if self.rank == 3 else tf.raw_ops.Conv2D
-        x = self._lift(self._padded(x))
+        x = self._lift(self._pad(x))
         y = self._lower(op(input=x, filter=self._lift_kernel(kernel), **self._options))
         # TensorFlow's convolutions hand an empty batch through, with the input's channels.
         return tf.reshape(y, [0, *self.output_shape]) if x.shape[0] == 0 else y
@@ -197,7 +197,7 @@ class ConvMap:
             )
             return tf.concat([self._group.adjoint(k, part) for k, part in parts], -1)
         if self._by_rows(*self.kernel_shape[:-3:-1]):
-            return _sum_of_rows(_turned(kernel), y)
+            return _convolve_by_rows(_turn(kernel), y)
         pad = self._causal_pad
         lead = (1,) if self.rank == 1 else ()
         event = (*lead, *(size + pad for size in self.spatial_shape), self.input_shape[-1])
@@ -223,7 +223,7 @@ class ConvMap:
         if self._is_centred and outputs < inputs:
             # <conv(x, K), y> is <x, conv(y, turned K)>, whose gradient is faster.
             shape = (*self.kernel_shape[:-2], outputs, inputs)
-            return _turned(dataclasses.replace(self, kernel_shape=shape).kernel_gradient(y, x))
+            return _turn(dataclasses.replace(self, kernel_shape=shape).kernel_gradient(y, x))
         lead = (1,) if self.rank == 1 else ()
         reaches = zip(self.kernel_shape, self.dilation_rate, strict=False)
         spread = (*((k - 1) * d + 1 for k, d in reaches), *self.kernel_shape[-2:])
@@ -231,7 +231,7 @@ class ConvMap:
             tf.raw_ops.Conv3DBackpropFilterV2 if self.rank == 3 else tf.raw_ops.Conv2DBackpropFilter
         )
         gradient = op(
-            input=self._lift(self._padded(x)),
+            input=self._lift(self._pad(x)),
             filter_sizes=tf.constant((*lead, *spread), tf.int32),
             out_backprop=self._lift(y),
             **self._options,
@@ -240,22 +240,22 @@ class ConvMap:
         return gradient[tuple(slice(None, None, d) for d in self.dilation_rate)]
 
 
-# Processors compute so many channels together at least: fewer outputs waste the rest.
+# Processors compute at least so many channels together: fewer outputs waste the rest.
 _VECTOR = 16
 
 
-def _turned(kernel: tf.Tensor) -> tf.Tensor:
+def _turn(kernel: tf.Tensor) -> tf.Tensor:
     """Reverses a kernel in space and swaps its channels."""
     rank = kernel.shape.rank
     spatial = list(range(rank - 2))
     return tf.transpose(tf.reverse(kernel, spatial), [*spatial, rank - 1, rank - 2])
 
 
-def _sum_of_rows(kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """A centred 2-D convolution by one of all the kernel's rows, whose results are shifted.
+def _convolve_by_rows(kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Convolves each row of a centred 2-D kernel, and adds up the results, shifted.
 
-    The rows' outputs stand beside each other as channels, which fills the vectors that a few
-    channels would leave empty.
+    One convolution does it for all rows, whose outputs stand side by side as channels. They fill
+    the processor's vectors, which a few channels alone would leave partly empty.
     """
     height, width, inputs, outputs = kernel.shape
     rows = tf.reshape(tf.transpose(kernel, [1, 2, 0, 3]), [1, width, inputs, height * outputs])

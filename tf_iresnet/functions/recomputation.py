@@ -13,8 +13,8 @@ def after(x: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
     """Returns x, but not before the others are known.
 
     TensorFlow's graph optimizer drops control dependencies between operations without side
-    effects. So x depends on the others by a condition that never holds and that it does not see
-    through. Its gradient knows nothing of that.
+    effects. So x depends on the others by a condition that never holds and that the optimizer does
+    not see through. The gradient passes through unchanged.
 
     Args:
       x: any tensor.
@@ -33,11 +33,11 @@ def after(x: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
 
 
 class Recomputed(Function):
-    """A function evaluated anew, at the same point, when its gradient is asked for.
+    """A function that is evaluated a second time, at the same point, for its gradient.
 
-    What a wide branch holds between the forward and the backward pass, several tensors of its
-    hidden size for every layer, shrinks to x. The price is one more evaluation and, for a
-    log-determinant, one more product J t for each probe.
+    Between the forward and the backward pass a wide branch holds several tensors of its hidden size
+    for every layer; here it holds x alone. The price is one more evaluation and, for a
+    log-determinant, one more Jacobian-vector product for each probe.
     """
 
     def __init__(self, function: Function) -> None:
@@ -78,7 +78,7 @@ class Recomputed(Function):
         return product, tangent
 
     def gradient(self, parameters, residuals, upstream, products=()):
-        # Waits for the backward pass, and is no common subexpression of the forward one.
+        # It waits for the backward pass, and is no common subexpression with the forward pass.
         x = after(residuals[0], upstream)
         _, again = self.function.linearize(parameters, x)
         anew = [
@@ -86,5 +86,5 @@ class Recomputed(Function):
             for tangent, cotangent in products
         ]
         by_x, by_parameters = self.function.gradient(parameters, again, upstream, anew)
-        # The block before waits until the intermediate results of this one are no longer needed.
+        # The preceding block's backward pass waits until this one's intermediate results are freed.
         return after(by_x, *by_parameters), by_parameters

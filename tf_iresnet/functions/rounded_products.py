@@ -1,9 +1,9 @@
-"""Products of float32 on devices that round their operands, TF32: found out, and avoided.
+"""Products of float32 on devices that round their operands (TF32): detection and full precision.
 
 Graphics processors since 2020 multiply float32 tensors with 10 bits of each operand's fraction
-by default. That is enough for training, and for log-determinants, but an inverse solved with such
+by default. That is enough for training and for log-determinants, but an inverse solved with such
 products stops three digits short of its tolerance. A product of full precision is the sum of
-three rounded ones, of parts that no rounding changes.
+three products whose operands this rounding leaves unchanged.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.functions.linear_maps import LinearMap
+
+T = TypeVar("T")
 
 _SIZE = 64  # large enough to be worth a device's matrix units
 _SPATIAL, _CHANNELS = 8, 16
@@ -43,7 +45,7 @@ def split(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 class Unrounded:
     """A linear map whose float32 products keep full precision where a device rounds them.
 
-    With x = h + l and W = H + L it is H h + (H l + L h); what is left out, L l, lies below the
+    With x = h + l and W = H + L it is H h + (H l + L h). The missing term L l lies below the
     rounding of float32.
     """
 
@@ -51,14 +53,16 @@ class Unrounded:
 
     def apply(self, kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Returns the map's value."""
-        return _in_parts(self.linear_map.apply, kernel, x)
+        return _multiply_in_parts(self.linear_map.apply, kernel, x)
 
     def adjoint(self, kernel: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns the adjoint's value."""
-        return _in_parts(self.linear_map.adjoint, kernel, y)
+        return _multiply_in_parts(self.linear_map.adjoint, kernel, y)
 
 
-def _in_parts(product: Callable[..., tf.Tensor], kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+def _multiply_in_parts(
+    product: Callable[..., tf.Tensor], kernel: tf.Tensor, x: tf.Tensor
+) -> tf.Tensor:
     if x.dtype != tf.float32:
         return product(kernel, x)
     (kernel_high, kernel_low), (high, low) = split(kernel), split(x)
@@ -68,13 +72,13 @@ def _in_parts(product: Callable[..., tf.Tensor], kernel: tf.Tensor, x: tf.Tensor
 def are_rounded(x: tf.Tensor) -> tf.Tensor:
     """Says whether the device at hand rounds the operands of float32 products, a bool scalar.
 
-    It multiplies by the identity and looks, when the graph runs: a SavedModel may be loaded on
-    another machine than that which traced it, and TensorFlow's switch may have been turned since.
+    It multiplies by the identity and compares, each time the graph runs: a SavedModel may run on
+    another machine than the one that traced it, and TensorFlow's switch for TF32 may be turned.
 
     Args:
       x: any float32 tensor of the computation; its values do not matter.
     """
-    # A 1 that no optimizer of graphs can compute beforehand, on the processor.
+    # A 1 that TensorFlow's graph optimizer cannot compute beforehand, on the CPU.
     one = 1.0 + tf.cast(tf.reduce_any(x > math.inf), tf.float32)
     matrix = one * tf.constant(_operand(_SIZE, _SIZE))
     product = tf.linalg.matmul(matrix, one * tf.eye(_SIZE))
@@ -93,11 +97,11 @@ def _operand(*shape: int) -> np.ndarray:
     return (1.0 + np.random.default_rng(0).random(shape)).astype(np.float32)
 
 
-def where_rounded(rounded: tf.Tensor | None, compute: Callable[[bool], Any]) -> Any:
+def where_rounded(rounded: tf.Tensor | None, compute: Callable[[bool], T]) -> T:
     """Returns compute(True) where products are rounded, else compute(False).
 
     Args:
-      rounded: what `are_rounded` said; None where it is of no matter.
+      rounded: the result of `are_rounded`; None if rounding does not matter: compute(False).
       compute: takes a bool and returns tensors, of the same shapes for both.
     """
     if rounded is None or tf.executing_eagerly():

@@ -10,7 +10,7 @@ from tf_iresnet.functions.function import Function, Parameters
 
 
 class Taped(Function):
-    """Any function of (parameters, x), differentiated by tapes: slower, but knows no limits."""
+    """Any function of (parameters, x), differentiated by tapes: slower, but unrestricted."""
 
     def __init__(
         self, function: Callable[[Parameters, tf.Tensor], tf.Tensor], num_parameters: int

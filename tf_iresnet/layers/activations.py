@@ -13,6 +13,7 @@ from tf_iresnet import functions
 from tf_iresnet.arguments import check_choice
 from tf_iresnet.functions import concatenation, sorting
 from tf_iresnet.layers.lipschitz import bound_of
+from tf_iresnet.typing import ActivationLike, ArrayLike, Bounded, Config, Shape, StaticShape
 
 
 class Activation(keras.layers.Layer, abc.ABC):
@@ -36,12 +37,12 @@ class Activation(keras.layers.Layer, abc.ABC):
 
     lipschitz_estimate = lipschitz_bound
 
-    def call(self, x: Any) -> tf.Tensor:
+    def call(self, x: ArrayLike) -> tf.Tensor:
         x = tf.cast(x, self.compute_dtype)
         parameters = [tf.cast(p, self.compute_dtype) for p in self.function_parameters()]
         return self.function()(parameters, x)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return tuple(input_shape)
 
 
@@ -61,7 +62,7 @@ class LipSwish(Activation):
     Source: Residual Flows for Invertible Generative Modeling, section 3.3.
     """
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.beta = self.add_weight(
             name="beta", shape=(), initializer=keras.initializers.Constant(0.5), autocast=False
         )
@@ -96,7 +97,7 @@ class CLipSwish(LipSwish):
     def function(self) -> functions.Function:
         return concatenation.ConcatenatedSwish()
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return (*input_shape[:-1], 2 * input_shape[-1])
 
 
@@ -122,7 +123,7 @@ class MaxMin(Activation):
     derivative.
     """
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         if input_shape[-1] is None or input_shape[-1] % 2:
             raise ValueError(
                 f"MaxMin needs an even number of channels, got inputs of shape {input_shape}."
@@ -165,7 +166,7 @@ class SmoothActivation(Activation):
     def function(self) -> functions.Function:
         return _SMOOTH[self.function_name]()
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"function_name": self.function_name, **super().get_config()}
 
 
@@ -188,7 +189,7 @@ _CONSTANTS = (
 )
 
 
-def activation_bound(activation: Any) -> float:
+def activation_bound(activation: ActivationLike | Bounded) -> float:
     """Returns a Lipschitz constant of an activation, as Keras' layers hold one.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,16 +13,17 @@ from tf_iresnet import replicas
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
 from tf_iresnet.norms.dense import round_up
+from tf_iresnet.typing import ArrayLike
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class ActNorm(DataInitialized):
     r"""y = (x + b) exp(s), with s and b of each channel set so that data are standardised.
 
-    ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. `adapt` sets both from
-    many rows; where nobody called it the first batch of training does (see `DataInitialized`), and
-    they are trained from then on. A channel that is constant, as all are in a single row of
-    points, keeps its scale.
+    ln\|det\| = pixels sum(s). The scale is an exponential and so never zero. `adapt` sets s and b
+    from many rows; without it the first batch of training does (see `DataInitialized`). They are
+    trained from then on. A constant channel keeps its scale; in a single row of points all
+    channels are constant.
 
     Args:
       **kwargs: of `keras.layers.Layer`.
@@ -43,19 +43,19 @@ class ActNorm(DataInitialized):
             for name in ("log_scale", "bias")
         )
 
-    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+    def _starting_weights(self) -> list[tuple[keras.Variable, ArrayLike]]:
         return [(self.bias, 0.0), (self.log_scale, 0.0)]
 
     def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Bias and log-scale that standardise the rows."""
+        """Returns the bias and the log-scale that standardise the rows."""
         dtype = parts[0].dtype
-        # In float64: squares and sums of many rows overflow and round in less.
+        # In float64: squares and sums of many rows may overflow narrower types, and round in them.
         mean, variance = replicas.channel_moments(*(tf.cast(x, tf.float64) for x in parts))
         constant = constant_channels(mean, variance, dtype)
         deviation = tf.where(constant, tf.ones_like(variance), tf.sqrt(variance))
         return [tf.cast(-mean, dtype), tf.cast(-tf.math.log(deviation), dtype)]
 
-    def _judge(self, count: int) -> None:
+    def _warn_if_few(self, count: int) -> None:
         if count == 1:
             warnings.warn(
                 f"{self.name} sees a single row, from which no scale can be told: only its bias is "
@@ -79,7 +79,7 @@ class ActNorm(DataInitialized):
             size=lambda y, log_scale, bias: tf.abs(y * tf.exp(-log_scale)) + tf.abs(bias),
         )
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         scale = np.asarray(self.log_scale, np.float64)
         with np.errstate(over="ignore"):  # an infinite bound says that none is known
             return round_up(float(np.exp(-scale.min())), 8)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import keras
 import tensorflow as tf
 
 from tf_iresnet.keras_private import layers_inside
 from tf_iresnet.tensorflow_private import any_tape, recording_tapes
 
 if TYPE_CHECKING:
+    from tf_iresnet.layers.data_initialized import DataInitialized
     from tf_iresnet.layers.invertible import InvertibleLayer
 
 _learning: contextvars.ContextVar[bool] = contextvars.ContextVar("learning", default=False)
 
 
 def is_learning() -> bool:
-    """Whether the evaluation that runs is inside of a `learning` that found a tape at work."""
+    """Says whether the running evaluation is inside a `learning` that found a gradient tape."""
     return _learning.get()
 
 
@@ -27,9 +29,9 @@ def is_learning() -> bool:
 def learning(layer: InvertibleLayer) -> Iterator[None]:
     """Marks what is evaluated inside as training, if a gradient tape records the layer's weights.
 
-    Densities are asked for without a word on what for, by TensorFlow Probability's loops and by a
-    loss that is a log-likelihood. A tape over the weights is the sign of training: one over x
-    alone, as in Markov chain Monte Carlo, is none.
+    TensorFlow Probability's loops, and losses that are log-likelihoods, ask for a density without
+    saying that they train. A tape over the weights is the sign of training. A tape over x alone, as
+    in Markov chain Monte Carlo, is none.
 
     Args:
       layer: the layer that is going to be evaluated.
@@ -51,19 +53,19 @@ def _is_trained(layer: InvertibleLayer) -> bool:
     return bool(weights) and recording_tapes(*(tf.convert_to_tensor(w) for w in weights)) > 0
 
 
-def freeze_parts(layer: Any) -> None:
-    """Makes a layer that was made frozen so in all its parts, as one that is frozen later is.
+def freeze_parts(layer: keras.layers.Layer) -> None:
+    """Freezes all parts of a layer that was made frozen, as setting ``trainable`` later does.
 
     Args:
-      layer: a Keras layer whose parts are there.
+      layer: a Keras layer, all parts of which exist.
     """
     if not layer.trainable:
-        # Each by itself: what is False already, Keras does not set again.
+        # Each part by itself: Keras does not hand down a value that is already set.
         for part in layers_inside(layer)[1:]:
             part.trainable = False
 
 
-def layers_from_data(layer: InvertibleLayer) -> list[Any]:
+def layers_from_data(layer: InvertibleLayer) -> list[DataInitialized]:
     """Returns the layers in a layer, itself among them, that take weights from data."""
     return [part for part in layers_inside(layer) if getattr(part, "takes_from_data", False)]
 
@@ -73,22 +75,23 @@ def adapt(
     parts: Sequence[tf.Tensor],
     contexts: Sequence[tf.Tensor | None],
     again: bool,
-) -> list[Any]:
-    """Sets what comes from data, layer by layer, each from what the layers before make of all rows.
+) -> list[DataInitialized]:
+    """Sets the weights that come from data, layer by layer.
 
-    If anything fails, all weights are as they were.
+    Each layer sees all rows as the layers before it map them. If anything fails, all weights keep
+    their values.
 
     Args:
       layer: a layer that is built.
       parts: rows in groups, [rows, ...] each.
       contexts: those that belong to the rows; None for unconditional layers.
-      again: whether to set what was set before, too. Frozen layers are left alone in any case.
+      again: whether to set weights that are set already. Frozen layers are always left alone.
 
     Returns:
       The layers that were set.
 
     Raises:
-      ValueError: if all layers are frozen that take weights from data and ``again`` is said; if
+      ValueError: if ``again`` is True and all layers that take weights from data are frozen; if
         the statistics are not finite.
     """
     candidates = layers_from_data(layer)

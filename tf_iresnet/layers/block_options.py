@@ -23,12 +23,12 @@ from tf_iresnet.options import Options, option
 _CONVOLUTIONS = {3: SpectralConv1D, 4: SpectralConv2D, 5: SpectralConv3D}
 
 
-def _estimator(name: str, value: Any) -> LogDetEstimator:
+def _estimator(name: str, value: LogDetEstimator | None) -> LogDetEstimator:
     value = RussianRoulette() if value is None else value
     return check_instance(name, value, LogDetEstimator, "Exact()")
 
 
-def _solver(name: str, value: Any) -> Solver:
+def _solver(name: str, value: Solver | None) -> Solver:
     return check_instance(name, Picard() if value is None else value, Solver, "Picard()")
 
 
@@ -37,8 +37,8 @@ class BranchOptions(Options):
     """The options of residual branches, and the layers that they stand for.
 
     Args:
-      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint, and then
-        nothing says that a block is invertible.
+      coeff: bound of each linear layer's norm, in (0, 1); None for no constraint, by which nothing
+        proves that a block is invertible.
       activation: "lipswish", "clipswish" (doubles the channels that the next linear layer reads),
         "elu", "softplus", "tanh" or "maxmin".
       power_iterations: of each spectral layer, see `SpectralDense`.
@@ -103,7 +103,7 @@ class ResidualOptions(Options):
     Args:
       log_det: the estimator; by default `RussianRoulette(exact_terms=2)`.
       solver: of the inverse; by default `Picard()`.
-      recompute: whether training keeps the block's input alone for the backward pass and computes
+      recompute: whether training keeps only the block's input for the backward pass, and computes
         the branch a second time there: less memory, more time.
 
     Raises:

@@ -1,11 +1,11 @@
-"""Residual branches: parts in turn, and that of the paper, activations and spectral layers."""
+"""Residual branches: compositions of parts, and the paper's branch of spectral layers."""
 
 from __future__ import annotations
 
 import abc
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -17,16 +17,38 @@ from tf_iresnet.layers.block_options import BranchOptions
 from tf_iresnet.layers.context import check_context, check_context_size, context_keyword
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.layers.spectral import SpectralLayer, chosen_normalization
+from tf_iresnet.layers.spectral import SpectralLayer, choose_normalization
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.norms.dense import multiply_up
 from tf_iresnet.options import takes
+from tf_iresnet.typing import ArrayLike, Bounded, Config, Context, Shape, StaticShape
+
+
+class BranchPart(Bounded, Protocol):
+    """A layer in a branch: it computes `function` of its `function_parameters`."""
+
+    built: bool
+
+    def build(self, input_shape: Shape) -> None:
+        """Makes the weights."""
+
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
+        """Returns the output's shape, with the batch axis."""
+
+    def function(self) -> functions.Function:
+        """Returns what the layer computes."""
+
+    def function_parameters(self, context: tf.Tensor | None = None) -> list[tf.Tensor]:
+        """Returns the function's parameters, in the weights' dtype."""
+
+    def lipschitz_estimate(self) -> float:
+        """Returns the Lipschitz constant that the layer believes in: no bound."""
 
 
 class Branch(keras.layers.Layer, abc.ABC):
     """A composition of ``parts``: layers that offer a function, its parameters and a bound.
 
-    A subclass builds itself and defines `parts`; those that take a context say so by a
+    A subclass builds itself and defines `parts`. Parts that take a context have a
     ``context_size``.
 
     Args:
@@ -51,15 +73,15 @@ class Branch(keras.layers.Layer, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def parts(self) -> list[Any]:
+    def parts(self) -> list[BranchPart]:
         """The layers in the order of evaluation."""
 
     def _make_linear(self, rank: int, units: int, taps: int, name: str) -> SpectralLayer:
-        """A dense layer for inputs of rank 2, a convolution for more axes."""
+        """Makes a dense layer for inputs of rank 2, a convolution for more axes."""
         own = {"context_size": self.context_size, "dtype": self.dtype_policy, "name": name}
         return self._options.linear(rank, units, taps, **own)
 
-    def _build_parts(self, input_shape: Any) -> None:
+    def _build_parts(self, input_shape: Shape) -> None:
         shapes = [tuple(input_shape)]
         for part in self.parts:
             shapes.append(part.compute_output_shape(shapes[-1]))
@@ -67,13 +89,13 @@ class Branch(keras.layers.Layer, abc.ABC):
             self._choose_normalization(shapes)
         for part, shape in zip(self.parts, shapes, strict=False):
             part.build(shape)
-        # The convolutions' norms are those at this size.
+        # The convolutions' norms hold for this size.
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes=dict(enumerate(tuple(input_shape)[1:], 1))
         )
         self.built = True
 
-    def _choose_normalization(self, shapes: Sequence[Any]) -> None:
+    def _choose_normalization(self, shapes: Sequence[Shape]) -> None:
         """Makes one choice for all spectral layers, since a block is proven as a whole."""
         maps, layers = [], []
         for part, shape in zip(self.parts, shapes, strict=False):
@@ -81,7 +103,7 @@ class Branch(keras.layers.Layer, abc.ABC):
                 if isinstance(layer, SpectralLayer):
                     maps.append(layer.operator_at(shape))
                     layers.append(layer)
-        self.normalization = chosen_normalization(maps, self.passes)
+        self.normalization = choose_normalization(maps, self.passes)
         for layer in layers:
             layer.normalization = self.normalization
 
@@ -116,20 +138,22 @@ class Branch(keras.layers.Layer, abc.ABC):
         return multiply_up(bound_of(part) for part in self.parts)
 
     def lipschitz_estimate(self) -> float:
-        """Returns what the parts believe in, no bound: the product of their estimates."""
+        """Returns the product of the parts' estimates: no bound."""
         return math.prod(part.lipschitz_estimate() for part in self.parts)
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
         x = tf.cast(x, self.variable_dtype)
         context = check_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
         parameters = self.function_parameters(**context_keyword(self, context))
         return self.function()([tf.cast(p, self.compute_dtype) for p in parameters], x)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return tuple(input_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             **BranchOptions.config_of(self),
@@ -184,7 +208,7 @@ class SpectralBranch(Branch):
         self._linear: list[SpectralLayer] = []
         track(self, "activations", self._activations)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         outputs = [self.hidden] * (len(self.kernel_sizes) - 1) + [input_shape[-1]]
         self._linear = [
             self._make_linear(len(input_shape), units, taps, f"linear_{index}")
@@ -194,8 +218,8 @@ class SpectralBranch(Branch):
         self._build_parts(input_shape)
 
     @property
-    def parts(self) -> list[Any]:
-        parts: list[Any] = []
+    def parts(self) -> list[BranchPart]:
+        parts: list[BranchPart] = []
         activations = list(self._activations)
         for index, layer in enumerate(self._linear):
             if index or self.input_activation:
@@ -203,7 +227,7 @@ class SpectralBranch(Branch):
             parts.append(layer)
         return parts
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "hidden": self.hidden,

@@ -13,13 +13,14 @@ from tf_iresnet.arguments import check_instance
 from tf_iresnet.layers.context import check_context_vector, context_keyword
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.lipschitz import inverse_bound_of
+from tf_iresnet.typing import Config, Context, Inputs, Shape, StaticShape
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class Conditioned(InvertibleLayer):
     r"""x -> f(x; c) for one c: a conditional layer as an unconditional one, of the same weights.
 
-    It serves where nobody hands on a context: in a `keras.Sequential`, a distribution p(x | c), a
+    It serves where no context is passed on: in a `keras.Sequential`, a distribution p(x | c) or a
     Markov chain.
 
     Args:
@@ -40,7 +41,7 @@ class Conditioned(InvertibleLayer):
     Source: no part of the papers.
     """
 
-    def __init__(self, layer: InvertibleLayer, context: Any, **kwargs: Any) -> None:
+    def __init__(self, layer: InvertibleLayer, context: Context, **kwargs: Any) -> None:
         check_instance("layer", layer, InvertibleLayer, "InvertibleResidual(context_size=2)")
         super().__init__(**{"dtype": layer.dtype_policy, **kwargs})
         self.layer = layer
@@ -49,7 +50,7 @@ class Conditioned(InvertibleLayer):
         if layer.built and layer._event_shape is not None:
             self.build((None, *layer._event_shape))
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if not self.layer.built:
             self.layer.build(tuple(input_shape))
@@ -57,7 +58,7 @@ class Conditioned(InvertibleLayer):
     def _rows(self, x: tf.Tensor) -> tf.Tensor:
         return tf.broadcast_to(self._context, [tf.shape(x)[0], len(self._context)])
 
-    def _condition(self, x: tf.Tensor) -> dict[str, Any]:
+    def _condition(self, x: tf.Tensor) -> Inputs:
         return context_keyword(self.layer, self._rows(x))
 
     def _adapt(self, parts, contexts, due):
@@ -83,13 +84,13 @@ class Conditioned(InvertibleLayer):
             return float("inf")
         return inverse_bound_of(self.layer) if sublayers is None else sublayers[0]
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return self.layer.compute_output_shape(input_shape)
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return self.layer.compute_input_shape(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "layer": keras.saving.serialize_keras_object(self.layer),
@@ -97,6 +98,6 @@ class Conditioned(InvertibleLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Conditioned:
+    def from_config(cls, config: Config) -> Conditioned:
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)

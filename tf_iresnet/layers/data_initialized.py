@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,17 +13,18 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.layers.adaptation import is_learning
 from tf_iresnet.layers.invertible import InvertibleLayer
+from tf_iresnet.typing import ArrayLike, DTypeLike, Shape, StaticShape
 
 
 class DataInitialized(InvertibleLayer):
     """A layer that takes some of its weights from data, and keeps or trains them from then on.
 
-    `adapt` sets them from many rows. Where nobody called it, the first batch of training does:
-    in `call` or `forward_and_log_det` with ``training=True``, or where a gradient tape records
-    the weights of a density. Over several replicas it is the global batch. A batch with values
-    that are not finite, or with no example, changes nothing. Weights that somebody has set, and a
-    frozen layer (``trainable=False``), are left alone by training. The flag ``initialized`` is a
-    weight, so that a restored layer does not adapt again.
+    `adapt` sets them from many rows. Without it the first batch of training sets them: in `call` or
+    `forward_and_log_det` with ``training=True``, or where a gradient tape records the weights of a
+    density. Over several replicas it is the global batch. A batch with values that are not finite,
+    or without examples, changes nothing. Training leaves weights alone that were set by hand, and
+    so it does with a frozen layer (``trainable=False``). The flag ``initialized`` is a weight, so
+    that a restored layer does not adapt again.
 
     Subclasses define `_add_own_weights`, `_starting_weights`, `_values`, `_map` and
     `_map_and_log_det`.
@@ -32,7 +32,7 @@ class DataInitialized(InvertibleLayer):
 
     takes_from_data = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self._add_own_weights(input_shape[-1])
         self.initialized = self.add_weight(
@@ -44,8 +44,8 @@ class DataInitialized(InvertibleLayer):
         """Makes the weights, for so many channels."""
 
     @abc.abstractmethod
-    def _starting_weights(self) -> Sequence[tuple[keras.Variable, Any]]:
-        """Returns the weights that come from data, and what they are before."""
+    def _starting_weights(self) -> Sequence[tuple[keras.Variable, ArrayLike]]:
+        """Returns the weights that come from data, each with its initial value."""
 
     @abc.abstractmethod
     def _values(self, parts: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
@@ -59,8 +59,8 @@ class DataInitialized(InvertibleLayer):
     def _map_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns y and the log-determinant, [batch]."""
 
-    def _judge(self, count: int) -> None:
-        """Warns if so many values of each channel are too few."""
+    def _warn_if_few(self, count: int) -> None:
+        """Warns if ``count`` values of each channel are too few."""
 
     # --- whether it is to be set ---
 
@@ -73,7 +73,7 @@ class DataInitialized(InvertibleLayer):
         return self.trainable and (not self.built or bool(self._is_untouched()))
 
     def _is_untouched(self) -> tf.Tensor:
-        """Whether neither data nor anybody has set the weights."""
+        """Says whether the weights have their initial values, and no data were seen."""
         same = [
             tf.reduce_all(tf.convert_to_tensor(weight) == tf.cast(start, weight.dtype))
             for weight, start in self._starting_weights()
@@ -81,12 +81,12 @@ class DataInitialized(InvertibleLayer):
         return tf.reduce_all([tf.convert_to_tensor(self.initialized) == 0, *same])
 
     def is_due_when_traced(self) -> bool:
-        """Whether `needs_data`, or, for a graph in the making, whether it may when that runs.
+        """Says whether `needs_data` holds, or may hold when the graph that is being traced runs.
 
-        A graph that is traced after the weights are set holds nothing of all this.
+        A graph that is traced after the weights are set has no operations to set them.
         """
         with tf.init_scope():
-            # A variable made inside of a `tf.function` has no value before that runs.
+            # A variable made inside a `tf.function` has no value before the function runs.
             if not tf.executing_eagerly() or not bool(self.initialized.value.is_initialized()):
                 return True
             return self.needs_data
@@ -96,7 +96,7 @@ class DataInitialized(InvertibleLayer):
     def _adapt(self, parts, contexts, due):
         if self in due:
             due.remove(self)
-            self._judge(sum(_values_of_a_channel(x.shape) for x in parts))
+            self._warn_if_few(sum(_values_of_a_channel(x.shape) for x in parts))
             values = self._values(parts)
             if not all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in values):
                 raise ValueError(
@@ -109,15 +109,15 @@ class DataInitialized(InvertibleLayer):
         return [self._map(x) for x in parts]
 
     def _learn_from(self, x: tf.Tensor) -> None:
-        """Sets the weights from a batch of training, where nobody has."""
-        # Weights that a stateless call hands in cannot be assigned.
+        """Sets the weights from a batch of training, unless they are set."""
+        # The weights of a stateless call cannot be assigned.
         if not self.trainable or not hasattr(self.initialized.value, "assign"):
             return
         if not self.is_due_when_traced():
             return
         x = tf.stop_gradient(x)
         if replicas.replica_context() is not None:
-            self._set_if_good(x)  # no condition may hold what replicas tell each other
+            self._set_if_good(x)  # replicas cannot communicate inside a tf.cond
         elif tf.executing_eagerly():
             self._warn_of(x)
             self._set_if_good(x)
@@ -131,7 +131,7 @@ class DataInitialized(InvertibleLayer):
             tf.cond(self._is_untouched(), learn, lambda: tf.constant(0))
 
     def _newly_in_graph(self) -> bool:
-        """Whether the graph in the making holds no batch for this layer yet."""
+        """Says whether the graph that is being traced has no batch for this layer so far."""
         graph, known = tf.compat.v1.get_default_graph(), self.__dict__.get("_graph")
         if known is not None and known() is graph:
             return False
@@ -140,7 +140,7 @@ class DataInitialized(InvertibleLayer):
 
     def _warn_of(self, x: tf.Tensor) -> None:
         if x.shape.is_fully_defined() and x.shape[0]:
-            self._judge(_values_of_a_channel(x.shape))
+            self._warn_if_few(_values_of_a_channel(x.shape))
 
     def _set_if_good(self, x: tf.Tensor) -> None:
         values = self._values([x])
@@ -164,12 +164,12 @@ class DataInitialized(InvertibleLayer):
             self._learn_from(x)
         return self._map_and_log_det(x)
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
 
-def constant_channels(mean: tf.Tensor, variance: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """Says which channels are constant, as far as numbers of a type can tell.
+def constant_channels(mean: tf.Tensor, variance: tf.Tensor, dtype: DTypeLike) -> tf.Tensor:
+    """Says which channels are constant, up to the rounding of a dtype.
 
     Args:
       mean: of each channel, [channels].
@@ -180,7 +180,7 @@ def constant_channels(mean: tf.Tensor, variance: tf.Tensor, dtype: Any) -> tf.Te
       A bool for each channel.
     """
     info = np.finfo(tf.as_dtype(dtype).as_numpy_dtype)
-    # The inverse of a deviation must be a number, too.
+    # The inverse of a deviation must be finite as well.
     least = tf.maximum(8 * float(info.eps) * tf.abs(mean), 1e4 * float(info.tiny))
     return tf.sqrt(variance) <= least
 

@@ -13,7 +13,7 @@ from tf_iresnet.arguments import check_instance, check_integer
 from tf_iresnet.functions.concatenation import Concatenation
 from tf_iresnet.layers.activations import Activation
 from tf_iresnet.layers.block_options import BranchOptions
-from tf_iresnet.layers.branch import Branch
+from tf_iresnet.layers.branch import Branch, BranchPart
 from tf_iresnet.layers.context import context_keyword
 from tf_iresnet.layers.lipschitz import bound_of
 from tf_iresnet.layers.precision import check_policy
@@ -21,6 +21,7 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.norms.dense import multiply_up, round_up
 from tf_iresnet.options import takes
+from tf_iresnet.typing import Config, Shape, Size, StaticShape
 
 _PARTS = ("linear", "activation")
 
@@ -41,14 +42,14 @@ class ConcatenatedLayer(keras.layers.Layer):
     LipSwish), sections 3.1 and 3.2.
     """
 
-    def __init__(self, linear: SpectralLayer, activation: Any, **kwargs: Any) -> None:
+    def __init__(self, linear: SpectralLayer, activation: Activation, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         check_policy(self)
         self.linear = check_instance("linear", linear, SpectralLayer, "SpectralDense(8)")
         self.activation = check_instance("activation", activation, Activation, "LipSwish()")
         self.context_size = linear.context_size
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.raw_weights = self.add_weight(
             name="raw_weights", shape=(2,), initializer="zeros", autocast=False
         )
@@ -80,21 +81,21 @@ class ConcatenatedLayer(keras.layers.Layer):
         return max(bounds)
 
     def lipschitz_estimate(self) -> float:
-        """Returns the same of what the linear layer believes its norm to be: no bound."""
+        """Returns the same constant for the linear layer's estimated norm: no bound."""
         kept, new = self.weights_of_parts().numpy()
         inner = self.linear.lipschitz_estimate() * self.activation.lipschitz_estimate()
         return math.hypot(kept, float(new) * inner)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         inner = self.activation.compute_output_shape(self.linear.compute_output_shape(input_shape))
         return (*input_shape[:-1], input_shape[-1] + inner[-1])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         own = {key: keras.saving.serialize_keras_object(getattr(self, key)) for key in _PARTS}
         return {**super().get_config(), **own}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ConcatenatedLayer:
+    def from_config(cls, config: Config) -> ConcatenatedLayer:
         parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in _PARTS}
         return cls(**{**config, **parts})
 
@@ -103,9 +104,9 @@ class ConcatenatedLayer(keras.layers.Layer):
 class DenseNetBranch(Branch):
     r"""g = W . h_n . ... . h_1 with dense layers h(x) = [w_1 x, w_2 phi(W_i x + b_i)].
 
-    Every layer sees the input and what all earlier ones found. The learned weights satisfy
-    w_1^2 + w_2^2 = 1, so that Lip(h) <= sqrt(w_1^2 + (w_2 coeff)^2) <= 1; the last W, of one tap,
-    goes back to the input's channels and has at most the norm coeff: Lip(g) <= coeff. A rank-2
+    Every layer sees the input and the outputs of all earlier ones. The learned weights satisfy
+    w_1^2 + w_2^2 = 1, so that Lip(h) <= sqrt(w_1^2 + (w_2 coeff)^2) <= 1. The last W, of one tap,
+    maps back to the input's channels and has at most the norm coeff: Lip(g) <= coeff. A rank-2
     input gives dense layers, more axes convolutions that keep the size.
 
     Args:
@@ -148,16 +149,16 @@ class DenseNetBranch(Branch):
         self.growth = check_integer("growth", growth, 1)
         self.depth = check_integer("depth", depth, 1)
         self.kernel_size = check_integer("kernel_size", kernel_size, 1)
-        doubling: Any = options.activation_layer().compute_output_shape((None, 1))[-1]
+        doubling: Size = options.activation_layer().compute_output_shape((None, 1))[-1]
         if self.growth % doubling:
             raise ValueError(
                 f"growth must be even for activation={options.activation!r}, which doubles "
                 f"channels, got {growth!r}."
             )
         self._units = self.growth // doubling
-        self._parts: list[Any] = []
+        self._parts: list[BranchPart] = []
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
         self._parts = [
             ConcatenatedLayer(
@@ -173,10 +174,10 @@ class DenseNetBranch(Branch):
         self._build_parts(input_shape)
 
     @property
-    def parts(self) -> list[Any]:
+    def parts(self) -> list[BranchPart]:
         return self._parts
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "growth": self.growth,

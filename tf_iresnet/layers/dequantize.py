@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,7 +13,8 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.batches import event_axes, expand_like
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
+from tf_iresnet.typing import Config, Shape, StaticShape
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -24,9 +26,9 @@ class Dequantize(InvertibleLayer):
     where p is constant on the cells.
 
     ``forward_and_log_det`` draws the noise of an example from its seed and its index, as all
-    layers do. `call` in training draws anew each time; otherwise it takes the layer's ``seed``, so
-    that the noise depends on the place in the batch alone. The noise takes the midpoints of a
-    regular grid, as fine as leaves x + u exact: of 2^15 points in float32 up to 256 levels.
+    layers do. `call` in training draws anew each time; otherwise it takes the layer's ``seed``, and
+    the noise depends on the place in the batch alone. The noise takes the midpoints of a regular
+    grid, the finest that leaves x + u exact: of 2^15 points in float32 for up to 256 levels.
 
     Args:
       levels: how many values x takes, at least 2 (256 for 8-bit images).
@@ -54,12 +56,12 @@ class Dequantize(InvertibleLayer):
         noise_bits(self.levels, tf.as_dtype(self.variable_dtype))
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self._noisy(x, randomness.as_seed(None if training else self.seed))
+        return self._add_noise(x, randomness.as_seed(None if training else self.seed))
 
     def _log_det(self, x, seed, log_det, training):
-        return self._noisy(x, seed), no_log_det(x)
+        return self._add_noise(x, seed), zero_log_det(x)
 
-    def _noisy(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def _add_noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         inside = is_pixel(x, self.levels)
         if tf.executing_eagerly() and not bool(tf.reduce_all(inside)):
             wrong = tf.boolean_mask(x, ~inside)[0]
@@ -67,18 +69,18 @@ class Dequantize(InvertibleLayer):
                 f"x must hold integers in [0, {self.levels}), got {float(wrong):g}; {self.name} "
                 "adds the noise itself."
             )
-        return only_where(inside, dequantize(x, seed, self.levels))
+        return nan_unless(inside, dequantize(x, seed, self.levels))
 
     def _inverse(self, y):
         return FixedPointResult.exact(tf.clip_by_value(tf.floor(y), 0, self.levels - 1))
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         return math.inf  # it jumps
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "levels": self.levels, "seed": self.seed}
 
 
@@ -125,12 +127,16 @@ def is_pixel(x: tf.Tensor, levels: int) -> tf.Tensor:
     return (x >= 0) & (x < levels) & (tf.floor(x) == x)
 
 
-def only_where(holds: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Makes NaN of the examples of y of which something does not hold.
+def nan_unless(holds: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Returns y, with NaN in each example for which a condition does not hold throughout.
 
     Args:
-      holds: booleans, [batch, ...].
+      holds: the condition, bool [batch, ...].
       y: [batch, ...].
+
+    Example:
+    >>> nan_unless(tf.constant([[True], [False]]), tf.constant([[1.0], [2.0]])).numpy().tolist()
+    [[1.0], [nan]]
     """
     all_hold = tf.reduce_all(holds, axis=event_axes(holds))
     all_hold = expand_like(all_hold, y)

@@ -16,6 +16,7 @@ from tf_iresnet.arguments import check_alpha, check_integer
 from tf_iresnet.batches import event_axes
 from tf_iresnet.fixed_point.enclosure import closed_form
 from tf_iresnet.layers.data_initialized import DataInitialized
+from tf_iresnet.typing import ArrayLike, Config
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -25,9 +26,9 @@ class MarginalGaussianization(DataInitialized):
     Uniform dequantisation makes the density of a pixel constant between two integers, so F is
     linear there, of slope w_k (1 - 2 alpha) on [k, k + 1), with w = softmax(logits), and
     F(0) = alpha. ln\|det\| = sum of ln F'(x) + y^2 / 2 + ln(2 pi) / 2. `adapt`, or else the first
-    batch of training, sets w to the histogram of some rows; training goes on from there. Where a
-    flow must else bend the uniform noise of an image's plain ground into a normal by many blocks,
-    this does it at once.
+    batch of training, sets w to the histogram of some rows; training goes on from there. A flow
+    needs many blocks to bend the uniform noise on an image's plain ground into a normal; this layer
+    does it at once.
 
     Args:
       levels: how many values a pixel takes, at least 2.
@@ -55,11 +56,11 @@ class MarginalGaussianization(DataInitialized):
             name="logits", shape=(self.levels,), initializer="zeros", autocast=False
         )
 
-    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+    def _starting_weights(self) -> list[tuple[keras.Variable, ArrayLike]]:
         return [(self.logits, 0.0)]
 
     def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The logarithm of the rows' histogram."""
+        """Returns the logarithm of the rows' histogram."""
         counts = sum(
             tf.cast(
                 tf.math.bincount(self._level(tf.reshape(x, [-1])), minlength=self.levels),
@@ -76,7 +77,7 @@ class MarginalGaussianization(DataInitialized):
         return tf.clip_by_value(tf.cast(tf.floor(x), tf.int32), 0, self.levels - 1)
 
     def _table(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Slopes of F, F at the left end of each level, 1 - F at the right end."""
+        """Returns the slope of F, F at the left end and 1 - F at the right end of each level."""
         slope = (1 - 2 * self.alpha) * tf.nn.softmax(logits)
         below = self.alpha + tf.cumsum(slope, exclusive=True)
         above = self.alpha + tf.cumsum(slope, exclusive=True, reverse=True)
@@ -116,7 +117,7 @@ class MarginalGaussianization(DataInitialized):
         )
 
     def _quantile(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """F^{-1}(Phi(y))."""
+        """Returns F^{-1}(Phi(y))."""
         slope, below, above = self._table(logits)
         root = math.sqrt(0.5)
         lower, upper = 0.5 * tf.math.erfc(-root * y), 0.5 * tf.math.erfc(root * y)
@@ -131,7 +132,7 @@ class MarginalGaussianization(DataInitialized):
         x = tf.cast(level, y.dtype) + inside
         return tf.ensure_shape(x, y.shape)
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         # dx/dy = phi(y) / F'(x): on each level phi is largest where F is nearest to 1/2.
         logits = np.asarray(self.logits, np.float64)
         weights = np.exp(logits - logits.max())
@@ -142,5 +143,5 @@ class MarginalGaussianization(DataInitialized):
         heights = [normal.pdf(normal.inv_cdf(float(min(f, 1 - f)))) for f in nearest]
         return float((heights / slope).max()) * (1 + 1e-9)  # `inv_cdf` is good to 16 digits
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "levels": self.levels, "alpha": self.alpha}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import keras
 import tensorflow as tf
@@ -22,20 +22,41 @@ from tf_iresnet.layers.proof import Proof, asked_once
 from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.upkeep import up_to_date
 from tf_iresnet.log_det import LogDetEstimator
+from tf_iresnet.typing import ArrayLike, BatchLike, Context, Data, Inputs, Seed, Shape, StaticShape
+
+if TYPE_CHECKING:
+    from tf_iresnet.layers.data_initialized import DataInitialized
 
 
 class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     r"""A bijection of each example onto the layer's output space, data towards latent.
 
-    State changes in training alone, and once: what comes from data, as ActNorm's scales. But for
-    that, a call finds the norms of kernels that have moved, in whatever mode. The state that flows
-    through keeps the dtype of the weights, whatever the mixed-precision policy.
+    Calls change state in two ways. In training, weights that come from data, such as ActNorm's
+    scales, are set once. In every mode, the norms of kernels that have moved are found anew. The
+    state that flows through the layers keeps the dtype of the weights under every mixed-precision
+    policy.
 
     Subclasses define `forward`, `_log_det`, `_inverse` and the two shape methods. These take
-    tensors that were checked, and compositions call them for their parts: what users call checks
-    once. A layer whose `context_size` is not None is a bijection for each context
-    [batch, context_size]: it takes one as the keyword ``context`` in each of its methods; others
-    are never handed any.
+    tensors that were checked, and compositions call them for their parts; the methods that users
+    call check once. A layer whose `context_size` is not None is a bijection for each context
+    [batch, context_size]. It takes one as the keyword ``context`` in each of its methods; other
+    layers are never given any.
+
+    Example:
+    >>> class Twice(InvertibleLayer):
+    ...     def forward(self, x, training=False):
+    ...         return 2.0 * x
+    ...     def _log_det(self, x, seed, log_det, training):
+    ...         return 2.0 * x, zero_log_det(x) + x.shape[1] * np.log(2.0)
+    ...     def _inverse(self, y):
+    ...         return FixedPointResult.exact(y / 2.0)
+    ...     def compute_input_shape(self, output_shape):
+    ...         return tuple(output_shape)
+    >>> y, log_det = Twice().forward_and_log_det(np.ones((1, 2), "float32"))
+    >>> y.numpy().tolist(), log_det.numpy().round(4).tolist()
+    ([[2.0, 2.0]], [1.3863])
+
+    Source: Invertible Residual Networks, section 2.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -70,12 +91,12 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         """
 
     @abc.abstractmethod
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         """Returns the input's shape for an output's shape, both with the batch axis."""
 
     @property
     def needs_data(self) -> bool:
-        """Whether the layer takes weights from data and nobody has set them, data neither."""
+        """Whether weights that the layer takes from data are not set so far, by data or by hand."""
         return False
 
     @property
@@ -105,7 +126,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         )
 
     def _adapt(
-        self, parts: list[tf.Tensor], contexts: list[tf.Tensor | None], due: list[Any]
+        self, parts: list[tf.Tensor], contexts: list[tf.Tensor | None], due: list[DataInitialized]
     ) -> list[tf.Tensor]:
         """Sets what comes from data in the layers that are due, which leave the list.
 
@@ -126,29 +147,28 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def adapt(
         self,
-        data: Any,
-        context: Any = None,
+        data: Data,
+        context: Context = None,
         *,
         batch_size: int | None = None,
         steps: int | None = None,
     ) -> None:
         """Sets what comes from data, such as ActNorm's scales, from many rows.
 
-        In a composition each layer sees what the layers before make of the rows. Frozen parts
-        (``trainable=False``) are left alone; what was set before, by data or by hand, is set
-        anew. If it fails, nothing is changed.
+        In a composition each layer sees the rows as the layers before it map them. Frozen parts
+        (``trainable=False``) are left alone; all others are set, whether or not they were set
+        before, by data or by hand. If it fails, nothing is changed.
 
         Args:
           data: [rows, ...]; or batches of rows as `keras.Model.fit` takes them: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch ``DataLoader`` or a generator.
-            Of a batch that is a tuple the first part is taken, and the second one as the context
-            if the layer is conditional.
+            Of a batch that is a tuple the first part is x, and for a conditional layer the second
+            part is the context.
           context: [rows, context_size], beside an array, for a conditional layer.
-          batch_size: rows of an array that are evaluated at once, and what a step is; 256 by
-            default.
-          steps: how many batches are used. By default as many as hold 8,192 rows; of images and
-            the like as many as have 65,536 pixels together, but at least 256. Rows of an array
-            are taken at even distances.
+          batch_size: rows of an array in a batch, 256 by default.
+          steps: how many batches are used. By default as many as hold 8,192 rows; for images and
+            the like as many as hold 65,536 pixels, but at least 256 rows. Rows of an array are
+            taken at even distances.
 
         Raises:
           ValueError: if there are no rows, or values that are not finite; if all that comes from
@@ -157,9 +177,9 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         rows.check_contexts(self.name, data, context, self.context_size, self.variable_dtype)
         found = rows.batches(data, context, batch_size, steps)
         groups = rows.collect(found, self._inputs_of, steps)
-        parts = [self._prepared(group["x"]) for group in groups]
+        parts = [self._prepare(group["x"]) for group in groups]
         contexts = [
-            self._checked_context(group.get("context"), x)
+            self._check_context(group.get("context"), x)
             for group, x in zip(groups, parts, strict=True)
         ]
         for name, values in (("data", parts), ("context", contexts)):
@@ -170,35 +190,37 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 )
         adaptation.adapt(self, parts, contexts, again=True)
 
-    def _inputs_of(self, batch: Any) -> dict[str, Any]:
-        """What of a batch the layer reads."""
+    def _inputs_of(self, batch: BatchLike) -> Inputs:
+        """Returns the parts of a batch that the layer reads."""
         x, *rest = batch if isinstance(batch, (tuple, list)) else [batch]
         return {"x": x, **(context_keyword(self, rest[0]) if rest else {})}
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
-        x = self._prepared(x)
-        return self.evaluate(x, bool(training), self._checked_context(context, x))
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
+        x = self._prepare(x)
+        return self.evaluate(x, bool(training), self._check_context(context, x))
 
     def forward_and_log_det(
         self,
-        x: Any,
-        seed: Any = None,
+        x: ArrayLike,
+        seed: Seed = None,
         log_det: LogDetEstimator | None = None,
         training: bool = False,
-        context: Any = None,
+        context: Context = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the output and the log-determinant of its Jacobian.
 
         Args:
           x: [batch, ...]; array-likes are accepted.
           seed: an integer, or int32 [2] or [3] (see `tf_iresnet.randomness`); None draws a
-            fresh one. The same seed gives the same value: in evaluation of each example,
-            whatever else the batch holds; in training of the batch.
+            fresh one. The same seed gives the same value: in evaluation for each example,
+            whatever else the batch holds; in training for the batch.
           log_det: an estimator that replaces that of every residual block for this call.
           training: whether the branches may compute in the policy's compute dtype, and layers
-            that nobody has adapted take their weights from x. The latter they do, too, where a
-            gradient tape records the weights.
-          context: [batch, context_size], for a conditional layer; differentiable, too.
+            that nobody has adapted take their weights from x. They also take them where a gradient
+            tape records the weights.
+          context: [batch, context_size], for a conditional layer; differentiable as well.
 
         Returns:
           y, and ln|det dy/dx| in nats, [batch], float32 or wider; differentiable once.
@@ -206,11 +228,23 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         if log_det is not None:
             check_instance("log_det", log_det, LogDetEstimator, "Exact()")
         key = randomness.as_seed(seed)
-        x = self._prepared(x)
-        context = self._checked_context(context, x)
+        x = self._prepare(x)
+        context = self._check_context(context, x)
         return self.evaluate_with_log_det(x, key, log_det, training, context)
 
-    def inverse(self, y: Any, return_result: bool = False, context: Any = None) -> Any:
+    @overload
+    def inverse(
+        self, y: ArrayLike, return_result: Literal[False] = ..., context: Context = ...
+    ) -> tf.Tensor: ...
+
+    @overload
+    def inverse(
+        self, y: ArrayLike, return_result: Literal[True], context: Context = ...
+    ) -> FixedPointResult: ...
+
+    def inverse(
+        self, y: ArrayLike, return_result: bool = False, context: Context = None
+    ) -> tf.Tensor | FixedPointResult:
         """Returns the x that the layer maps to y, a pure function of y.
 
         Args:
@@ -220,17 +254,17 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
         Returns:
           x, or the result with x, steps, residual, converged and error_bound per example. The
-          bound costs one evaluation in float64 and, once for the weights at hand, a proof.
+          bound costs one evaluation in float64 and, once for the present weights, a proof.
 
         Raises:
           ConvergenceError: in eager code, if an example did not converge (without
             ``return_result``), or its gradient is asked for. In graphs those examples are NaN,
-            and so are their gradients, a weight's gradient and log-determinants there.
+            and so are their gradients, the gradients of weights, and log-determinants at them.
         """
         y = tf.cast(tf.convert_to_tensor(y), self.variable_dtype)
         if not self.built:
             self.build(self.compute_input_shape(tuple(y.shape)))
-        return self.invert(y, return_result, self._checked_context(context, y))
+        return self.invert(y, return_result, self._check_context(context, y))
 
     # --- the same of tensors that were checked, for models and bijectors ---
 
@@ -257,7 +291,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def invert(
         self, y: tf.Tensor, return_result: bool = False, context: tf.Tensor | None = None
-    ) -> Any:
+    ) -> tf.Tensor | FixedPointResult:
         """Returns x or the solver's result, as `inverse` does."""
         with self._norms_up_to_date():
             result = self._inverse(y, **context_keyword(self, context))
@@ -267,7 +301,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             return result.bounded()
 
     def amplification(self) -> tf.Tensor:
-        """Returns `inverse_lipschitz_bound` of the weights that a call meets, in graphs too.
+        """Returns `inverse_lipschitz_bound` for the weights that a call meets, also in graphs.
 
         Returns:
           A float64 scalar, infinite where nothing is proven of these weights.
@@ -281,14 +315,14 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 yield layer
 
     def _norms_up_to_date(self) -> contextlib.AbstractContextManager[None]:
-        """Finds the norms of all kernels that have moved, once for what is inside."""
+        """Finds the norms of all kernels that have moved, once for all calls inside."""
         return up_to_date(self.spectral_layers())
 
     def update_spectral_state(self, iterations: int | None = None) -> None:
         """Finds the norms of all kernels that have moved; every call does so anyway.
 
         Args:
-          iterations: how many power iterations to make besides.
+          iterations: how many power iterations to make besides; None for none.
         """
         for layer in self.spectral_layers():
             layer.update_spectral_state(iterations)
@@ -301,7 +335,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
     # --- helpers ---
 
     def _hint(self) -> str:
-        """Says how far the blocks' bounds explain that an inverse failed."""
+        """Says, for a message, whether the blocks' bounds explain a failed inverse."""
         blocks = [layer for layer in layers_inside(self) if isinstance(layer, InvertibleLayer)]
         bounded = [b for b in blocks if callable(getattr(b, "lipschitz_bound", None))]
         if not bounded:
@@ -317,11 +351,11 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
             "nothing says that it is invertible. "
         )
 
-    def _checked_context(self, context: Any, x: tf.Tensor) -> tf.Tensor | None:
+    def _check_context(self, context: Context, x: tf.Tensor) -> tf.Tensor | None:
         """Converts and checks a context; None for a layer without one."""
         return check_context(self.name, context, self.context_size, x)
 
-    def _prepared(self, x: Any) -> tf.Tensor:
+    def _prepare(self, x: ArrayLike) -> tf.Tensor:
         """Converts, casts and checks an input; builds the layer on first use."""
         x = tf.convert_to_tensor(x)
         if x.dtype != self.variable_dtype:
@@ -331,7 +365,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         self._check_input(tuple(x.shape))
         return x
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         input_shape = tuple(input_shape)
         if any(size is None for size in input_shape[1:]) or len(input_shape) < 2:
             raise ValueError(
@@ -355,7 +389,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
                 f"{self.name} was built for inputs of shape [batch, {sizes}], got {shape}."
             )
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return tuple(input_shape)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:
@@ -364,7 +398,7 @@ class InvertibleLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return keras.KerasTensor(spec.shape, dtype=self.variable_dtype)
 
 
-def no_log_det(x: tf.Tensor) -> tf.Tensor:
+def zero_log_det(x: tf.Tensor) -> tf.Tensor:
     """Returns zeros [batch], the log-determinant of a permutation, float32 or wider."""
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     return tf.zeros(tf.shape(x)[:1], dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 
@@ -23,11 +22,11 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.spectral_conv import SpectralConv1D, SpectralConv2D, SpectralConv3D
 from tf_iresnet.layers.spectral_dense import SpectralDense
 from tf_iresnet.layers.squeeze import Squeeze
-from tf_iresnet.layers.vouching import named
+from tf_iresnet.layers.vouching import describe
 from tf_iresnet.norms.dense import round_up
 
 
-def _part(layer: Any, bound: float) -> list[Part]:
+def _part(layer: keras.layers.Layer, bound: float) -> list[Part]:
     return [Part(layer.name, type(layer).__name__, bound)]
 
 
@@ -45,7 +44,7 @@ def _spectral(layer: SpectralLayer) -> list[Part]:
 
 
 @rule_for(LipSwish, CLipSwish, MaxMin, SmoothActivation)
-def _ours(layer: Any) -> list[Part]:
+def _ours(layer: keras.layers.Layer) -> list[Part]:
     return _part(layer, layer.lipschitz_bound())
 
 
@@ -76,7 +75,7 @@ def _squeeze(layer: Squeeze) -> list[Part]:
 
 
 @rule_for(InvertibleSequential, keras.Sequential)
-def _chain(layer: Any) -> list[Part]:
+def _chain(layer: keras.layers.Layer) -> list[Part]:
     return [part for inner in layer.layers for part in parts_of(inner)]
 
 
@@ -116,7 +115,7 @@ def _relu(layer: keras.layers.ReLU) -> list[Part]:
     # A threshold above 0 is a jump.
     if layer.threshold != 0 or not (layer.max_value is None or layer.max_value >= 0):
         raise ValueError(
-            f"{named(layer)} has no known Lipschitz constant with threshold={layer.threshold!r} "
+            f"{describe(layer)} has no known Lipschitz constant with threshold={layer.threshold!r} "
             f"and max_value={layer.max_value!r}; use threshold=0 and a max_value of at least 0."
         )
     return _part(layer, _slope(layer, "negative_slope"))
@@ -132,12 +131,12 @@ def _elu(layer: keras.layers.ELU) -> list[Part]:
     return _part(layer, _slope(layer, "alpha"))
 
 
-def _slope(layer: Any, argument: str) -> float:
+def _slope(layer: keras.layers.Layer, argument: str) -> float:
     """The largest slope of what is x above 0 and has at most the slope |argument| below."""
     value = float(getattr(layer, argument))
     if not math.isfinite(value):
         raise ValueError(
-            f"{named(layer)} has no known Lipschitz constant with {argument}={value!r}; use a "
+            f"{describe(layer)} has no known Lipschitz constant with {argument}={value!r}; use a "
             "finite one."
         )
     return max(1.0, abs(value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -14,10 +14,11 @@ from tf_iresnet.layers.vouching import (
     check_bound,
     check_not_replaced,
     check_vouched,
-    named,
+    describe,
     own_bound,
 )
 from tf_iresnet.norms.dense import multiply_up, round_up
+from tf_iresnet.typing import Bounded
 
 
 class Part(NamedTuple):
@@ -44,12 +45,12 @@ def rule_for(*kinds: type) -> Callable[[R], R]:
     return register
 
 
-def parts_of(layer: Any) -> list[Part]:
+def parts_of(layer: keras.layers.Layer | Bounded) -> list[Part]:
     """Returns a branch's parts in the order of evaluation, each with its bound.
 
-    What is known by its exact class is taken apart; a subclass that defines no more than a
-    constructor and a configuration counts as its base. Everything else is asked for its own
-    ``lipschitz_bound()`` and taken at its word, if its class vouches for it
+    A layer that is known by its exact class is taken apart. A subclass that defines no more than a
+    constructor and a configuration counts as its base. Every other layer is asked for its own
+    ``lipschitz_bound()``, which is believed if its class vouches for it
     (`tf_iresnet.layers.vouching`).
 
     Args:
@@ -69,15 +70,16 @@ def parts_of(layer: Any) -> list[Part]:
         return rule(layer)
     if hasattr(type(layer), "inverse_lipschitz_bound"):
         raise ValueError(
-            f"{named(layer)} has no known Lipschitz constant inside a branch: what an invertible "
-            "layer's lipschitz_bound() speaks of is its own branch; take it out of the branch."
+            f"{describe(layer)} has no known Lipschitz constant inside a branch: what an "
+            "invertible layer's lipschitz_bound() speaks of is its own branch; take it out of the "
+            "branch."
         )
     check_built(layer)
     kind, name = type(layer).__name__, getattr(layer, "name", None)
     return [Part(name if isinstance(name, str) else kind, kind, own_bound(layer))]
 
 
-def check_built(layer: Any) -> None:
+def check_built(layer: object) -> None:
     """Refuses a layer without weights.
 
     Raises:
@@ -85,12 +87,12 @@ def check_built(layer: Any) -> None:
     """
     if not getattr(layer, "built", True):
         raise ValueError(
-            f"{named(layer)} has no weights yet: call it on data, or build(input_shape) it."
+            f"{describe(layer)} has no weights yet: call it on data, or build(input_shape) it."
         )
 
 
-def check_offers_bound(layer: Any) -> None:
-    """Refuses a branch that says of itself, before it is built, that nothing bounds it.
+def check_offers_bound(layer: keras.layers.Layer | Bounded) -> None:
+    """Refuses a branch, built or not, whose class states no bound of it.
 
     Raises:
       ValueError: if it has no ``lipschitz_bound()``, or one that speaks of another class.
@@ -101,7 +103,7 @@ def check_offers_bound(layer: Any) -> None:
         check_vouched(layer, "lipschitz_bound")
 
 
-def bound_of(layer: Any) -> float:
+def bound_of(layer: keras.layers.Layer | Bounded) -> float:
     """Returns a branch's proven Lipschitz constant, the product of its parts' bounds.
 
     It is infinite if a weight is NaN or infinite.
@@ -127,7 +129,7 @@ def inverse_bound(contraction: float) -> float:
     return round_up(1.0 / (1.0 - contraction), 4) if contraction < 1.0 else math.inf
 
 
-def inverse_bound_of(layer: Any, *sublayers: Any) -> float:
+def inverse_bound_of(layer: keras.layers.Layer, *sublayers: Sequence[float]) -> float:
     """Returns an invertible layer's own bound of its inverse's Lipschitz constant.
 
     It is infinite if a weight is NaN or infinite, or no bound is known.
@@ -139,7 +141,7 @@ def inverse_bound_of(layer: Any, *sublayers: Any) -> float:
     Raises:
       ValueError: if its class does not vouch for what it computes; it is named.
     """
-    # Of a residual block everything follows from the branch's constant.
+    # The bound of a residual block's inverse follows from its branch's constant.
     residual = getattr(type(layer), "_bounded_by_branch", False)
     check_vouched(layer, "lipschitz_bound" if residual else "inverse_lipschitz_bound")
     if not_finite(getattr(layer, "variables", ())):

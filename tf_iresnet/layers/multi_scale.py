@@ -13,11 +13,12 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import check_flag, check_instances
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, context_keyword
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialize, serialize
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.norms.dense import multiply_up
+from tf_iresnet.typing import Config, Context, Shape, StaticShape
 
 _ROUNDED_UP = 1.0 + 2.0**-50
 
@@ -27,8 +28,8 @@ class MultiScale(InvertibleLayer):
     r"""Runs scales in turn; after each but the last, half of the channels leave as latents.
 
     The output is one flat tensor [batch, d] of all latents, the first scale's first, where d is
-    the number of the input's dimensions. Nothing is kept on the layer, so that the inverse uses
-    just what it is given.
+    the number of the input's dimensions. The layer keeps no latents: the inverse uses just what it
+    is given.
 
     Args:
       scales: invertible layers, first to last; each starts with its own `Squeeze` if wanted.
@@ -59,7 +60,7 @@ class MultiScale(InvertibleLayer):
         self._context_size = common_context_size(self.name, self.scales)
         self._shapes: list[tuple[int, ...]] = []  # of each scale's output, without the batch
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         shape = tuple(input_shape)
         self._shapes = []
@@ -77,7 +78,7 @@ class MultiScale(InvertibleLayer):
                 shape = (*shape[:-1], shape[-1] // 2)
 
     def _split(self, x: tf.Tensor, index: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Takes the latents that leave after a scale: what goes on, and what left, flat."""
+        """Returns what goes on after a scale, and the latents that leave, flat."""
         size = math.prod(self._shapes[index])
         if index + 1 == len(self.scales):
             return x, [tf.reshape(x, [-1, size])]
@@ -94,7 +95,7 @@ class MultiScale(InvertibleLayer):
         return (*left, last)
 
     def latents(self, y: tf.Tensor) -> list[tf.Tensor]:
-        """Takes an output [batch, d] apart, into latents of ``latent_shapes``."""
+        """Returns the latents in an output [batch, d], in ``latent_shapes``."""
         sizes = [math.prod(shape) for shape in self.latent_shapes]
         parts = tf.split(y, sizes, axis=1)
         shapes = zip(parts, self.latent_shapes, strict=True)
@@ -113,7 +114,7 @@ class MultiScale(InvertibleLayer):
                 collected += left
         return [tf.concat(collected, axis=1) for collected in latents]
 
-    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Context = None) -> tf.Tensor:
         latents = []
         for index, scale in enumerate(self.scales):
             x = tf.cast(x, scale.variable_dtype)
@@ -123,7 +124,7 @@ class MultiScale(InvertibleLayer):
         return tf.concat(latents, axis=1)
 
     def _log_det(self, x, seed, log_det, training, context=None):
-        total, latents = no_log_det(x), []
+        total, latents = zero_log_det(x), []
         for index, scale in enumerate(self.scales):
             own = randomness.fold_in(seed, index)
             x = tf.cast(x, scale.variable_dtype)
@@ -163,10 +164,10 @@ class MultiScale(InvertibleLayer):
             bound = multiply_up([value, max(bound, 1.0) if self.factor_out else bound])
         return bound
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return (input_shape[0], math.prod(input_shape[1:]))
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         if self._event_shape is None:
             raise ValueError(
                 f"{self.name} can't tell its input's shape from a flat output of shape "
@@ -174,7 +175,7 @@ class MultiScale(InvertibleLayer):
             )
         return (output_shape[0], *self._event_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "scales": serialize(self.scales),
@@ -182,6 +183,6 @@ class MultiScale(InvertibleLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MultiScale:
+    def from_config(cls, config: Config) -> MultiScale:
         config = dict(config)
         return cls(deserialize(config.pop("scales")), **config)

@@ -10,8 +10,8 @@ _WIDE = ("float32", "float64")
 def check_policy(layer: keras.layers.Layer) -> None:
     """Refuses a dtype policy that keeps weights and state in half precision.
 
-    Norms, log-determinants and inverses are sums and iterations that half precision does not hold;
-    branches may compute in it in training.
+    Norms, log-determinants and inverses are sums and iterations, for which half precision is too
+    coarse. In training branches may compute in it.
 
     Args:
       layer: a layer, or a model, whose policy is set.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,8 +12,9 @@ import tensorflow as tf
 from tf_iresnet.arguments import check_alpha, check_choice, check_integer
 from tf_iresnet.batches import event_axes
 from tf_iresnet.fixed_point.enclosure import closed_form
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.norms.dense import round_up
+from tf_iresnet.typing import Config, Shape, StaticShape
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -48,7 +50,7 @@ class ImagePreprocessing(InvertibleLayer):
         self.alpha = check_alpha(alpha)
 
     def _probabilities(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """P and 1 - p, each without the cancellation of the other's complement."""
+        """Returns p and 1 - p, each without the cancellation of the other's complement."""
         scale = (1 - 2 * self.alpha) / self.levels
         return self.alpha + scale * x, self.alpha + scale * (self.levels - x)
 
@@ -61,7 +63,7 @@ class ImagePreprocessing(InvertibleLayer):
     def _log_det(self, x, seed, log_det, training):
         size = x.shape[1:].num_elements()
         if self.kind == "shift":
-            return self.forward(x), no_log_det(x) - size * math.log(self.levels)
+            return self.forward(x), zero_log_det(x) - size * math.log(self.levels)
         p, q = self._probabilities(x)
         log_p, log_q = tf.math.log(p), tf.math.log(q)
         value = -tf.reduce_sum(log_p + log_q, axis=event_axes(x))
@@ -83,15 +85,15 @@ class ImagePreprocessing(InvertibleLayer):
             size=lambda y: tf.ones_like(y) / scale,
         )
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         if self.kind == "shift":
             return float(self.levels)
         return round_up(self.levels / (4 * (1 - 2 * self.alpha)), 4)
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "levels": self.levels,

@@ -1,4 +1,4 @@
-"""Numbers proven of a layer's weights, and of these alone."""
+"""Numbers that are proven for a layer's present weights, and for no others."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,14 +15,14 @@ import tensorflow as tf
 _FIRST = np.array(0x9E3779B97F4A7C15, np.uint64).astype(np.int64)
 _SECOND = np.array(0xBB67AE8584CAA73B, np.uint64).astype(np.int64)
 
-_asked: contextvars.ContextVar[dict[Any, tf.Tensor] | None] = contextvars.ContextVar(
-    "_asked", default=None
+_asked: contextvars.ContextVar[dict[tuple[Proof, tf.Graph | None], tf.Tensor] | None] = (
+    contextvars.ContextVar("_asked", default=None)
 )
 
 
 @contextlib.contextmanager
 def asked_once() -> Iterator[None]:
-    """Compares weights with those of their proof once, however often it is asked for inside.
+    """Compares weights with those of a proof once, however often the proof is used inside.
 
     No weight may change inside.
     """
@@ -40,7 +40,7 @@ def digest(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """
     if not tensors:
         return tf.zeros([], tf.int64)
-    # As one vector: a few operations for each tensor would be most of an inverse's graph.
+    # As one vector: a few operations for each tensor would make up most of an inverse's graph.
     bits = tf.cast(tf.concat([_bits(tensor) for tensor in tensors], 0), tf.int64)
     position = tf.range(1, tf.size(bits, tf.int64) + 1, dtype=tf.int64)
     mixed = (bits + position * _FIRST) * _SECOND
@@ -50,25 +50,25 @@ def digest(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _bits(tensor: tf.Tensor) -> tf.Tensor:
-    """A vector of int32."""
+    """Returns a tensor's bits as a vector of int32."""
     if tensor.dtype.size != 4 or not tensor.dtype.is_floating:
         tensor = tf.cast(tensor, tf.float64)
     return tf.reshape(tf.bitcast(tensor, tf.int32), [-1])
 
 
 class Proof:
-    """Remembers what was proven of the weights of a layer, for as long as they do not change.
+    """Remembers a number that was proven for a layer's weights, until they change.
 
-    A proof takes singular values and Fourier transforms, an inverse thousands of evaluations:
-    so it is made once for the weights at hand, before a graph's first operation runs, and graphs
-    compare the weights that they meet with those by a digest. Other weights have no proof there.
+    A proof takes singular values and Fourier transforms. So it is made once for the present
+    weights, before a graph's first operation runs. Graphs compare the weights that they meet with
+    these, by a digest; for other weights nothing is proven there.
     """
 
     def __init__(self) -> None:
         self._known: tuple[int, float] | None = None
 
-    def of(self, layer: Any, prove: Callable[[], float]) -> tf.Tensor:
-        """Returns the number for the layer's weights as they are, infinity if there is none.
+    def of(self, layer: keras.layers.Layer, prove: Callable[[], float]) -> tf.Tensor:
+        """Returns the number for the layer's present weights, infinity if there is none.
 
         Args:
           layer: a built Keras layer.
@@ -85,7 +85,7 @@ class Proof:
             asked[key] = self._of(layer, prove)
         return asked[key]
 
-    def _of(self, layer: Any, prove: Callable[[], float]) -> tf.Tensor:
+    def _of(self, layer: keras.layers.Layer, prove: Callable[[], float]) -> tf.Tensor:
         with tf.init_scope():
             if not tf.executing_eagerly():  # nothing can be computed before this graph runs
                 return tf.constant(math.inf, tf.float64)
@@ -108,5 +108,5 @@ def _proven(prove: Callable[[], float]) -> float:
     return value if value >= 0.0 else math.inf
 
 
-def _values(layer: Any) -> list[tf.Tensor]:
+def _values(layer: keras.layers.Layer) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(variable) for variable in layer.variables]

@@ -26,12 +26,13 @@ from tf_iresnet.layers.spectral import SpectralLayer
 from tf_iresnet.layers.vouching import comes_first
 from tf_iresnet.log_det import LogDetEstimator
 from tf_iresnet.options import restore, takes
+from tf_iresnet.typing import Config, Context, Shape, StaticShape
 
 _SLACK = 1.0 + 1e-5
 _OF_BRANCH = ("hidden", "kernel_sizes", "input_activation", "context_size")
 
 
-def _refuse_unused(own: dict[str, Any]) -> None:
+def _refuse_unused(own: Config) -> None:
     """Refuses arguments of the branch that a block makes itself where one is given."""
     defaults = inspect.signature(InvertibleResidual).parameters
     for name, value in own.items():
@@ -43,7 +44,7 @@ def _refuse_unused(own: dict[str, Any]) -> None:
             )
 
 
-def offers_function(branch: Any) -> bool:
+def offers_function(branch: keras.layers.Layer) -> bool:
     """Says whether a branch's function, with its derivatives, is what its call computes."""
     if isinstance(branch, SpectralLayer) and branch.activation is not keras.activations.linear:
         return False  # the function leaves the activation to others
@@ -51,8 +52,8 @@ def offers_function(branch: Any) -> bool:
     return all(comes_first(type(branch), name, "call") for name in names)
 
 
-def _check_bounded(branch: Any) -> None:
-    """Refuses a branch of which it is plain, before it is built, that nothing bounds it."""
+def _check_bounded(branch: keras.layers.Layer) -> None:
+    """Refuses a branch, built or not, whose Lipschitz constant nothing bounds."""
     if not hasattr(type(branch), "lipschitz_bound"):
         raise ValueError(
             f"branch {type(branch).__name__} has no lipschitz_bound(), so nothing bounds its "
@@ -70,19 +71,18 @@ class InvertibleResidual(InvertibleLayer):
     J the Jacobian of g, ln\|det dy/dx\| = ln\|det(I + J)\| is left to an estimator object.
 
     Args:
-      branch: a Keras layer g of the shape of its input whose class has a method
-        ``lipschitz_bound()`` (needed unless ``coeff=None``) that speaks of what this class
-        computes, not of its base; None builds the paper's branch from the arguments below.
-        A given branch computes in its own dtype policy, in inference too: give it one of full
-        precision. One with a ``context_size`` is called with a ``context`` as well, and its bound
-        holds for every context.
+      branch: a Keras layer g that keeps its input's shape; None builds the paper's branch from the
+        arguments below. Unless ``coeff=None`` its class needs a method ``lipschitz_bound()``, which
+        speaks of what this class computes, not of its base. A given branch computes in its own
+        dtype policy, also in inference: give it one of full precision. A branch with a
+        ``context_size`` is also called with a ``context``; its bound holds for every context.
       hidden: channels between the branch's linear layers.
       kernel_sizes: taps of the convolutions; for rank-2 inputs their number alone counts.
       input_activation: whether the branch starts with an activation.
       context_size: features of a context, of which every bias of the branch is a linear function,
         so that Lip(g) is the same for every context; None for no context.
-      options: how the block is made, a `BlockOptions`, whose fields are keywords here, too. With a
-        given branch those of the branch are its own.
+      options: how the block is made, a `BlockOptions`, whose fields are keywords here, too. A given
+        branch has its own, and only ``coeff`` may then be given beside the block's.
       **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -117,7 +117,7 @@ class InvertibleResidual(InvertibleLayer):
         options.part(ResidualOptions).keep_on(self)
         self._given_branch = branch is not None
         self._contraction_proof = Proof()
-        own: dict[str, Any] = {
+        own: Config = {
             "hidden": hidden,
             "kernel_sizes": kernel_sizes,
             "input_activation": input_activation,
@@ -129,7 +129,7 @@ class InvertibleResidual(InvertibleLayer):
                 **own, options=of_branch, name="branch", dtype=self.dtype_policy
             )
         else:
-            # Of coeff the block speaks, too.
+            # coeff may be given with a branch: it says whether a bound is needed.
             others = {n: getattr(options, n) for n in BranchOptions.names() if n != "coeff"}
             _refuse_unused({**own, **others})
         check_instance("branch", branch, keras.layers.Layer, "SpectralBranch()")
@@ -145,12 +145,12 @@ class InvertibleResidual(InvertibleLayer):
     def context_size(self) -> int | None:
         return getattr(self.branch, "context_size", None)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if not self.branch.built:
             self.branch.build(tuple(input_shape))
-        # A convolution's norm is that at the size it was built for: its function is called as it is
-        # and does not check, as a layer's call does.
+        # A convolution's norm holds for the size that it was built for. Its function, which is what
+        # a block evaluates, does not check the size as a layer's call does.
         sizes = getattr(self.branch.input_spec, "axes", None) or {}
         if any(input_shape[axis] != size for axis, size in sizes.items()):
             raise ValueError(
@@ -167,14 +167,14 @@ class InvertibleResidual(InvertibleLayer):
     def _differentiated(
         self, dtype: str, context: tf.Tensor | None = None
     ) -> tuple[Function, list[tf.Tensor]]:
-        """`_function` where a backward pass may follow."""
+        """Returns `_function` for a forward pass that a backward pass may follow."""
         function, parameters = self._function(dtype, context)
         return (Recomputed(function) if self.recompute else function), parameters
 
     def _function(
         self, dtype: str, context: tf.Tensor | None = None
     ) -> tuple[Function, list[tf.Tensor]]:
-        """The branch and its parameters, computing in ``dtype``."""
+        """Returns the branch and its parameters, computing in ``dtype``."""
         branch = self.branch
         conditions = context_keyword(branch, context)
         if offers_function(branch):
@@ -189,7 +189,7 @@ class InvertibleResidual(InvertibleLayer):
             if conditions:
                 *parameters, rows = parameters
                 options["context"] = tile_like(rows, x)
-            # A call, not stateless_call: it alone applies the branch's own dtype policy.
+            # A call: unlike stateless_call it applies the branch's own dtype policy.
             mapping = list(zip(variables, [*parameters, *frozen], strict=True))
             with keras.StatelessScope(state_mapping=mapping):
                 return tf.cast(branch(x, **options), x.dtype)
@@ -199,12 +199,12 @@ class InvertibleResidual(InvertibleLayer):
         return Taped(call, len(parameters)), parameters
 
     def _dtype(self, training: bool) -> str:
-        # Only training computes in low precision: an inverse in float32 of a forward pass in
-        # bfloat16 would miss by the latter's rounding. A given branch does its own casting.
+        # Only training computes in low precision: an inverse in float32 differs from a forward
+        # pass in bfloat16 by the latter's rounding. A given branch does its own casting.
         known = offers_function(self.branch)
         return self.compute_dtype if training and known else self.variable_dtype
 
-    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Context = None) -> tf.Tensor:
         dtype = self._dtype(training)
         function, parameters = self._differentiated(dtype, context)
         return x + tf.cast(function(parameters, tf.cast(x, dtype)), x.dtype)
@@ -214,10 +214,10 @@ class InvertibleResidual(InvertibleLayer):
         function, parameters = self._differentiated(dtype, context)
         estimator = self.log_det if log_det is None else log_det
         g, value = estimator(function, parameters, tf.cast(x, dtype), seed)
-        if self.recompute:  # the next block waits until nothing but x is held of this one
+        if self.recompute:  # the next block waits until this one holds nothing but x
             g = after(g, value)
         y = x + tf.cast(g, x.dtype)
-        # At what is no number, as a failed inverse, slopes may still be numbers.
+        # Where y is NaN, as after a failed inverse, slopes may still be finite.
         axes = event_axes(y)
         return y, nan_where_failed(value, ~tf.reduce_any(tf.math.is_nan(y), axis=axes))
 
@@ -236,15 +236,15 @@ class InvertibleResidual(InvertibleLayer):
         """Returns a proven bound of Lip(g); below 1 the block is invertible."""
         return bound_of(self.branch)
 
-    _bounded_by_branch = True  # of what a subclass must say when it computes something else
+    _bounded_by_branch = True  # so `lipschitz_bound` is what a subclass must state, see `lipschitz`
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         return inverse_bound(self.lipschitz_bound())
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         return tuple(output_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = {**super().get_config(), **ResidualOptions.config_of(self)}
         if self._given_branch:
             branch = keras.saving.serialize_keras_object(self.branch)
@@ -254,5 +254,5 @@ class InvertibleResidual(InvertibleLayer):
         return {**config, **shared, **own}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> InvertibleResidual:
+    def from_config(cls, config: Config) -> InvertibleResidual:
         return cls(**restore(config))

@@ -6,19 +6,20 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TypeGuard
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_iresnet.layers.context import check_context
+from tf_iresnet.typing import ArrayLike, BatchLike, Context, Data, DTypeLike, Inputs, Shape
 
 _MOST, _FEWEST, _PIXELS = 8192, 256, 65536
 _GROUP = 256  # rows that are evaluated at once
 
 
-def enough(event_shape: Any) -> int:
+def enough(event_shape: Shape) -> int:
     """Returns how many examples statistics of the channels are taken from.
 
     Points: 8,192. Images, volumes and sequences, each of which holds many values of a channel:
@@ -34,13 +35,15 @@ def enough(event_shape: Any) -> int:
     return min(_MOST, max(_FEWEST, _PIXELS // max(1, math.prod(event_shape[:-1]))))
 
 
-def is_array(data: Any) -> bool:
-    """Whether something is one array or tensor, as NumPy's, TensorFlow's, PyTorch's or pandas'."""
+def is_array(data: object) -> TypeGuard[tf.Tensor]:
+    """Says whether data are one array or tensor, of NumPy, TensorFlow, PyTorch or pandas."""
     return tf.is_tensor(data) or hasattr(data, "__array__")
 
 
-def check_contexts(owner: str, data: Any, context: Any, size: int | None, dtype: Any) -> None:
-    """Refuses a context that does not go with an array, or that nobody takes.
+def check_contexts(
+    owner: str, data: Data, context: Context, size: int | None, dtype: DTypeLike
+) -> None:
+    """Refuses a context that does not go with the data, or that the owner does not take.
 
     Args:
       owner: what the context is for, in messages.
@@ -61,12 +64,15 @@ def check_contexts(owner: str, data: Any, context: Any, size: int | None, dtype:
 
 
 def batches(
-    data: Any, beside: Any = None, batch_size: int | None = None, steps: int | None = None
-) -> Iterator[Any]:
-    """Returns batches of what holds data, as a training loop would see them.
+    data: Data,
+    beside: ArrayLike | None = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+) -> Iterator[BatchLike]:
+    """Returns batches of data, as a training loop sees them.
 
-    Of arrays with more rows than are asked for it takes rows at even distances: the first may be
-    all of one class.
+    From arrays with more rows than are needed it takes rows at even distances, since the first rows
+    may all be of one class.
 
     Args:
       data: an array or tensor; a tuple of such, of equal length; a `tf.data.Dataset`, distributed
@@ -76,7 +82,7 @@ def batches(
       steps: how many batches; None for as many as hold `enough` rows.
 
     Raises:
-      ValueError: if it is nothing of that, or a number is not at least 1.
+      ValueError: if the data are none of these, or a number is not at least 1.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -85,7 +91,7 @@ def batches(
     return _batches(data if beside is None else (data, beside), batch_size, steps)
 
 
-def _batches(data: Any, batch_size: int | None, steps: int | None) -> Iterator[Any]:
+def _batches(data: Data, batch_size: int | None, steps: int | None) -> Iterator[BatchLike]:
     if is_array(data) or (isinstance(data, (tuple, list)) and data and all(map(is_array, data))):
         yield from _slices(data, batch_size or _GROUP, steps)
     elif batch_size is not None:
@@ -105,15 +111,15 @@ def _batches(data: Any, batch_size: int | None, steps: int | None) -> Iterator[A
         yield from data
 
 
-def as_generator(data: Any) -> Any:
-    """Returns an iterator as a generator, the only kind that Keras takes, and all else as it is."""
+def as_generator(data: Data) -> Data:
+    """Returns an iterator as a generator, which Keras needs, and any other data as they are."""
     return (batch for batch in data) if hasattr(data, "__next__") else data
 
 
 def peek(
-    x: Any, y: Any, batch_size: int, share: float, steps: int | None
-) -> tuple[Any, Any, Iterator[Any] | None]:
-    """Looks into what `keras.Model.fit` is given.
+    x: Data | None, y: ArrayLike | None, batch_size: int, share: float, steps: int | None
+) -> tuple[Data | None, BatchLike | None, Iterator[BatchLike] | None]:
+    """Looks at the first batches that `keras.Model.fit` is given.
 
     Args:
       x: as in `fit`.
@@ -123,25 +129,25 @@ def peek(
       steps: how many batches `fit` will draw; None for all.
 
     Returns:
-      What holds the same batches as x, none of them lost; the first batch, None if there is none;
+      Data with the same batches as x, none of them lost; the first batch, None if there is none;
       and batches for statistics, None if x is no data for a model with one input.
     """
     if is_array(x):
         count = int(len(x) * share)
         arrays = tuple(as_tensor(array)[:count] for array in (x, y) if array is not None)
-        first = tuple(array[:batch_size] for array in arrays)
-        return x, first, batches(arrays)
+        return x, tuple(array[:batch_size] for array in arrays), batches(arrays)
     if x is None or isinstance(x, (list, tuple, dict)):
         return x, None, None
     if hasattr(x, "__next__"):
-        drawn: list[Any] = []
+        drawn: list[BatchLike] = []
 
-        def draw() -> Iterator[Any]:
+        def draw() -> Iterator[BatchLike]:
             for batch in itertools.islice(x, steps):
                 drawn.append(batch)
                 yield batch
 
-        whole, found = (batch for source in (drawn, x) for batch in source), draw()
+        whole: Data = (batch for source in (drawn, x) for batch in source)
+        found = draw()
     else:
         whole, found = x, batches(x)
     for first in found:
@@ -149,7 +155,7 @@ def peek(
     return whole, None, found
 
 
-def finite_rows(group: dict[str, Any]) -> dict[str, Any]:
+def finite_rows(group: Inputs) -> Inputs:
     """Returns those rows of a group that are finite in all its parts."""
     kept = np.ones(len(group["x"]), bool)
     for value in map(np.asarray, group.values()):
@@ -158,7 +164,7 @@ def finite_rows(group: dict[str, Any]) -> dict[str, Any]:
     return group if kept.all() else {name: np.asarray(v)[kept] for name, v in group.items()}
 
 
-def _slices(data: Any, size: int, steps: int | None) -> Iterator[Any]:
+def _slices(data: Data, size: int, steps: int | None) -> Iterator[BatchLike]:
     """Batches of an array, or of several at once."""
     arrays = [as_tensor(array) for array in (data if isinstance(data, (tuple, list)) else [data])]
     if not tf.executing_eagerly():
@@ -180,7 +186,7 @@ def _slices(data: Any, size: int, steps: int | None) -> Iterator[Any]:
         yield parts if isinstance(data, (tuple, list)) else parts[0]
 
 
-def refuse_dictionary(name: str, value: Any) -> None:
+def refuse_dictionary(name: str, value: object) -> None:
     """Refuses a dictionary, as `tensorflow_datasets` makes them, where one array is needed.
 
     Raises:
@@ -193,8 +199,8 @@ def refuse_dictionary(name: str, value: Any) -> None:
         )
 
 
-def as_tensor(value: Any) -> Any:
-    """Returns an array or tensor of another library as NumPy's; TensorFlow's stay what they are."""
+def as_tensor(value: ArrayLike) -> tf.Tensor | np.ndarray:
+    """Returns an array of another library as NumPy's; TensorFlow's tensors stay as they are."""
     if tf.is_tensor(value) or isinstance(value, (np.ndarray, tf.distribute.DistributedValues)):
         return value
     if hasattr(value, "detach"):  # PyTorch's, which may need a gradient or live on a device
@@ -203,45 +209,45 @@ def as_tensor(value: Any) -> Any:
 
 
 def collect(
-    found: Iterable[Any],
-    inputs_of: Callable[[Any], dict[str, Any]],
+    found: Iterable[BatchLike],
+    inputs_of: Callable[[BatchLike], Inputs],
     steps: int | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Inputs]:
     """Gathers `enough` rows, or a number of batches, in groups that can be evaluated at once.
 
     Args:
       found: batches.
-      inputs_of: takes from a batch x, and whatever else belongs to it, by name.
+      inputs_of: returns what is needed of a batch by name, "x" among it.
       steps: how many batches; None for as many as hold `enough` rows.
 
     Returns:
-      What `inputs_of` gave, small batches put together; never empty.
+      What `inputs_of` returned, small batches concatenated; at least one group.
 
     Raises:
       ValueError: if there are no rows.
     """
-    groups: list[dict[str, Any]] = []
-    held: list[dict[str, Any]] = []
+    groups: list[Inputs] = []
+    held: list[Inputs] = []
     total = waiting = 0
     for batch in itertools.islice(found, steps):
-        inputs = {name: _gathered(value) for name, value in inputs_of(batch).items()}
+        inputs = {name: _gather(value) for name, value in inputs_of(batch).items()}
         x = inputs["x"]
         if len(x.shape) == 0:
             raise ValueError("a batch must have the shape [rows, ...], got a scalar.")
         held.append(inputs)
         waiting, total = waiting + len(x), total + len(x)
         if waiting >= _GROUP:
-            groups.append(_together(held))
+            groups.append(_concatenate(held))
             held, waiting = [], 0
         if steps is None and total >= enough(x.shape[1:]):
             break
     if not total:
         raise ValueError("x holds no examples: nothing can be learned from it.")
-    return [*groups, _together(held)] if waiting else groups
+    return [*groups, _concatenate(held)] if waiting else groups
 
 
-def _gathered(value: Any) -> Any:
-    """A part of a batch on one device."""
+def _gather(value: ArrayLike) -> tf.Tensor | np.ndarray:
+    """Returns a part of a batch on one device."""
     if isinstance(value, tf.distribute.DistributedValues):
         strategy = tf.distribute.get_strategy()
         parts = strategy.experimental_local_results(value)
@@ -251,7 +257,7 @@ def _gathered(value: Any) -> Any:
     return as_tensor(value)
 
 
-def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _concatenate(parts: list[Inputs]) -> Inputs:
     if len(parts) == 1:
         return parts[0]
     return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}

@@ -12,11 +12,12 @@ from tf_iresnet import randomness
 from tf_iresnet.arguments import check_instances
 from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.context import common_context_size, context_keyword
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
 from tf_iresnet.layers.lipschitz import inverse_bound_of
 from tf_iresnet.layers.sharing import deserialize, serialize
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.norms.dense import multiply_up
+from tf_iresnet.typing import Config, Context, Shape, StaticShape
 
 _ROUNDED_UP = 1.0 + 2.0**-40  # more than the roundings of a product of thousands in float64
 
@@ -48,7 +49,7 @@ class InvertibleSequential(InvertibleLayer):
         track(self, "layers", self.layers)
         self._context_size = common_context_size(self.name, self.layers)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         shape = tuple(input_shape)
         for layer in self.layers:
@@ -65,14 +66,14 @@ class InvertibleSequential(InvertibleLayer):
             parts = layer._adapt(parts, contexts, due)
         return parts
 
-    def forward(self, x: tf.Tensor, training: bool = False, context: Any = None) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False, context: Context = None) -> tf.Tensor:
         for layer in self.layers:
             x = tf.cast(x, layer.variable_dtype)
             x = layer.forward(x, training=training, **context_keyword(layer, context))
         return x
 
     def _log_det(self, x, seed, log_det, training, context=None):
-        total = no_log_det(x)
+        total = zero_log_det(x)
         for index, layer in enumerate(self.layers):
             own = randomness.fold_in(seed, index)
             x = tf.cast(x, layer.variable_dtype)
@@ -100,22 +101,22 @@ class InvertibleSequential(InvertibleLayer):
             sublayers = [inverse_bound_of(layer) for layer in self.layers]
         return multiply_up(sublayers)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         shape = tuple(input_shape)
         for layer in self.layers:
             shape = layer.compute_output_shape(shape)
         return shape
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         shape = tuple(output_shape)
         for layer in reversed(self.layers):
             shape = layer.compute_input_shape(shape)
         return shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "layers": serialize(self.layers)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> InvertibleSequential:
+    def from_config(cls, config: Config) -> InvertibleSequential:
         config = dict(config)
         return cls(deserialize(config.pop("layers")), **config)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from tf_iresnet.keras_private import layers_inside
+from tf_iresnet.typing import Config
 
 
-def serialize(layers: Sequence[keras.layers.Layer]) -> list[Any]:
-    """Returns the layers' configurations; for one that was there before, its place in the list.
+def serialize(layers: Sequence[keras.layers.Layer]) -> list[Config | int]:
+    """Returns the layers' configurations; for a layer that stands there before, its first place.
 
     Raises:
-      ValueError: if two of the layers share one inside, which a configuration can't say: what is
-        made of it would have two.
+      ValueError: if two of the layers share a layer inside. A configuration can't say so: the
+        layers made of it would have two.
 
     Example:
     >>> layer = keras.layers.ReLU()
@@ -23,7 +23,7 @@ def serialize(layers: Sequence[keras.layers.Layer]) -> list[Any]:
     0
     """
     first: dict[int, int] = {}
-    configs: list[Any] = []
+    configs: list[Config | int] = []
     owners: dict[int, keras.layers.Layer] = {}
     for layer in layers:
         for part in layers_inside(layer):
@@ -41,8 +41,8 @@ def serialize(layers: Sequence[keras.layers.Layer]) -> list[Any]:
     return configs
 
 
-def deserialize(configs: Sequence[Any]) -> list[keras.layers.Layer]:
-    """Returns the layers of `serialize`'s result, of which equal places are one layer.
+def deserialize(configs: Sequence[Config | int]) -> list[keras.layers.Layer]:
+    """Returns the layers of `serialize`'s result; equal places are one layer.
 
     Example:
     >>> first, again = deserialize(serialize([keras.layers.ReLU()] * 2))
@@ -51,6 +51,8 @@ def deserialize(configs: Sequence[Any]) -> list[keras.layers.Layer]:
     """
     layers: list[keras.layers.Layer] = []
     for config in configs:
-        known = isinstance(config, int)
-        layers.append(layers[config] if known else keras.saving.deserialize_keras_object(config))
+        if isinstance(config, int):
+            layers.append(layers[config])
+        else:
+            layers.append(keras.saving.deserialize_keras_object(config))
     return layers

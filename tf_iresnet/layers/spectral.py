@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -30,14 +30,23 @@ from tf_iresnet.layers.precision import check_policy
 from tf_iresnet.norms import estimates, gram, lanczos
 from tf_iresnet.norms.dense import multiply_up
 from tf_iresnet.tensorflow_private import save_with
+from tf_iresnet.typing import (
+    ActivationLike,
+    ArrayLike,
+    Config,
+    Context,
+    InitializerLike,
+    RegularizerLike,
+    Shape,
+)
 
 NORMALIZATIONS = ("auto", "bound", "power_iteration")
 # What a proof may cost: a share of a training step on so many examples.
 _SHARE = 0.05
 _EXAMPLES = 64
-# The bound's products run at a lower rate than convolutions, those of small matrices at one lower
-# still. A search for an estimate takes so many operations' time, and so many evaluations of one
-# example. All as measured by `benchmarks/norms.py`.
+# The bound's products run at a lower rate than convolutions, those of small matrices at a still
+# lower one. A search for an estimate takes the time of so many operations, and of so many
+# evaluations of one example. `benchmarks/norms.py` measures these.
 _RATE, _FEW = 1.5, 64
 _SEARCH, _EVALUATIONS = 2e8, 16
 
@@ -63,11 +72,11 @@ def check_normalization(normalization: str) -> str:
     return check_choice("normalization", normalization, NORMALIZATIONS)
 
 
-def chosen_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
+def choose_normalization(linear_maps: Sequence[LinearMap], passes: int) -> str:
     """Returns "bound" where proofs cost little, else "power_iteration".
 
-    Little is 5 % of a training step on 64 examples, or what the search for estimates costs, both by
-    count: of small layers either is a larger share.
+    Little is at most 5 % of a training step on 64 examples, or what the search for estimates costs.
+    Operations are counted; small layers pay a larger share of the time.
 
     Args:
       linear_maps: the operators that share the cost.
@@ -91,14 +100,24 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     call. With ``normalization="power_iteration"`` sigma = \|W v\| estimates it, from below: u and v
     are non-trainable weights, constant for the gradient, and are searched for until they are
     singular vectors to 1 %. "auto" takes the bound where by count it costs at most 5 % of a
-    training step, or no more than the search for an estimate, and is that choice from `build` on.
-    Only kernels above c are scaled.
+    training step, or no more than the search for an estimate; `build` replaces it by that choice.
+    Only kernels of a norm above c are scaled.
 
-    A call whose kernel has moved since sigma was found finds it first (`tf_iresnet.layers.upkeep`):
-    the constraint holds whoever trains. As long as the kernel stays, that costs a comparison.
+    A call whose kernel has moved since sigma was found first finds it anew
+    (`tf_iresnet.layers.upkeep`), so the constraint holds in every training loop. While the kernel
+    stays, this costs a comparison.
 
-    With a ``context_size`` the layer is called with a context [batch, context_size] too, of which
-    a linear map is added to the bias; the Lipschitz constant in x is the same for every context.
+    With a ``context_size`` the layer is also called with a context [batch, context_size]. A linear
+    map of it is added to the bias, and the Lipschitz constant in x is the same for every context.
+
+    Example:
+    >>> from tf_iresnet.layers import SpectralDense
+    >>> layer = SpectralDense(3, coeff=0.5, normalization="bound")
+    >>> layer.build((None, 4))
+    >>> layer.norm_bound() < 0.5001
+    True
+
+    Source: Invertible Residual Networks, section 2.1; Gouk et al. 2018.
     """
 
     #: How often a training step evaluates the layer, for "auto": forward, and backward twice.
@@ -114,12 +133,12 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         coeff: float | None,
         power_iterations: int,
         normalization: str,
-        activation: Any,
+        activation: ActivationLike,
         use_bias: bool,
-        kernel_initializer: Any,
-        bias_initializer: Any,
-        kernel_regularizer: Any,
-        bias_regularizer: Any,
+        kernel_initializer: InitializerLike,
+        bias_initializer: InitializerLike,
+        kernel_regularizer: RegularizerLike,
+        bias_regularizer: RegularizerLike,
         context_size: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -150,15 +169,15 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
     def _make_map(self, input_shape: tuple[int | None, ...]) -> tuple[LinearMap, tuple[int, ...]]:
         """Returns the operator at this input shape, and the kernel's shape."""
 
-    def operator_at(self, input_shape: Any) -> LinearMap:
+    def operator_at(self, input_shape: Shape) -> LinearMap:
         """Returns the operator that the layer is for inputs of this shape, built or not."""
         return self._make_map(tuple(input_shape))[0]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.linear_map, kernel_shape = self._make_map(tuple(input_shape))
         self._norm_map, self.norm_shape = self._norm_view(kernel_shape)
         if self.normalization == "auto":
-            self.normalization = chosen_normalization([self.linear_map], self.passes)
+            self.normalization = choose_normalization([self.linear_map], self.passes)
         with tf.init_scope():
             kernel = tf.cast(
                 self.kernel_initializer(kernel_shape, dtype=self.variable_dtype),
@@ -215,16 +234,16 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return self.coeff is not None and self.normalization == "power_iteration"
 
     def _start(self, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Random u and v, from which the first call searches; Keras' random seed fixes them."""
+        """Returns random u and v, where the first search starts; Keras' random seed fixes them."""
         shape = (1, *self._norm_map.input_shape)
         v = estimates.unit(tf.cast(keras.random.normal(shape, dtype="float32"), kernel.dtype))
         image = self._norm_map.apply(tf.reshape(kernel, self.norm_shape), v)
         return estimates.unit(image), v
 
     def _norm_view(self, kernel_shape: tuple[int, ...]) -> tuple[LinearMap, tuple[int, ...]]:
-        """A cheaper operator of the same norm, and the kernel's shape for it."""
+        """Returns a cheaper operator of the same norm, and the kernel's shape for it."""
         linear_map = self.linear_map
-        # Convolutions of one tap act on every pixel by the same matrix.
+        # A convolution of one tap applies the same matrix to every pixel.
         if isinstance(linear_map, ConvMap) and all(size == 1 for size in kernel_shape[:-2]):
             return DenseMap(*kernel_shape[-2:]), kernel_shape[-2:]
         return linear_map, kernel_shape
@@ -244,7 +263,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return kernel * (self.coeff / tf.maximum(self._sigma(kernel), self.coeff))
 
     def _sigma(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The norm that the kernel is divided by, in the weights' dtype."""
+        """Returns the norm that the kernel is divided by, in the weights' dtype."""
         with upkeep.up_to_date([self]):
             return self.known_norm.sigma_of(kernel)
 
@@ -254,15 +273,15 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         return [self.u, self.v] if self._iterates else []
 
     @property
-    def derived_state(self) -> list[Any]:
-        """What follows the kernel by way of what it was: u, v, and what is known of the norm."""
+    def derived_state(self) -> list[tf.Variable]:
+        """What depends on the kernel's history: u, v and the known norm; empty without u and v."""
         return [*self.spectral_state, *self.known_norm.variables] if self._iterates else []
 
     def update_spectral_state(self, iterations: int | None = None) -> None:
-        """Finds the norm now, where the kernel has moved; every call does so anyway.
+        """Finds the norm now if the kernel has moved; every call does so anyway.
 
         Args:
-          iterations: how many power iterations to make besides, whether or not it has.
+          iterations: how many power iterations to make besides, moved or not; None for none.
         """
         if self._iterates and iterations:
             kernel = tf.reshape(tf.convert_to_tensor(self.kernel), self.norm_shape)
@@ -283,9 +302,10 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         upkeep.find_estimate(self, kernel, tolerance, rounds, anew)
 
     def norm_estimate(self) -> tf.Tensor:
-        """Returns what the layer believes the normalised kernel's norm to be: no bound.
+        """Returns the norm that the layer takes the normalised kernel to have, at most coeff.
 
-        It is the power iteration's, from below; without constraint, a fresh one's.
+        It is the sigma that kernels are divided by: a bound with ``normalization="bound"``, else an
+        estimate from below, which proves nothing. Without a constraint it is a new estimate.
         """
         kernel = tf.convert_to_tensor(self.kernel)
         if self.coeff is not None:
@@ -332,15 +352,15 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     # --- in files ---
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Writes the weights, and the estimate that goes with the kernel."""
         with upkeep.up_to_date([self]):
             super().save_own_variables(store)
         if self._iterates:
             store["sigma"] = self.known_norm.sigma.numpy()
 
-    def load_own_variables(self, store: Any) -> None:
-        """Reads the weights, and the estimate if they bear it out."""
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Reads the weights, and the estimate of the norm if u and v confirm it."""
         parts = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
         sigma = parts.pop("sigma", None)
         super().load_own_variables(parts)
@@ -364,7 +384,9 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
             bias.append(tf.matmul(context, tf.convert_to_tensor(self.context_kernel)))
         return [self.normalized_kernel(), *([sum(bias[1:], bias[0])] if bias else [])]
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
         context = check_context(self.name, context, self.context_size, x)
         x = tf.cast(x, self.compute_dtype)
@@ -372,7 +394,7 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
         parameters = [tf.cast(p, self.compute_dtype) for p in parameters]
         return self.activation(self.function()(parameters, x))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "coeff": self.coeff,

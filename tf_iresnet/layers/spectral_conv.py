@@ -10,6 +10,14 @@ import keras
 from tf_iresnet.arguments import check_choice, check_integer, check_sizes
 from tf_iresnet.functions.linear_maps import ConvMap
 from tf_iresnet.layers.spectral import SpectralLayer
+from tf_iresnet.typing import (
+    ActivationLike,
+    Config,
+    InitializerLike,
+    RegularizerLike,
+    Shape,
+    StaticShape,
+)
 
 
 class _SpectralConv(SpectralLayer):
@@ -24,12 +32,12 @@ class _SpectralConv(SpectralLayer):
         padding: str = "same",
         power_iterations: int = 4,
         normalization: str = "auto",
-        activation: Any = None,
+        activation: ActivationLike = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -69,14 +77,14 @@ class _SpectralConv(SpectralLayer):
         shape = (*self.kernel_size, channels, self.filters)
         return ConvMap(tuple(spatial), shape, self.padding), shape
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         sizes = (
             size if self.padding != "valid" or size is None else size - taps + 1
             for size, taps in zip(input_shape[1:-1], self.kernel_size, strict=True)
         )
         return (input_shape[0], *sizes, self.filters)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "filters": self.filters,
             "kernel_size": self.kernel_size,

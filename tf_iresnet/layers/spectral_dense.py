@@ -9,6 +9,14 @@ import keras
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.functions.linear_maps import DenseMap
 from tf_iresnet.layers.spectral import SpectralLayer
+from tf_iresnet.typing import (
+    ActivationLike,
+    Config,
+    InitializerLike,
+    RegularizerLike,
+    Shape,
+    StaticShape,
+)
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -50,12 +58,12 @@ class SpectralDense(SpectralLayer):
         coeff: float | None = 0.9,
         power_iterations: int = 4,
         normalization: str = "auto",
-        activation: Any = None,
+        activation: ActivationLike = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -82,8 +90,8 @@ class SpectralDense(SpectralLayer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         return DenseMap(input_shape[-1], self.units), (input_shape[-1], self.units)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         return (*input_shape[:-1], self.units)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"units": self.units, **super().get_config()}

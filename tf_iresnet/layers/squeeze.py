@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,7 +10,8 @@ import tensorflow as tf
 
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.fixed_point import FixedPointResult
-from tf_iresnet.layers.invertible import InvertibleLayer, no_log_det
+from tf_iresnet.layers.invertible import InvertibleLayer, zero_log_det
+from tf_iresnet.typing import Shape, StaticShape
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -37,7 +39,7 @@ class Squeeze(InvertibleLayer):
         super().__init__(**kwargs)
         self.factor = check_integer("factor", factor, 2)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> StaticShape:
         if len(input_shape) not in (3, 4, 5):
             raise ValueError(
                 f"{self.name} needs inputs [batch, spatial sizes, channels], got {input_shape}."
@@ -51,10 +53,10 @@ class Squeeze(InvertibleLayer):
         sizes = (None if size is None else size // self.factor for size in spatial)
         return (input_shape[0], *sizes, channels * self.factor ** len(spatial))
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         return 1.0
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> StaticShape:
         *spatial, channels = output_shape[1:]
         taps = self.factor ** len(spatial)
         if channels % taps:
@@ -64,7 +66,7 @@ class Squeeze(InvertibleLayer):
         sizes = (None if size is None else size * self.factor for size in spatial)
         return (output_shape[0], *sizes, channels // taps)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.compute_output_shape(input_shape)
         super().build(input_shape)
 
@@ -77,7 +79,7 @@ class Squeeze(InvertibleLayer):
         return tf.reshape(x, [-1, *(size // f for size in spatial), channels * f**rank])
 
     def _log_det(self, x, seed, log_det, training):
-        return self.forward(x), no_log_det(x)
+        return self.forward(x), zero_log_det(x)
 
     def _inverse(self, y):
         *spatial, channels = y.shape[1:]

@@ -12,8 +12,8 @@ from tf_iresnet.tensorflow_private import save_with
 def track(owner: keras.layers.Layer, name: str, layers: Iterable[keras.layers.Layer]) -> None:
     """Makes `tf.train.Checkpoint` save layers that ``owner`` holds in a list.
 
-    Keras saves them in its own formats, but hides its lists from TensorFlow, whose checkpoint of
-    ``owner`` would lack their weights without a word.
+    Keras saves them in its own formats, but hides its lists from TensorFlow. A checkpoint of
+    ``owner`` would silently lack their weights.
 
     Args:
       owner: the layer with the list.

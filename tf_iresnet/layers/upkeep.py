@@ -1,11 +1,12 @@
 r"""The norms that kernels are divided by, found anew wherever kernels have moved.
 
-A spectral layer keeps the kernel of the last look, the norm sigma found for it and the gradient of
-sigma. Every call compares the kernel with that one. If they are equal the norm is known; if not, it
-is found before the kernel is used: whoever moved it, in whatever mode.
+A spectral layer keeps the kernel that it last looked at, the norm sigma found for it and the
+gradient of sigma. Every call compares its kernel with that one. If they are equal, the norm is
+known. If not, it is found before the kernel is used, in training and in evaluation, whatever has
+moved the kernel.
 
-`up_to_date` does this for many layers at once: one condition, and one computation for all kernels
-of a shape. Inside of it the layers look no more.
+`up_to_date` does this for many layers at once: by one condition, and one computation for all
+kernels of a shape. Inside it these layers do not compare again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -22,14 +23,15 @@ import tensorflow as tf
 from tf_iresnet import replicas
 from tf_iresnet.functions.linear_maps import LinearMap
 from tf_iresnet.norms import estimates, gram, lanczos
+from tf_iresnet.typing import ArrayLike
 
 if TYPE_CHECKING:
     from tf_iresnet.layers.spectral import SpectralLayer
 
 #: Residual of u and v, relative to sigma, above which they are searched for.
 TOLERANCE = 0.01
-_MANY = 3  # searches that take longer than to make a graph of one
-_LONG = 0.03  # a kernel's step, relative to its size, after which the search begins anew
+_MANY = 3  # so many searches take longer than tracing one
+_LONG = 0.03  # after a larger step of the kernel, relative to its size, the search begins anew
 
 # Graphs of control flow, whose operations run amid those of the graph around them.
 _INNER_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph")
@@ -38,8 +40,8 @@ _INNER_GRAPHS = ("CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGrap
 class KnownNorm:
     """The norm found for a kernel.
 
-    It is derived from the weights, and no weight itself: each replica has its own, and nothing of
-    it is saved but in TensorFlow's checkpoints.
+    It is derived from the weights and is no weight itself. Each replica has its own, and only
+    TensorFlow's checkpoints save it.
 
     Args:
       kernel: the kernel's first value.
@@ -54,15 +56,15 @@ class KnownNorm:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """The three of them."""
+        """The kernel, sigma and the gradient of sigma."""
         return [self.kernel, self.sigma, self.gradient]
 
     def differs(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Whether the kernel is another one."""
+        """Says whether a kernel differs from the one that the norm was found for."""
         return tf.reduce_any(kernel != self.kernel)
 
     def assign(self, kernel: tf.Tensor, sigma: tf.Tensor, gradient: tf.Tensor) -> None:
-        """Notes the norm of a kernel."""
+        """Keeps the norm of a kernel."""
         self.kernel.assign(kernel)
         self.sigma.assign(tf.cast(sigma, self.sigma.dtype))
         self.gradient.assign(tf.reshape(tf.cast(gradient, self.gradient.dtype), kernel.shape))
@@ -85,25 +87,25 @@ def _variable(value: tf.Tensor) -> tf.Variable:
     return tf.Variable(value, trainable=False, aggregation=first)
 
 
-# --- which layers need not look ---
+# --- which layers need not compare ---
 
 
 class _Scopes(threading.local):
     def __init__(self) -> None:
-        self.open: list[tuple[Any, frozenset[int]]] = []
+        self.open: list[tuple[tf.Graph | None, frozenset[int]]] = []
         self.unchanging = False
 
 
 _scopes = _Scopes()
 
 
-def _graph() -> Any:
+def _graph() -> tf.Graph | None:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def _covering() -> list[frozenset[int]]:
-    """Which layers' norms the scopes around have looked after, a set for each scope."""
-    graph = _graph()
+    """Returns the layers that enclosing scopes keep up to date, as a set of ids for each scope."""
+    graph: tf.Graph = _graph()
     around = [graph]
     while type(graph).__name__ in _INNER_GRAPHS:
         graph = graph.outer_graph
@@ -113,7 +115,7 @@ def _covering() -> list[frozenset[int]]:
 
 @contextlib.contextmanager
 def up_to_date(layers: Iterable[SpectralLayer]) -> Iterator[None]:
-    """Finds the norms of kernels that have moved; inside, these layers do not look again.
+    """Finds the norms of kernels that have moved; inside, these layers do not compare again.
 
     Args:
       layers: spectral layers; those without constraint and those not built are left out.
@@ -140,7 +142,7 @@ def up_to_date(layers: Iterable[SpectralLayer]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanging(layers: Iterable[SpectralLayer]) -> Iterator[list[tf.Variable]]:
-    """Finds the norms now; what is traced inside takes them for good, as an export does.
+    """Finds the norms now; calls inside read them without comparing kernels, as an export needs.
 
     Args:
       layers: all spectral layers that are called inside.
@@ -179,7 +181,10 @@ def _find(triples: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
     Args:
       triples: layers, their kernels, and whether these have moved; in graphs some may not have.
     """
-    groups: dict[Any, list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]] = {}
+    groups: dict[
+        tuple[str, int, tuple[LinearMap, tuple[str, ...]]],
+        list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]],
+    ] = {}
     for layer, kernel, moved in triples:
         key = (layer.normalization, layer.power_iterations, layer.norm_problem())
         groups.setdefault(key, []).append((layer, kernel, moved))
@@ -196,15 +201,15 @@ def _find(triples: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
 
 
 def _stacked(group: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-    """The kernels of one shape, in the shape of their norm's problem."""
+    """Stacks the kernels of one shape, in the shape of their norm's problem."""
     return tf.stack([tf.reshape(kernel, layer.norm_shape) for layer, kernel, _ in group])
 
 
 def _find_estimates(group: list[tuple[SpectralLayer, tf.Tensor, tf.Tensor]]) -> None:
     """Finds estimates of those kernels of one shape that have moved, in a graph.
 
-    They are searched for in a loop: with a search for each kernel the graph of a large model takes
-    many times longer to prepare.
+    A loop searches for them: with a search for each kernel, the graph of a large model takes many
+    times longer to prepare.
     """
     first = group[0][0]
     linear_map, _ = first.norm_problem()
@@ -254,8 +259,8 @@ def _bounds_of(
 @functools.lru_cache(maxsize=256)
 def _traced_bounds(
     linear_map: LinearMap, dtypes: tuple[str, ...], shape: tf.TensorShape, dtype: tf.DType
-) -> Callable[..., Any]:
-    """The same as a graph, one for all functions that need it."""
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """Returns `_bounds_of` as a graph, one for all functions that need it."""
     with tf.init_scope():
         traced = tf.function(
             lambda kernels: _bounds_of(linear_map, dtypes, kernels), autograph=False
@@ -271,7 +276,7 @@ def find_estimate(
     anew: bool = False,
     traced: bool = False,
 ) -> None:
-    """Finds the leading singular vectors of a kernel, and notes sigma = u^T W v.
+    """Finds the leading singular vectors of a kernel, and keeps them and sigma = u^T W v.
 
     Args:
       layer: a layer with a power iteration.
@@ -279,7 +284,7 @@ def find_estimate(
       tolerance: of |W^T u - sigma v|, relative to sigma; by default `TOLERANCE`.
       rounds: of the search, at most.
       anew: whether to search however good u and v are.
-      traced: whether to search by a graph in eager code, too.
+      traced: whether to search by a graph also in eager code.
     """
     flat, known = (tf.reshape(x, layer.norm_shape) for x in (kernel, layer.known_norm.kernel))
     v = tf.convert_to_tensor(layer.v)
@@ -300,9 +305,10 @@ def _estimated(
     anew: bool,
     traced: bool = False,
 ) -> tuple[tf.Tensor, ...]:
-    """Sigma, u, v and the gradient of sigma, from v and the kernel that it was found for."""
+    """Returns sigma, u, v and sigma's gradient, from v and the kernel that it was found for."""
     linear_map, _ = layer.norm_problem()
-    # After a long step other vectors may lead, though these are singular still; none may be known.
+    # After a long step other vectors may lead, although these are still singular. An unknown
+    # kernel is NaN, and so not near.
     near = tf.norm(kernel - known) <= _LONG * tf.norm(kernel)
     found = lanczos.leading_vectors(
         linear_map,
@@ -317,10 +323,11 @@ def _estimated(
     return (*found, linear_map.kernel_gradient(found.v, found.u))
 
 
-def recall(layer: SpectralLayer, sigma: Any) -> None:
-    r"""Takes a norm from a file for that of the kernel, if u and v bear it out.
+def recall(layer: SpectralLayer, sigma: ArrayLike) -> None:
+    r"""Takes a norm from a file as the kernel's, if u and v confirm it.
 
-    They do if \|W^T u - sigma v\| <= `TOLERANCE` sigma; else the next call finds it.
+    They do if \|W^T u - sigma v\| and \|W v - sigma u\| are at most `TOLERANCE` sigma. If not, the
+    next call finds the norm.
 
     Args:
       layer: a layer with a power iteration, whose weights are those of the file.

@@ -1,13 +1,14 @@
-"""Who vouches for what a layer computes: of which class its word about a bound is."""
+"""Which class vouches for what a layer computes, and so for the bound that it states."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tf_iresnet.typing import Bounded
 
 # What a class may define and still compute what its base does.
 _HARMLESS = frozenset(
@@ -35,11 +36,11 @@ _HARMLESS = frozenset(
         "from_config",
     )
 )
-# What Keras itself puts on instances in place of a method; none of it computes an output.
+# Methods that Keras itself replaces on instances; none of them computes an output.
 _OF_KERAS = frozenset(("build", "quantize", "loss"))
 
 
-def named(thing: Any) -> str:
+def describe(thing: object) -> str:
     """Returns a layer's class and name, for messages."""
     kind, name = type(thing).__name__, getattr(thing, "name", None)
     return f"{kind} {name!r}" if isinstance(name, str) else kind
@@ -61,7 +62,7 @@ def behaviour_of(kind: type) -> type:
 
 
 def _own(base: type) -> list[str]:
-    """The names by which a class may change what its base computes."""
+    """Returns the names by which a class may change what its base computes."""
     return [name for name in vars(base) if name not in _HARMLESS]
 
 
@@ -73,18 +74,18 @@ def definer(kind: type, name: str) -> type | None:
 def comes_first(kind: type, name: str, other: str) -> bool:
     """Says whether ``name`` is defined in a class at least as derived as ``other`` is.
 
-    Only then can what ``name`` does know of what ``other`` does.
+    Only then can ``name`` take into account what ``other`` does.
     """
     first, second = definer(kind, name), definer(kind, other)
     order = kind.__mro__
     return first is not None and (second is None or order.index(first) <= order.index(second))
 
 
-def check_not_replaced(thing: Any) -> None:
+def check_not_replaced(thing: object) -> None:
     """Refuses an instance of which a method was replaced.
 
     Raises:
-      ValueError: if one was; no class speaks for what it does then.
+      ValueError: if one was: then no class tells what the instance does.
     """
     for name, value in getattr(thing, "__dict__", {}).items():
         if name in _OF_KERAS or not callable(value):
@@ -92,23 +93,24 @@ def check_not_replaced(thing: Any) -> None:
         base = definer(type(thing), name)
         if base is not None and callable(getattr(base, name)):
             raise ValueError(
-                f"{named(thing)} has had its {name}() replaced, so that its class does not tell "
+                f"{describe(thing)} has had its {name}() replaced, so that its class does not tell "
                 "what it computes; write a subclass with its own lipschitz_bound()."
             )
 
 
-def check_vouched(thing: Any, method: str) -> None:
+def check_vouched(thing: object, method: str) -> None:
     """Refuses an object whose class does not vouch for what it computes.
 
-    Whoever changes what a layer computes must say, in that class or a more derived one, what
-    bounds it: an inherited word speaks of the base.
+    A class that changes what a layer computes must state its bound there, or in a more derived
+    class: an inherited bound speaks of the base.
 
     Args:
       thing: a layer or an activation.
       method: the name of the method that states the bound.
 
     Raises:
-      ValueError: if there is no such method, or it is inherited and what it speaks of is not.
+      ValueError: if there is no such method, or it is inherited by a class that changes what is
+        computed.
     """
     check_not_replaced(thing)
     kind = type(thing)
@@ -116,36 +118,36 @@ def check_vouched(thing: Any, method: str) -> None:
     what = "Lipschitz constant" if method == "lipschitz_bound" else "bound of its inverse"
     if base is None or not callable(getattr(kind, method)):
         raise ValueError(
-            f"{named(thing)} has no known {what}; use layers and activations of tf_iresnet, or "
+            f"{describe(thing)} has no known {what}; use layers and activations of tf_iresnet, or "
             f"give its class a method {method}()."
         )
     order = kind.__mro__
     if order.index(base) > order.index(behaviour):
         raise ValueError(
-            f"{named(thing)} has no known {what}: {behaviour.__name__} defines "
+            f"{describe(thing)} has no known {what}: {behaviour.__name__} defines "
             f"{', '.join(sorted(_own(behaviour)))}, of which the {method}() that it inherits from "
             f"{base.__name__} knows nothing; define {method}() in {behaviour.__name__} too."
         )
 
 
-def own_bound(thing: Any) -> float:
+def own_bound(thing: Bounded) -> float:
     """Returns the Lipschitz constant that an object's own class states.
 
     Args:
       thing: a layer or an activation with ``lipschitz_bound()``.
 
     Raises:
-      ValueError: if its class does not vouch for it, or what it says is no number of at least 0.
+      ValueError: if its class does not vouch for it, or the bound is no number of at least 0.
     """
     check_vouched(thing, "lipschitz_bound")
     return check_bound(thing, "lipschitz_bound", thing.lipschitz_bound())
 
 
-def check_bound(thing: Any, method: str, value: Any) -> float:
+def check_bound(thing: object, method: str, value: tf.Tensor | float) -> float:
     """Returns a stated bound as a float, at least 0.
 
     Raises:
-      ValueError: if it is none; infinite is only the bound of an inverse.
+      ValueError: if it is none. Only the bound of an inverse may be infinite.
     """
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)) and value.shape == ():
         value = np.asarray(value).item()
@@ -153,7 +155,7 @@ def check_bound(thing: Any, method: str, value: Any) -> float:
     finite = real and math.isfinite(value)
     if not (finite and value >= 0) and not (real and value == math.inf and "inverse" in method):
         raise ValueError(
-            f"{method}() of {named(thing)} must return a finite number of at least 0, got "
+            f"{method}() of {describe(thing)} must return a finite number of at least 0, got "
             f"{value!r}."
         )
     return float(value)

@@ -17,8 +17,9 @@ from tf_iresnet.fixed_point.enclosure import residual_error
 from tf_iresnet.functions.enclosures import norm
 from tf_iresnet.layers.data_initialized import DataInitialized, constant_channels
 from tf_iresnet.norms.dense import EPSILON, round_up
+from tf_iresnet.typing import ArrayLike, Config
 
-_PLENTY = 10  # values of each channel for each channel, from which on correlations are believed
+_PLENTY = 10  # values of each channel, per channel: with so many, correlations are not shrunk
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -27,17 +28,17 @@ class Whitening(DataInitialized):
 
     W = L^-1 of the Cholesky factor in C + ridge diag(C) = L L^T, with m and C the channels' mean
     and covariance over the rows; W is lower triangular, so ln\|det\| = pixels sum(ln W_ii), and
-    the inverse solves a triangular system. Both are kept as they are: statistics, no parameters.
-    `adapt` sets them; where nobody called it the first batch of training does (see
-    `DataInitialized`). A channel that is constant over the rows keeps its scale.
+    the inverse solves a triangular system. Both are statistics and are not trained. `adapt` sets
+    them; without it the first batch of training does (see `DataInitialized`). A channel that is
+    constant over the rows keeps its scale.
 
-    Few rows say little about many correlations, and at most as many rows as channels leave some
-    directions without any variance. With fewer than ten values n of each of the p channels that
-    are not constant, the correlations R are therefore multiplied by 1 - rho,
+    Few rows say little about many correlations, and with no more rows than channels some directions
+    have no variance at all. With fewer than 10 p values n of each of the p channels that are not
+    constant, the correlations R are therefore multiplied by 1 - rho,
 
         rho = min(1, ((1 - 2/p) tr R^2 + p^2) / ((n + 1 - 2/p) (tr R^2 - p))),
 
-    so that rows that were not seen come out with a variance near 1, too.
+    so that the outputs of other rows have a variance near 1 as well.
 
     After a squeeze the channels are neighbouring pixels, which are nearly equal in natural images.
     A branch whose slope is bounded takes many blocks to bring their small differences to the size
@@ -80,11 +81,11 @@ class Whitening(DataInitialized):
             )
         )
 
-    def _starting_weights(self) -> list[tuple[keras.Variable, Any]]:
+    def _starting_weights(self) -> list[tuple[keras.Variable, ArrayLike]]:
         return [(self.mean, 0.0), (self.matrix, np.eye(self.matrix.shape[0]))]
 
     def _values(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Mean and W of the rows."""
+        """Returns the mean and W of the rows."""
         dtype = parts[0].dtype
         # In float64, since the smallest eigenvalues count.
         count, mean, covariance = replicas.channel_covariance(
@@ -93,7 +94,7 @@ class Whitening(DataInitialized):
         variances = tf.linalg.diag_part(covariance)
         constant = constant_channels(mean, variances, dtype)
         scale = tf.where(constant, tf.ones_like(variances), tf.sqrt(variances))
-        # A constant channel has no covariances but those of rounding.
+        # The covariances of a constant channel are mere rounding.
         constant_pair = constant[:, None] | constant[None, :]
         correlations = covariance / (scale[:, None] * scale[None, :])
         correlations = tf.where(constant_pair, tf.zeros_like(covariance), correlations)
@@ -103,7 +104,7 @@ class Whitening(DataInitialized):
         matrix = tf.linalg.triangular_solve(factor, tf.linalg.diag(1 / scale))
         return [tf.cast(mean, dtype), tf.cast(matrix, dtype)]
 
-    def _judge(self, count: int) -> None:
+    def _warn_if_few(self, count: int) -> None:
         channels = self.matrix.shape[0]
         if count <= channels:
             warnings.warn(
@@ -141,7 +142,7 @@ class Whitening(DataInitialized):
 
         return FixedPointResult.exact(x, error)
 
-    def inverse_lipschitz_bound(self, sublayers: Any = None) -> float:
+    def inverse_lipschitz_bound(self, sublayers: Sequence[float] | None = None) -> float:
         matrix = np.asarray(self.matrix, np.float64)
         if np.triu(matrix, 1).any() or not np.diag(matrix).all():
             return float("inf")  # the triangular solver would not find x again
@@ -152,12 +153,12 @@ class Whitening(DataInitialized):
         defect = float(np.linalg.norm(np.eye(len(matrix)) - matrix @ approximate)) + rounding
         return round_up(size / (1 - 1.01 * defect), 8) if defect < 0.5 else float("inf")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "ridge": self.ridge}
 
 
 def _shrinkage(correlations: tf.Tensor, count: tf.Tensor, varying: tf.Tensor) -> tf.Tensor:
-    """Rho of the docstring, 0 where there are values enough.
+    """Returns rho of the class' docstring, 0 if there are enough values.
 
     Args:
       correlations: of the channels, zero for those that are constant, [channels, channels].

@@ -20,19 +20,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from tf_iresnet import batches
-from tf_iresnet.functions import Affine, Chain, Function, Parameters, Pointwise
+from tf_iresnet.functions import Affine, Chain, Function, Parameters, Pointwise, Residuals
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.functions.recomputation import Recomputed
 
 _Slices = tuple[slice, ...]
 
 
-def _reversed(kernel: tf.Tensor) -> tf.Tensor:
+def _reverse(kernel: tf.Tensor) -> tf.Tensor:
     return tf.reverse(kernel, axis=list(range(kernel.shape.rank - 2)))
 
 
@@ -76,9 +75,9 @@ class LinearizedBranch:
 
 
 def linearize_branch(
-    function: Function, parameters: Parameters, residuals: Any, dtype: tf.DType
+    function: Function, parameters: Parameters, residuals: Residuals, dtype: tf.DType
 ) -> LinearizedBranch | None:
-    """Returns what is known of a branch at a point, or None if it has another form."""
+    """Returns kernels and slopes of a branch at a point, or None if it has another form."""
     while isinstance(function, Recomputed):
         function, residuals = function.function, residuals[1]
     if not isinstance(function, Chain):
@@ -135,7 +134,7 @@ def inner_trace(at: LinearizedBranch) -> tf.Tensor:
         moved = tuple(slice(s.start + b, s.stop + b) for s, b in zip(offsets, spare, strict=True))
         return kernel[moved]
 
-    back = _reversed(last)
+    back = _reverse(last)
     total = tf.zeros(tf.shape(at.slopes[0])[:1], at.slopes[0].dtype)
     regions = [_regions(n, k // 2) for n, k in zip(at.spatial_shape, sizes, strict=True)]
     for region in itertools.product(*regions):
@@ -167,7 +166,7 @@ def _composed(at: LinearizedBranch) -> tuple[LinearMap, tf.Tensor]:
     padded = tf.pad(first, [*around, [0, 0], [0, 0]])
     images = tf.transpose(padded, [rank, *range(rank), rank + 1])
     composition = ConvMap(tuple(images.shape[1:-1]), tuple(last.shape), "valid")
-    kernel = composition.apply(_reversed(last), images)
+    kernel = composition.apply(_reverse(last), images)
     kernel = tf.transpose(kernel, [*range(1, rank + 1), 0, rank + 1])
     return ConvMap(at.spatial_shape, tuple(kernel.shape), "same"), kernel
 
@@ -211,7 +210,7 @@ def control_variate(at: LinearizedBranch, probe: tf.Tensor, pulled: tf.Tensor) -
       pulled: A^T v, of the same shape, where J = A D.
 
     Returns:
-      [batch]; what it follows is v^T (J - J^2 / 2) v less its expectation.
+      [batch], close to v^T (J - J^2 / 2) v less its expectation.
     """
     slope = tf.ones_like(probe) if at.input_slope is None else at.input_slope
     shared = tf.reduce_mean(slope, axis=batches.event_axes(slope))
@@ -225,6 +224,6 @@ def control_variate(at: LinearizedBranch, probe: tf.Tensor, pulled: tf.Tensor) -
     value += sigma * batches.dot(rest, probe * back - diagonal)
 
     there = linear_map.apply(kernel, slope * probe)
-    round_trip = kernel * tf.linalg.matrix_transpose(_reversed(kernel))
+    round_trip = kernel * tf.linalg.matrix_transpose(_reverse(kernel))
     squares = batches.dot(slope, linear_map.apply(round_trip, slope))
     return value - sigma**2 * (batches.dot(slope * back, there) - squares) / 2

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 import tensorflow as tf
 
 from tf_iresnet.functions import Function, Parameters
+from tf_iresnet.typing import Config
 
 
 def wide_dtype(dtype: tf.DType) -> tf.DType:
@@ -16,7 +16,13 @@ def wide_dtype(dtype: tf.DType) -> tf.DType:
 
 
 class LogDetEstimator(abc.ABC):
-    """Turns a branch g at x into ln|det(I + J_g(x))| per example, with its gradient."""
+    """Turns a branch g at x into ln|det(I + J_g(x))| per example, with its gradient.
+
+    Example:
+    >>> from tf_iresnet.log_det import Exact
+    >>> Exact(rows=4), Exact(rows=4) == Exact(rows=4), Exact().has_finite_variance(0.9)
+    (Exact(rows=4), True, True)
+    """
 
     #: Whether two seeds give two values.
     stochastic: bool = True
@@ -39,15 +45,15 @@ class LogDetEstimator(abc.ABC):
         """
 
     def has_finite_variance(self, lipschitz: float) -> bool:
-        """Whether the variance is finite for every branch of this Lipschitz constant below 1."""
+        """Says whether the variance is finite for all branches of this constant, below 1."""
         return True
 
     @abc.abstractmethod
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the constructor's arguments."""
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LogDetEstimator:
+    def from_config(cls, config: Config) -> LogDetEstimator:
         """Builds the estimator from `get_config`'s result."""
         return cls(**config)
 

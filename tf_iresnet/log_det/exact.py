@@ -22,7 +22,7 @@ def _log_determinant(matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _inverse(matrix: tf.Tensor, log_determinant: tf.Tensor) -> tf.Tensor:
-    """Returns the inverses [batch, d, d]; NaN, where TensorFlow stops, for what has none."""
+    """Returns the inverses [batch, d, d]; NaN for singular matrices, where TensorFlow raises."""
     sound = tf.math.is_finite(log_determinant)[:, None, None]
     inverse = tf.linalg.inv(tf.where(sound, matrix, tf.eye(matrix.shape[-1], dtype=matrix.dtype)))
     return tf.where(sound, inverse, tf.constant(math.nan, matrix.dtype))
@@ -43,6 +43,8 @@ class Exact(LogDetEstimator):
     Example:
     >>> Exact().stochastic
     False
+
+    Source: Jacobi's formula, d ln\|det M\| = tr(M^{-1} dM).
     """
 
     stochastic = False
@@ -98,9 +100,9 @@ class Exact(LogDetEstimator):
                 def add(block, *totals):
                     cotangent = tf.transpose(inverse[:, block], [1, 0, 2])
                     cotangent = tf.cast(tf.reshape(cotangent, tf.shape(tiled)), x.dtype)
-                    _, trace = function.jvp(parameters, residuals, units(block, batch))
+                    _, tangents = function.jvp(parameters, residuals, units(block, batch))
                     by_x, by_parameters = function.gradient(
-                        parameters, residuals, zeros, [(trace, cotangent)]
+                        parameters, residuals, zeros, [(tangents, cotangent)]
                     )
                     by_x = tf.reduce_sum(
                         tf.reshape(by_x, tf.concat([[rows], tf.shape(x)], axis=0)), axis=0
@@ -108,9 +110,8 @@ class Exact(LogDetEstimator):
                     new = [by_x, *by_parameters]
                     return (block + 1, *(a + b for a, b in zip(totals, new, strict=True)))
 
-                plain_g, plain_point = function.linearize(parameters, x)
-                del plain_g
-                by_x, by_parameters = function.gradient(parameters, plain_point, upstream_g)
+                _, plain_residuals = function.linearize(parameters, x)
+                by_x, by_parameters = function.gradient(parameters, plain_residuals, upstream_g)
                 _, *totals = tf.while_loop(
                     lambda block, *_: block < blocks,
                     add,

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_iresnet import batches, randomness
 from tf_iresnet.arguments import check_choice, check_flag, check_integer
-from tf_iresnet.functions import Function, Parameters
+from tf_iresnet.functions import Function, Parameters, Residuals
 from tf_iresnet.log_det.control_variate import control_variate, linearize_branch
 from tf_iresnet.log_det.estimator import LogDetEstimator, wide_dtype
 from tf_iresnet.tensorflow_private import by_xla
+from tf_iresnet.typing import Config
 
 _PROBES = {"rademacher": randomness.rademacher, "gaussian": randomness.normal}
 
 
 class SeriesEstimator(LogDetEstimator):
-    """The power series with Hutchinson probes; subclasses choose the weights of its terms."""
+    """The power series with Hutchinson probes; subclasses choose the weights of its terms.
+
+    Args:
+      probes: independent probes per example and call.
+      probe_distribution: "rademacher" or "gaussian".
+      control_variate: whether to subtract noise of known expectation, see
+        `tf_iresnet.log_det.control_variate`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Example:
+    >>> from tf_iresnet.log_det import PowerSeries
+    >>> PowerSeries(terms=5).certain_terms
+    5
+
+    Source: Invertible Residual Networks, section 3.2; Residual Flows, section 3.
+    """
 
     def __init__(
         self,
@@ -48,7 +65,7 @@ class SeriesEstimator(LogDetEstimator):
     def certain_terms(self) -> int:
         """How many terms are never left out."""
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "probes": self.probes,
             "probe_distribution": self.probe_distribution,
@@ -71,7 +88,7 @@ class SeriesEstimator(LogDetEstimator):
             known = None
             if self.control_variate and self.certain_terms >= 2:
                 known = linearize_branch(function, parameters, residuals, wide)
-            batch = _Batch(function, parameters, residuals, terms)
+            batch = _OrderedBatch(function, parameters, residuals, terms)
             values, sums, tangents = [], [], []
             for probe in probes:
                 narrow = tf.cast(probe, x.dtype)
@@ -80,7 +97,7 @@ class SeriesEstimator(LogDetEstimator):
                 if known is not None:
                     pulled = known.pull_inner(narrow)
                     powers.append(known.pull(pulled))
-                value, total = _series(batch, powers, tf.cast(product, wide), weight)
+                value, total = _sum_terms(batch, powers, tf.cast(product, wide), weight)
                 if known is not None:
                     value -= control_variate(known, probe, tf.cast(pulled, wide))
                 values.append(value)
@@ -102,21 +119,26 @@ class SeriesEstimator(LogDetEstimator):
         return evaluate(x, *parameters)
 
 
-class _Batch:
-    """Products with J^T at a point, and how many terms of a series each example takes.
+class _OrderedBatch:
+    """The examples of a batch, with products J^T v and the number of terms of each.
 
-    Where the numbers differ and the examples can be told apart, they stand in the order of their
-    numbers: those that have not ended are the first rows.
+    Where these numbers differ and the residuals can be taken apart, the examples are sorted, those
+    of most terms first. The examples with a term k are then the first rows, and only they are
+    multiplied.
     """
 
     def __init__(
-        self, function: Function, parameters: Parameters, residuals: Any, terms: tf.Tensor | int
+        self,
+        function: Function,
+        parameters: Parameters,
+        residuals: Residuals,
+        terms: tf.Tensor | int,
     ) -> None:
         self.function, self.parameters = function, parameters
         self.terms = tf.convert_to_tensor(terms)
         self.most = tf.reduce_max(self.terms)
         self.order: tf.Tensor | None = None
-        # Of XLA's shapes none depends on values.
+        # Under XLA no shape may depend on values.
         if self.terms.shape.rank and not by_xla():
             order = tf.argsort(self.terms, direction="DESCENDING")
             in_order = function.take_examples(residuals, lambda leaf: tf.gather(leaf, order))
@@ -126,7 +148,7 @@ class _Batch:
         self.residuals = residuals
 
     def sort(self, values: tf.Tensor) -> tf.Tensor:
-        """Brings the rows of a batch into this order."""
+        """Returns rows of the batch in this order."""
         return values if self.order is None else tf.gather(values, self.order)
 
     def unsort(self, values: tf.Tensor) -> tf.Tensor:
@@ -135,30 +157,30 @@ class _Batch:
             return values
         return tf.gather(values, tf.math.invert_permutation(self.order))
 
-    def count_going(self, k: tf.Tensor) -> tf.Tensor | None:
-        """Returns how many rows have a term k; None if each has to be asked."""
+    def count_with_term(self, k: tf.Tensor) -> tf.Tensor | None:
+        """Returns how many rows have a term k; None if the rows are not sorted."""
         if self.order is None:
             return None
         return tf.reduce_sum(tf.cast(self.terms >= k, tf.int32))
 
     def vjp(self, cotangent: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
-        """Returns J^T cotangent of the first rows."""
+        """Returns J^T cotangent for the first ``rows`` examples; None stands for all."""
         residuals = self.residuals
         if rows is not None:
-            residuals = self.function.take_examples(residuals, lambda leaf: _first(leaf, rows))
+            residuals = self.function.take_examples(residuals, lambda leaf: _first_rows(leaf, rows))
         return self.function.vjp(self.parameters, residuals, cotangent)
 
 
-def _series(
-    batch: _Batch,
+def _sum_terms(
+    batch: _OrderedBatch,
     powers: Sequence[tf.Tensor],
     product: tf.Tensor,
     weight: Callable[[tf.Tensor], tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the terms for one probe.
 
-    Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T. Where n
-    differs between examples, those that have ended are left out.
+    Since v^T J^k v = <(J^T)^{k-1} v, J v>, n terms take J v and n - 1 products with J^T. An example
+    is left out after its last term.
 
     Args:
       batch: the products with J^T, and n: at least ``len(powers)``; 0 as well for v alone.
@@ -175,28 +197,28 @@ def _series(
     terms = batch.terms
 
     def add(k, rows, power, value, total):
-        """Adds term k, of which power is (J^T)^{k-1} v, where an example has so many."""
+        """Adds term k to the examples that have it; power is (J^T)^{k-1} v."""
         factor = tf.cast(1 - 2 * ((k + 1) % 2), wide) * weight(k)
         if rows is not None:
             scaled = factor * tf.cast(power, wide)
             term = batches.dot(scaled, product[:rows]) / tf.cast(k, wide)
-            return value + _padded(term, value), total + _padded(scaled, total)
+            return value + _pad_rows(term, value), total + _pad_rows(scaled, total)
         factor = tf.where(k <= terms, factor, tf.zeros_like(factor))
-        if terms.shape.rank:  # what has ended counts no more, whatever has become of it
+        if terms.shape.rank:  # after its last term an example's power may be infinite or NaN
             power = tf.where(batches.expand_like(k <= terms, power), power, tf.zeros_like(power))
             factor = batches.expand_like(factor, power)
         scaled = factor * tf.cast(power, wide)
         return value + batches.dot(scaled, product) / tf.cast(k, wide), total + scaled
 
     def step(k, power, value, total):
-        rows = batch.count_going(k)
-        power = batch.vjp(_first(power, rows), rows)
+        rows = batch.count_with_term(k)
+        power = batch.vjp(_first_rows(power, rows), rows)
         return k + 1, power, *add(k, rows, power, value, total)
 
     value, total = tf.zeros(tf.shape(product)[:1], wide), tf.zeros_like(product)
     for k, power in enumerate(map(batch.sort, powers), 1):
-        rows = batch.count_going(tf.constant(k))
-        value, total = add(tf.constant(k), rows, _first(power, rows), value, total)
+        rows = batch.count_with_term(tf.constant(k))
+        value, total = add(tf.constant(k), rows, _first_rows(power, rows), value, total)
     state = (tf.constant(len(powers) + 1), power, value, total)
     shapes = [tensor.shape for tensor in state]
     if batch.order is not None:
@@ -211,11 +233,11 @@ def _series(
     return batch.unsort(value), batch.unsort(total)
 
 
-def _first(values: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
+def _first_rows(values: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
     return values if rows is None else values[:rows]
 
 
-def _padded(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def _pad_rows(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Appends rows of zeros, to as many as another tensor has."""
     missing = tf.shape(like)[0] - tf.shape(rows)[0]
     paddings = tf.concat([[[0, missing]], tf.zeros([rows.shape.rank - 1, 2], tf.int32)], 0)

@@ -58,7 +58,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Architecture(Options, abc.ABC):
-    """What the scales of a flow are made of; a subclass says what a block is.
+    """What the scales of a flow are made of; a subclass defines the block.
 
     Args:
       blocks: how many blocks each scale has.
@@ -79,7 +79,7 @@ class Architecture(Options, abc.ABC):
 
     @property
     def estimator(self) -> LogDetEstimator:
-        """What evaluation takes for log-determinants."""
+        """The estimator of log-determinants in evaluation."""
         return Exact()
 
     @abc.abstractmethod
@@ -87,11 +87,11 @@ class Architecture(Options, abc.ABC):
         """Returns the layers of a block, from data to latent; the options are every layer's."""
 
     def opening(self, **options: Any) -> list[InvertibleLayer]:
-        """Returns what a scale starts with, after its squeeze."""
+        """Returns the layers at the start of a scale, after its squeeze."""
         return []
 
     def ending(self, width: int, channels: int, **options: Any) -> list[InvertibleLayer]:
-        """Returns what ends a scale from which half of the channels leave."""
+        """Returns the layers at the end of a scale from which half of the channels leave."""
         return []
 
     def scales(
@@ -185,7 +185,7 @@ class IResNet(Architecture, BlockOptions):
     def block(self, place: Place, **options: Any) -> list[InvertibleLayer]:
         number = place.index
         norms = [ActNorm(name=f"actnorm_{number}", **options)] if self.actnorm else []
-        # What the branch is given is the branch's own; the block is told of coeff alone.
+        # The branch gets its own options; of these the block needs coeff alone.
         own = {name: getattr(self, name) for name in (*ResidualOptions.names(), "coeff")}
         branch = self._branch(place, **options)
         return [*norms, InvertibleResidual(branch, **own, name=f"block_{number}", **options)]

@@ -10,13 +10,14 @@ import keras
 from tf_iresnet.models.architecture import IResNet
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.options import takes
+from tf_iresnet.typing import Config
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class IResNetClassifier(FeatureClassifier):
     r"""Logits = head(f(x)) with f a stack of invertible residual blocks.
 
-    f: injective padding, then for each scale (a squeeze and) ActNorm and a residual block in
+    f is injective padding, then for each scale (a squeeze and) ActNorm and a residual block in
     turn. The head is BatchNorm, ReLU, global average pooling and Dense, as in the paper. f maps
     images injectively to features, so that `decode` recovers an image from its features.
 
@@ -73,5 +74,5 @@ class IResNetClassifier(FeatureClassifier):
             **kwargs,
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), **self.architecture.get_config()}

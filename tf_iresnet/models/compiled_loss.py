@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -42,7 +41,7 @@ class CompiledLoss(Objective):
         self._model, self._logits, self._state = model, logits, list(state)
 
     def loss(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, UpdateMetrics]:
         x, y, weights = batch
         logits = self._logits(x, training)
@@ -70,7 +69,7 @@ class CompiledLoss(Objective):
     def forward_state(self) -> list[keras.Variable]:
         return self._state
 
-    def check_compiled(self, options: dict[str, Any]) -> None:
+    def check_compiled(self, options: Mapping[str, object]) -> None:
         """Refuses a loss that adds up where the mean over examples is meant.
 
         Raises:

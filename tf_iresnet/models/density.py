@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from tf_iresnet.arguments import (
     check_integer,
     check_integers,
 )
+from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.conditioned import Conditioned
 from tf_iresnet.layers.context import (
     check_context,
@@ -40,6 +41,10 @@ from tf_iresnet.models.normalizing_flow import NormalizingFlow
 from tf_iresnet.models.prior import DiagonalNormal
 from tf_iresnet.models.training.events import Event, convert_event
 from tf_iresnet.options import restore
+from tf_iresnet.typing import ArrayLike, Config, Context, Inputs, Seed
+
+if TYPE_CHECKING:
+    from tensorflow_probability import distributions as tfd
 
 
 class DensityModel(InvertibleModel):
@@ -172,10 +177,10 @@ class DensityModel(InvertibleModel):
 
     def log_prob(
         self,
-        x: Any,
-        seed: Any = None,
+        x: ArrayLike,
+        seed: Seed = None,
         log_det: LogDetEstimator | None = None,
-        context: Any = None,
+        context: Context = None,
     ) -> tf.Tensor:
         """Returns an estimate of ln p(x), or of ln p(x | context).
 
@@ -193,30 +198,30 @@ class DensityModel(InvertibleModel):
           equal values: to average over draws, take several seeds.
 
         Raises:
-          ValueError: in eager code, if x has another shape, is not finite or leaves its range, or
-            if pixels are without noise or were scaled to [0, 1]; if the context is missing, not
-            wanted or of another shape. In graphs x that is no data has the value NaN.
+          ValueError: if x has another shape, or the context is missing, not wanted or of another
+            shape. In eager code also if x is not finite or leaves its range, or if pixels are
+            without noise or were scaled to [0, 1]; in graphs the value of such x is NaN.
         """
         return self._latents_and_log_prob(x, seed, log_det, context)[1]
 
     def _latents_and_log_prob(
-        self, x: Any, seed: Any, log_det: LogDetEstimator | None, context: Any = None
+        self, x: ArrayLike, seed: Seed, log_det: LogDetEstimator | None, context: Context = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Checks the arguments of `log_prob`; returns the latents, too."""
+        """Checks the arguments of `log_prob`, and returns the latents beside it."""
         x = self._event.convert(x)
         seed = randomness.own_keys(randomness.as_seed(seed), x)
         x = self._event.check(x, seed, densities=True)
         estimator = self.eval_log_det if log_det is None else log_det
         check_instance("log_det", estimator, LogDetEstimator, "Exact()")
-        context = self._checked_context(context, x)
+        context = self._check_context(context, x)
         return self._density.latents_and_log_prob(x, seed, estimator, False, context)
 
     def bits_per_dim(
         self,
-        x: Any,
-        seed: Any = None,
+        x: ArrayLike,
+        seed: Seed = None,
         log_det: LogDetEstimator | None = None,
-        context: Any = None,
+        context: Context = None,
     ) -> tf.Tensor:
         """Returns -log2 p(x) / d, [batch]; arguments as in `log_prob`."""
         return self.to_bits(self.log_prob(x, seed, log_det, context))
@@ -225,7 +230,7 @@ class DensityModel(InvertibleModel):
         """Turns ln p(x) in nats into bits/dim."""
         return self._density.to_bits(log_prob)
 
-    def _checked_context(self, context: Any, x: tf.Tensor) -> tf.Tensor | None:
+    def _check_context(self, context: Context, x: tf.Tensor) -> tf.Tensor | None:
         """Converts and checks a context; None where none is due."""
         context = check_context(f"the flow {self.name}", context, self.context_size, x)
         unknown = context is None or not tf.executing_eagerly()
@@ -233,27 +238,41 @@ class DensityModel(InvertibleModel):
             raise ValueError("context holds NaN or infinite values; remove those examples.")
         return context
 
-    def _adaptation_inputs(self, x: Any, context: Any = None) -> tuple[tf.Tensor, dict[str, Any]]:
-        # Noise, since the centres of cells have no spread where pixels are constant.
+    def _adaptation_inputs(self, x: ArrayLike, context: Context = None) -> tuple[tf.Tensor, Inputs]:
+        # With noise, since the centres of the cells of constant pixels have no spread.
         x = self._event.check(x, randomness.as_seed(0), densities=True)
-        return x, context_keyword(self, self._checked_context(context, x))
+        return x, context_keyword(self, self._check_context(context, x))
 
     # --- both directions ---
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
         x = self._event.check(x)
-        return self.flow.evaluate(x, bool(training), self._checked_context(context, x))
+        return self.flow.evaluate(x, bool(training), self._check_context(context, x))
 
-    def encode(self, x: Any, context: Any = None) -> tf.Tensor:
+    def encode(self, x: ArrayLike, context: Context = None) -> tf.Tensor:
         """Returns the latents z [batch, d] of x; context as in `log_prob`.
 
         Pixels that are integers are taken at the centres of their cells, x + 1/2, so that z is a
         function of x alone.
         """
         x = self._event.check(x)
-        return self.flow.evaluate(x, context=self._checked_context(context, x))
+        return self.flow.evaluate(x, context=self._check_context(context, x))
 
-    def decode(self, z: Any, return_result: bool = False, context: Any = None) -> Any:
+    @overload
+    def decode(
+        self, z: ArrayLike, return_result: Literal[False] = ..., context: Context = ...
+    ) -> tf.Tensor: ...
+
+    @overload
+    def decode(
+        self, z: ArrayLike, return_result: Literal[True], context: Context = ...
+    ) -> FixedPointResult: ...
+
+    def decode(
+        self, z: ArrayLike, return_result: bool = False, context: Context = None
+    ) -> tf.Tensor | FixedPointResult:
         """Returns the x of latents z [batch, d].
 
         Args:
@@ -262,17 +281,17 @@ class DensityModel(InvertibleModel):
           context: [batch, context_size], for a conditional flow.
 
         Returns:
-          x [batch, *event_shape], or the result. Pixels leave [0, levels) where z is far out.
+          x [batch, *event_shape], or the result. For z far out pixels may leave [0, levels).
 
         Raises:
           ValueError: if z or the context has another shape.
           ConvergenceError: in eager code, if an example did not converge.
         """
         z = convert_event("z", z, (self.dims,), self.variable_dtype)
-        return self.flow.invert(z, return_result, self._checked_context(context, z))
+        return self.flow.invert(z, return_result, self._check_context(context, z))
 
     def sample(
-        self, n: int, seed: Any = None, temperature: float = 1.0, context: Any = None
+        self, n: int, seed: Seed = None, temperature: float = 1.0, context: Context = None
     ) -> tf.Tensor:
         """Draws examples from the density.
 
@@ -294,7 +313,7 @@ class DensityModel(InvertibleModel):
         return self.clipped(self.decode(z, context=context))
 
     def sample_latents(
-        self, n: int, seed: Any = None, temperature: float = 1.0, context: Any = None
+        self, n: int, seed: Seed = None, temperature: float = 1.0, context: Context = None
     ) -> tf.Tensor:
         """Draws the latents z [n, d] that `sample` decodes."""
         if not tf.is_tensor(n):
@@ -305,17 +324,17 @@ class DensityModel(InvertibleModel):
                 raise ValueError(
                     f"temperature must be a finite number of at least 0, got {temperature!r}."
                 )
-        context = self._checked_context(context, tf.zeros([n, 0], self.variable_dtype))
+        context = self._check_context(context, tf.zeros([n, 0], self.variable_dtype))
         return self._density.sample_latents(n, randomness.as_seed(seed), temperature, context)
 
     def clipped(self, x: tf.Tensor) -> tf.Tensor:
-        """Moves pixels into [0, levels), on which the density is defined; points stay."""
+        """Moves pixels into [0, levels), on which the density is defined; other data stay."""
         if self.preprocessing is None:
             return x
         dtype = x.dtype.as_numpy_dtype
         return tf.clip_by_value(x, dtype(0), np.nextafter(dtype(self.levels), dtype(0)))
 
-    def as_distribution(self, context: Any = None) -> Any:
+    def as_distribution(self, context: Context = None) -> tfd.TransformedDistribution:
         """Returns the density as a TensorFlow Probability distribution that shares the weights.
 
         Its `log_prob` is cheap and uses ``eval_log_det``, its `sample` iterates.
@@ -337,7 +356,7 @@ class DensityModel(InvertibleModel):
         variables = [variable.value for variable in self.prior.variables]
 
         def deferred(index, transform):
-            """A parameter of the prior, computed anew from its weights at each use."""
+            """Returns a parameter of the prior, computed from its weights at each use."""
             return tfp.util.DeferredTensor(
                 self.prior.loc.value,
                 lambda _: transform(tf.reshape(self.prior.parameters(**rows)[index], [-1])),
@@ -349,7 +368,7 @@ class DensityModel(InvertibleModel):
         bijector = KerasBijector(layer, log_det=self.eval_log_det)
         return tfd.TransformedDistribution(base, tfp.bijectors.Invert(bijector), name=self.name)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "levels": self.levels,
@@ -363,5 +382,5 @@ class DensityModel(InvertibleModel):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DensityModel:
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> DensityModel:
         return cls(**restore(config))

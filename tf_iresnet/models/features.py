@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import keras
 import tensorflow as tf
@@ -14,6 +14,7 @@ from tf_iresnet.arguments import (
     check_integer,
     check_integers,
 )
+from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.layers.invertible import InvertibleLayer
 from tf_iresnet.layers.padding import InjectivePadding
 from tf_iresnet.layers.sequential import InvertibleSequential
@@ -23,12 +24,13 @@ from tf_iresnet.models.invertible_model import InvertibleModel
 from tf_iresnet.models.training.events import Event, convert_event
 from tf_iresnet.models.training.replicated import BatchNormalization
 from tf_iresnet.options import restore
+from tf_iresnet.typing import ArrayLike, Config
 
 
 class FeatureClassifier(InvertibleModel):
     r"""Logits = head(f(x)) with f invertible layers.
 
-    f: injective padding, then the scales of an architecture. The head is BatchNorm, ReLU, global
+    f is injective padding, then the scales of an architecture. The head is BatchNorm, ReLU, global
     average pooling and Dense.
 
     Args:
@@ -95,18 +97,18 @@ class FeatureClassifier(InvertibleModel):
             ],
             name="head",
         )
-        self.head.autocast = False  # the layers cast; a Sequential would round to float32
+        self.head.autocast = False  # the layers cast; a Sequential rounds float64 to float32
         self.head.build(self.flow.compute_output_shape((None, *self.event_shape)))
 
-    def call(self, x: Any, training: bool | None = None) -> tf.Tensor:
+    def call(self, x: ArrayLike, training: bool | None = None) -> tf.Tensor:
         """Returns the logits, [batch, classes]."""
         return self._logits(self._event.check(x), bool(training))
 
     def _logits(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """The logits of data that may hold NaN, which makes the logits NaN."""
+        """Returns the logits of data that may hold NaN, which makes the logits NaN."""
         return self.head(self.flow.evaluate(x, training), training=training)
 
-    def encode(self, x: Any) -> tf.Tensor:
+    def encode(self, x: ArrayLike) -> tf.Tensor:
         """Returns the features f(x), the last invertible feature map.
 
         Args:
@@ -117,7 +119,15 @@ class FeatureClassifier(InvertibleModel):
         """
         return self.flow.evaluate(self._event.check(x))
 
-    def decode(self, features: Any, return_result: bool = False) -> Any:
+    @overload
+    def decode(self, features: ArrayLike, return_result: Literal[False] = ...) -> tf.Tensor: ...
+
+    @overload
+    def decode(self, features: ArrayLike, return_result: Literal[True]) -> FixedPointResult: ...
+
+    def decode(
+        self, features: ArrayLike, return_result: bool = False
+    ) -> tf.Tensor | FixedPointResult:
         """Returns the images of features.
 
         Args:
@@ -135,7 +145,7 @@ class FeatureClassifier(InvertibleModel):
         features = convert_event("features", features, shape, self.variable_dtype)
         return self.flow.invert(features, return_result)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "classes": self.classes,
@@ -144,5 +154,5 @@ class FeatureClassifier(InvertibleModel):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FeatureClassifier:
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> FeatureClassifier:
         return cls(**restore(config))

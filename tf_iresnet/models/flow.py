@@ -10,20 +10,21 @@ import keras
 from tf_iresnet.models.architecture import IResNet
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.options import takes
+from tf_iresnet.typing import Config
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
 class IResNetFlow(DensityModel):
     r"""A density p(x) = N(f(x)) \|det df/dx\| with f a stack of invertible residual blocks.
 
-    Images x are pixels, integers in [0, levels), to which the model adds uniform noise, or floats
-    that have theirs: the density is one on that cube, all Jacobians of the preprocessing included,
-    and bits/dim = -log2 p(x) / d. Each scale is a
-    squeeze (images only) followed by ActNorm and a residual block in turn; the latent is one
-    flat vector. The cheap direction is data to latent: `log_prob` is fast, `sample` iterates.
+    Images x are pixels: integers in [0, levels), to which the model adds uniform noise, or floats
+    that hold their noise. The density is one on the cube of these values, all Jacobians of the
+    preprocessing included, and bits/dim = -log2 p(x) / d. Each scale is a squeeze (images only)
+    followed by ActNorm and a residual block in turn; the latent is one flat vector. The cheap
+    direction is data to latent: `log_prob` is fast, `sample` iterates.
 
     With a ``context_size`` it is a density p(x | c) for each context c, such as a class as a
-    one-hot vector: linear functions of c shift every bias of the branches, which leaves their
+    one-hot vector. Linear functions of c shift every bias of the branches, which leaves their
     Lipschitz constants alone, and the prior's mean and log-scale. Every method then takes the
     keyword ``context`` [batch, context_size], and Keras' loops take pairs: ``fit(x, context)``, or
     a data set of (x, context).
@@ -70,5 +71,5 @@ class IResNetFlow(DensityModel):
     ) -> None:
         super().__init__(event_shape, architecture, **options)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), **self.architecture.get_config()}

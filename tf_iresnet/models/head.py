@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_iresnet.arguments import check_integer
 from tf_iresnet.layers.tracking import track
 from tf_iresnet.models.training.replicated import BatchNormalization
+from tf_iresnet.typing import Config, Shape
 
 _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 
@@ -19,9 +20,9 @@ _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers
 class LatentHead(keras.layers.Layer):
     r"""Logits = W [pool(relu(conv(norm(z_i))))]_i + b of the latents z_i of all scales.
 
-    Maps pass batch normalisation, a 3x3 convolution, ReLU and global average pooling; vectors a
-    dense layer in place of the convolution, and no pooling. What comes out of all scales is
-    concatenated.
+    Latents that are images pass batch normalisation, a 3x3 convolution, ReLU and global average
+    pooling. Vectors pass batch normalisation, a dense layer and ReLU. The features of all scales
+    are concatenated.
 
     Args:
       classes: number of classes, at least 2.
@@ -44,7 +45,7 @@ class LatentHead(keras.layers.Layer):
         self.classes = check_integer("classes", classes, 2)
         self.width = check_integer("width", width, 1)
 
-    def build(self, input_shape: Sequence[Any]) -> None:
+    def build(self, input_shape: Sequence[Shape]) -> None:
         policy, width = self.dtype_policy, self.width
         norms, linear = [], []
         for index, shape in enumerate(input_shape):
@@ -74,5 +75,5 @@ class LatentHead(keras.layers.Layer):
             features.append(tf.reduce_mean(y, axis=list(range(1, y.shape.rank - 1))))
         return self.logits(tf.concat(features, axis=1))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "classes": self.classes, "width": self.width}

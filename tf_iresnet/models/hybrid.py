@@ -15,6 +15,7 @@ from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.head import LatentHead
 from tf_iresnet.models.joint import JointLikelihood
 from tf_iresnet.options import takes
+from tf_iresnet.typing import ArrayLike, Config, Context, Seed
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -25,9 +26,10 @@ class IResNetHybrid(DensityModel):
 
         -log2 p(x) / d  -  classification_weight * sum_k q_k ln p(k | x)
 
-    that is bits/dim plus the weight times a cross-entropy in nats, with q_k = 1 - s + s/K for k = y
-    and s/K otherwise, s the label smoothing and K the number of classes. A weight of 1 / (d ln 2)
-    and no smoothing make it the joint -log2 p(x, y) / d. The head sees the latents of all scales.
+    that is bits/dim plus the weight times a cross-entropy in nats. Here q_k = 1 - s + s/K for k = y
+    and s/K otherwise, with s the label smoothing and K the number of classes. With a weight of
+    1 / (d ln 2) and no smoothing it is the joint -log2 p(x, y) / d. The head sees the latents of
+    all scales.
 
     ``fit`` takes x as `IResNetFlow` does, and labels y: integers in [0, K), [batch] or
     [batch, 1]. Its metrics are the loss, bits/dim, accuracy and the cross-entropy without smoothing
@@ -85,7 +87,8 @@ class IResNetHybrid(DensityModel):
             "must be a finite number in [0, 1)",
             lambda value: 0 <= value < 1,
         )
-        # Past Keras, which wants its own constructor first: that of the density builds the model.
+        # Set past Keras, whose constructor must run before attributes are set: the density's
+        # constructor calls that one, and builds the model from these.
         self.__dict__.update(
             classes=check_integer("classes", classes, 2),
             head_width=check_integer("head_width", head_width, 1),
@@ -110,16 +113,18 @@ class IResNetHybrid(DensityModel):
         """The share of the labels that goes to all classes alike."""
         return self.objective.smoothing
 
-    # --- what it knows of x ---
+    # --- both heads ---
 
-    def call(self, x: Any, training: bool | None = None, context: Any = None) -> tf.Tensor:
+    def call(
+        self, x: ArrayLike, training: bool | None = None, context: Context = None
+    ) -> tf.Tensor:
         """Returns the logits, [batch, classes]; there is no context."""
         x = self._event.check(x)
-        z = self.flow.evaluate(x, bool(training), self._checked_context(context, x))
+        z = self.flow.evaluate(x, bool(training), self._check_context(context, x))
         return self.objective.logits(z, bool(training))
 
     def log_prob_and_logits(
-        self, x: Any, seed: Any = None, log_det: LogDetEstimator | None = None
+        self, x: ArrayLike, seed: Seed = None, log_det: LogDetEstimator | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `log_prob` and the logits from one pass through the blocks.
 
@@ -137,7 +142,7 @@ class IResNetHybrid(DensityModel):
         z, log_prob = self._latents_and_log_prob(x, seed, log_det)
         return log_prob, self.objective.logits(z, False)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = super().get_config()
         del config["context_size"]
         return {

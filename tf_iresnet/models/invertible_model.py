@@ -16,6 +16,7 @@ from tf_iresnet.models.architecture import Architecture
 from tf_iresnet.models.training.averaging import WeightAverage
 from tf_iresnet.models.training.model import Model
 from tf_iresnet.models.training.objective import Objective
+from tf_iresnet.typing import ArrayLike, BatchLike, Context, Data, Inputs
 
 
 class InvertibleModel(Model):
@@ -42,7 +43,11 @@ class InvertibleModel(Model):
     # --- state that no gradient trains ---
 
     def update_spectral_state(self, iterations: int | None = None) -> None:
-        """Finds the norms of all kernels that have moved; every call does so anyway."""
+        """Finds the norms of all kernels that have moved; every call does so anyway.
+
+        Args:
+          iterations: how many power iterations to make besides; None for none.
+        """
         self.flow.update_spectral_state(iterations)
 
     def converge_spectral_state(self, tolerance: float = 1e-4, iterations: int = 1000) -> None:
@@ -50,40 +55,34 @@ class InvertibleModel(Model):
         self.flow.converge_spectral_state(tolerance, iterations)
 
     @property
-    def derived_state(self) -> list[Any]:
+    def derived_state(self) -> list[tf.Variable]:
         return [v for layer in self.flow.spectral_layers() for v in layer.derived_state]
 
     # --- weights from data ---
 
     @property
     def initialized(self) -> bool:
-        """Whether no layer waits for data: all are adapted, set by hand, frozen or need none."""
+        """Whether no layer waits for data: each is adapted, set by hand, frozen or needs none."""
         return not any(layer.needs_data for layer in layers_from_data(self.flow))
 
     def adapt(
         self,
-        data: Any,
-        context: Any = None,
+        data: Data,
+        context: Context = None,
         *,
         batch_size: int | None = None,
         steps: int | None = None,
     ) -> None:
-        """Sets what comes from data, such as ActNorm's scales, from many rows.
+        """Sets what comes from data, such as ActNorm's scales, as `InvertibleLayer.adapt` does.
 
-        Each layer sees what the layers before make of the rows. `fit` does it for layers that
-        nobody has set; so does the first batch in any other way of training. Here all are set
-        anew, except for frozen ones (``trainable=False``). If it fails, nothing is changed.
+        `fit` does it for layers that are not set; in other training loops the first batch does.
 
         Args:
-          data: [rows, *event_shape]; or batches as `fit` takes them: a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, a PyTorch ``DataLoader`` or a generator. Of batches that are
-            tuples the model reads what it reads in `fit`.
+          data: [rows, *event_shape], or batches as `fit` takes them; of a batch that is a tuple the
+            model reads what it reads in `fit`.
           context: [rows, context_size], beside an array, for a conditional model.
-          batch_size: rows of an array that are evaluated at once, and what a step is; 256 by
-            default.
-          steps: how many batches are used. By default as many as hold 8,192 rows; of images and
-            the like as many as have 65,536 pixels together, but at least 256 images. Rows of an
-            array are taken at even distances.
+          batch_size: as in `InvertibleLayer.adapt`.
+          steps: as in `InvertibleLayer.adapt`.
 
         Raises:
           ValueError: if there are no rows, values that are not finite or no data for this model;
@@ -94,13 +93,13 @@ class InvertibleModel(Model):
         found = rows.batches(data, context, batch_size, steps)
         self._adapt(self._collected(found, steps), again=True)
 
-    def _collected(self, found: Iterable[Any], steps: int | None = None) -> list[dict[str, Any]]:
-        """Rows of batches, in groups, by the names that `inputs_of` gives them."""
-        with self.distribute_strategy.scope():  # which puts together what several devices hold
+    def _collected(self, found: Iterable[BatchLike], steps: int | None = None) -> list[Inputs]:
+        """Returns rows of batches, in groups, by the names that `inputs_of` gives them."""
+        with self.distribute_strategy.scope():  # in which the parts on several devices are gathered
             return rows.collect(found, self.inputs_of, steps)
 
-    def _adapt(self, groups: Iterable[dict[str, Any]], again: bool) -> None:
-        """Sets what comes from data, and the average of that."""
+    def _adapt(self, groups: Iterable[Inputs], again: bool) -> None:
+        """Sets the weights that come from data, and their averages."""
         inputs = [self._adaptation_inputs(**group) for group in groups]
         parts = [x for x, _ in inputs]
         contexts = [conditions.get("context") for _, conditions in inputs]
@@ -110,11 +109,11 @@ class InvertibleModel(Model):
                 if id(variable) in changed:
                     shadow.assign(variable)
 
-    def _adaptation_inputs(self, x: Any) -> tuple[tf.Tensor, dict[str, Any]]:
-        """Checks a group of rows: x as the flow sees it, and what goes with it by keyword."""
+    def _adaptation_inputs(self, x: ArrayLike) -> tuple[tf.Tensor, Inputs]:
+        """Checks a group of rows; returns x as the flow sees it, and the flow's keywords."""
         return self._event.check(x), {}
 
-    def averages_from_data(self) -> Callable[[], None]:
+    def prepare_averages(self) -> Callable[[], None]:
         waiting = [part for part in layers_from_data(self.flow) if part.is_due_when_traced()]
         changing = {id(v) for part in waiting for v in part.weights_from_data()}
 
@@ -129,11 +128,18 @@ class InvertibleModel(Model):
 
         return start
 
-    def _started(self, x: Any, y: Any, batch_size: int | None, share: float, steps: Any) -> Any:
-        """Adapts where it is due.
+    def _prepare_fit(
+        self,
+        x: Data | None,
+        y: ArrayLike | None,
+        batch_size: int | None,
+        share: float,
+        steps: int | None,
+    ) -> Data | None:
+        """Adapts the layers that are due.
 
-        Rows that are looked at are trained on as ever, a generator's too; those that are not
-        finite are left out, unless the first batch holds some, which is refused.
+        The rows that are used are still trained on, those of a generator as well. Rows that are not
+        finite are left out here, but a first batch that holds some is refused.
         """
         if rows.is_array(x) and not len(x):
             raise ValueError("x holds no examples: nothing can be learned from it.")

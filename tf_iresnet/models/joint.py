@@ -13,6 +13,7 @@ from tf_iresnet.models.likelihood import Likelihood
 from tf_iresnet.models.training.inputs import Batch
 from tf_iresnet.models.training.objective import UpdateMetrics
 from tf_iresnet.models.training.weights import weighted_sum
+from tf_iresnet.typing import ArrayLike
 
 
 class JointLikelihood(Likelihood):
@@ -60,7 +61,7 @@ class JointLikelihood(Likelihood):
         if batch.y is not None:
             self.labels(batch.y)
 
-    def labels(self, y: Any) -> tf.Tensor:
+    def labels(self, y: ArrayLike) -> tf.Tensor:
         """Returns labels as int32 [batch].
 
         Raises:
@@ -91,7 +92,7 @@ class JointLikelihood(Likelihood):
         return self._head(self._scales.latents(z), training=training)
 
     def loss(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, UpdateMetrics]:
         y = self.labels(batch.y)
         z, bits = self.latents_and_bits(batch, step, first, training)

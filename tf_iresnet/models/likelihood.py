@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -47,20 +45,20 @@ class Likelihood(Objective):
         self._bits = keras.metrics.Mean(name="bits_per_dim")
 
     def _beside(self, context_size: int | None) -> str | None:
-        """What a batch holds beside x."""
+        """Returns what a batch holds beside x, as `Reader` names it."""
         return None if context_size is None else "context"
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self._bits]
 
-    def step_seed(self, step: Any, first: Any) -> tf.Tensor:
-        """The seed of a step: its key, and the global index of this replica's first example."""
+    def step_seed(self, step: tf.Tensor | int, first: tf.Tensor) -> tf.Tensor:
+        """Returns a step's seed: its key, and the global index of this replica's first example."""
         key = randomness.fold_in(randomness.as_seed(self.seed), step)[:2]
         return tf.concat([key, [first]], axis=0)
 
     def latents_and_bits(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the latents [batch, d] and -log2 p(x) / d, [batch]."""
         seed = self.step_seed(step, first)
@@ -73,7 +71,7 @@ class Likelihood(Objective):
         return z, self.density.to_bits(log_prob)
 
     def loss(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, UpdateMetrics]:
         _, bits = self.latents_and_bits(batch, step, first, training)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
@@ -42,7 +41,7 @@ class NormalizingFlow:
           x: [batch, ...].
           seed: see `tf_iresnet.randomness`.
           estimator: of ln|det|; None for the blocks' own.
-          training: whether a step is made.
+          training: whether this is a training step.
           context: [batch, context_size], for a conditional density.
         """
         z, log_det = self.flow.evaluate_with_log_det(x, seed, estimator, training, context)
@@ -54,7 +53,11 @@ class NormalizingFlow:
         return log_prob * (-1.0 / (math.log(2.0) * self.dims))
 
     def sample_latents(
-        self, n: Any, seed: tf.Tensor, temperature: Any, context: tf.Tensor | None = None
+        self,
+        n: tf.Tensor | int,
+        seed: tf.Tensor,
+        temperature: tf.Tensor | float,
+        context: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Draws latents, [n, d]."""
         return self.prior.sample(n, seed, temperature, **context_keyword(self.prior, context))

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_iresnet import randomness
 from tf_iresnet.arguments import check_flag
 from tf_iresnet.layers.context import check_context_size
+from tf_iresnet.typing import Config, Shape
 
 
 @keras.saving.register_keras_serializable("tf_iresnet")
@@ -40,7 +41,7 @@ class DiagonalNormal(keras.layers.Layer):
         self.learned = check_flag("learned", learned)
         self.context_size = check_context_size(context_size)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.size = input_shape[-1]
         self.loc, self.log_scale = self._make(("loc", "log_scale"), (self.size,))
         if self.context_size is not None:
@@ -71,7 +72,11 @@ class DiagonalNormal(keras.layers.Layer):
         return -0.5 * tf.reduce_sum(tf.square(standard), axis=1) - constant
 
     def sample(
-        self, n: Any, seed: tf.Tensor, temperature: Any = 1.0, context: tf.Tensor | None = None
+        self,
+        n: tf.Tensor | int,
+        seed: tf.Tensor,
+        temperature: tf.Tensor | float = 1.0,
+        context: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Draws z [n, d], deviations scaled by the temperature.
 
@@ -85,5 +90,5 @@ class DiagonalNormal(keras.layers.Layer):
         loc, log_scale = self.parameters(context)
         return loc + tf.cast(temperature, noise.dtype) * tf.exp(log_scale) * noise
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "learned": self.learned, "context_size": self.context_size}

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
-from tf_iresnet.export.contents import Contents, Signature, contents
+from tf_iresnet.export.contents import Contents, Signature, contents_of
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.invertible_model import InvertibleModel
+from tf_iresnet.typing import Shape
 
 
-def _events(model: InvertibleModel, name: str, shape: Any) -> tf.TensorSpec:
+def _specify(model: InvertibleModel, name: str, shape: Shape) -> tf.TensorSpec:
     return tf.TensorSpec((None, *shape), model.variable_dtype, name=name)
 
 
-def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) -> dict[str, Any]:
+def _decode(
+    model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor
+) -> dict[str, tf.Tensor]:
     result = model.decode(latents, True, *context)
     bound = tf.where(result.converged, result.error_bound, tf.constant(math.inf, tf.float64))
     return {"x": result.checked(), "converged": result.converged, "error_bound": bound}
@@ -26,20 +28,20 @@ def _decoded(model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor) ->
 
 def flow_signatures(model: DensityModel) -> dict[str, Signature]:
     """Returns the functions of a density model."""
-    x, z = _events(model, "x", model.event_shape), _events(model, "z", (model.dims,))
+    x, z = _specify(model, "x", model.event_shape), _specify(model, "z", (model.dims,))
     seed = tf.TensorSpec((), tf.int32, name="seed")
     number = tf.TensorSpec((), tf.int32, name="n")
     temperature = tf.TensorSpec((), model.variable_dtype, name="temperature")
 
     context = []
     if model.context_size is not None:
-        context.append(_events(model, "context", (model.context_size,)))
+        context.append(_specify(model, "context", (model.context_size,)))
 
     def encode(x, *context):
         return {"z": model.encode(x, *context)}
 
     def decode(z, *context):
-        return _decoded(model, z, *context)
+        return _decode(model, z, *context)
 
     def log_prob(x, seed, *context):
         value = model.log_prob(x, seed, None, *context)
@@ -47,7 +49,7 @@ def flow_signatures(model: DensityModel) -> dict[str, Signature]:
 
     def sample(n, seed, temperature, *context):
         latents = model.sample_latents(n, seed, temperature, *context)
-        drawn = _decoded(model, latents, *context)
+        drawn = _decode(model, latents, *context)
         return {**drawn, "x": model.clipped(drawn["x"])}
 
     return {
@@ -58,39 +60,39 @@ def flow_signatures(model: DensityModel) -> dict[str, Signature]:
     }
 
 
-def _labelled(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+def _label(logits: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"logits": logits, "label": tf.argmax(logits, axis=-1)}
 
 
 def hybrid_signatures(model: IResNetHybrid) -> dict[str, Signature]:
-    """Returns the functions of a hybrid, `predict` among them, which gives both its numbers."""
+    """Returns the functions of a hybrid; `predict` gives density and logits from one pass."""
     density = flow_signatures(model)
     _, (x, seed) = density["log_prob"]
 
     def predict(x, seed):
         value, logits = model.log_prob_and_logits(x, seed)
-        return {"log_prob": value, "bits_per_dim": model.to_bits(value), **_labelled(logits)}
+        return {"log_prob": value, "bits_per_dim": model.to_bits(value), **_label(logits)}
 
     def classify(x):
-        return _labelled(model(x, training=False))
+        return _label(model(x, training=False))
 
     return {"predict": (predict, [x, seed]), "classify": (classify, [x]), **density}
 
 
 def classifier_signatures(model: FeatureClassifier) -> dict[str, Signature]:
     """Returns the functions of a classifier."""
-    x = _events(model, "x", model.event_shape)
+    x = _specify(model, "x", model.event_shape)
     shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
-    features = _events(model, "features", shape)
+    features = _specify(model, "features", shape)
 
     def classify(x):
-        return _labelled(model(x, training=False))
+        return _label(model(x, training=False))
 
     def encode(x):
         return {"features": model.encode(x)}
 
     def decode(features):
-        return _decoded(model, features)
+        return _decode(model, features)
 
     return {
         "classify": (classify, [x]),
@@ -99,16 +101,16 @@ def classifier_signatures(model: FeatureClassifier) -> dict[str, Signature]:
     }
 
 
-@contents.register
+@contents_of.register
 def _density(model: DensityModel) -> Contents:
     return Contents(flow_signatures(model), [model.flow, model.prior])
 
 
-@contents.register
+@contents_of.register
 def _hybrid(model: IResNetHybrid) -> Contents:
     return Contents(hybrid_signatures(model), [model.flow, model.prior, model.head])
 
 
-@contents.register
+@contents_of.register
 def _classifier(model: FeatureClassifier) -> Contents:
     return Contents(classifier_signatures(model), [model.flow, model.head])

@@ -1,7 +1,7 @@
 """Operator norms of dense and convolution kernels: estimates from below, bounds from above.
 
-Power iteration approaches the norm from below and is used to normalise; only the bounds,
-computed from the kernel alone, prove anything.
+Estimates by power or Lanczos iterations approach the norm from below. Only the bounds, computed
+from the kernel alone, prove anything. Layers are normalised by either.
 """
 
 from tf_iresnet.norms.convolution import conv_norm_bound

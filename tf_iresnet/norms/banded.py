@@ -22,7 +22,7 @@ import numpy as np
 from tf_iresnet.norms.dense import EPSILON, dense_matrix, offset, output_size
 
 _MARGINS = (1e-9, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2)  # of lambda above the estimate
-_LEAST = 1e-280  # more than underflow can hide, for taps that no pixel uses
+_LEAST = 1e-280  # more than underflow can hide; for taps that no pixel uses
 _STEPS = 120  # of Lanczos: trained kernels have many nearly equal singular values
 _BUDGET = 5e10  # floating-point operations; a second or two
 _MOST_BLOCKS = 512  # longer axes gain nothing: their norm is the symbol's supremum
@@ -67,7 +67,12 @@ def banded_norm_bound(
 def _lines(
     shape: tuple[int, ...], sizes: tuple[int, ...], padding: str, axis: int
 ) -> tuple[int, int, int, int, bool]:
-    """Lines and units of each on the smaller side, and on the other; whether inputs are smaller."""
+    """Cuts the operator into lines along an axis.
+
+    Returns:
+      The number of lines of the smaller side and the units of each, the same of the other side, and
+      whether the inputs are the smaller side.
+    """
     rank = len(sizes)
     outputs = [output_size(n, k, padding) for n, k in zip(sizes, shape, strict=False)]
     units_in = math.prod(sizes) // sizes[axis] * shape[rank]
@@ -92,7 +97,7 @@ def _cost(shape: tuple[int, ...], sizes: tuple[int, ...], padding: str, axis: in
 def _gram(
     kernel: np.ndarray, sizes: tuple[int, ...], padding: str
 ) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """The Gram matrix: diagonal blocks, blocks below them, and how many roundings an entry has."""
+    """Returns the Gram matrix: diagonal blocks, those below them, and the roundings of an entry."""
     taps, before = kernel.shape[0], offset(kernel.shape[0], padding)
     lines, units, others, width, inputs_smaller = _lines(kernel.shape, sizes, padding, 0)
     maps = [dense_matrix(k, sizes[1:] or None, padding) for k in kernel]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from tf_iresnet.functions.linear_maps import map_for_kernel
 from tf_iresnet.norms.banded import banded_norm_bound
 from tf_iresnet.norms.dense import check_kernel, dense_norm_bound
 from tf_iresnet.norms.symbol import sized_grid, symbol_bound, torus_grid
+from tf_iresnet.typing import ArrayLike
 
 
 def conv_norm_bound(
-    kernel: Any, spatial_shape: Sequence[int] | None = None, *, padding: str = "same"
+    kernel: ArrayLike, spatial_shape: Sequence[int] | None = None, *, padding: str = "same"
 ) -> float:
     r"""Returns an upper bound of a convolution's operator norm at stride 1.
 
@@ -21,8 +21,8 @@ def conv_norm_bound(
     A(t) = sum_j K_j exp(i j.t); what lies between the points of the grid is covered by the
     theorem of Ehlich and Zeller (`tf_iresnet.norms.symbol`). At a given size it is the norm
     itself to about six digits, verified by a block Cholesky factorisation
-    (`tf_iresnet.norms.banded`); where that would take more than a second, the least of several
-    circular convolutions' norms, of each of which the operator is a compression.
+    (`tf_iresnet.norms.banded`). Where that would take more than a second, it is the least norm of
+    several circular convolutions; the operator is a compression of each.
 
     Args:
       kernel: spatial sizes, inputs, outputs, as Keras stores them; 1 to 3 spatial axes.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from tf_iresnet.functions.linear_maps import map_for_kernel
+from tf_iresnet.typing import ArrayLike
 
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -19,7 +19,7 @@ def round_up(value: float, operations: float) -> float:
     return math.nextafter(value * (1.0 + 4.0 * operations * EPSILON), math.inf)
 
 
-def multiply_up(values: Any) -> float:
+def multiply_up(values: Iterable[float]) -> float:
     """Multiplies numbers of at least 0, each product rounded up."""
     total = 1.0
     for value in values:
@@ -28,7 +28,7 @@ def multiply_up(values: Any) -> float:
     return total
 
 
-def check_kernel(kernel: Any, ranks: tuple[int, ...]) -> np.ndarray:
+def check_kernel(kernel: ArrayLike, ranks: tuple[int, ...]) -> np.ndarray:
     """Returns a finite kernel of one of some ranks, in float64.
 
     Raises:
@@ -43,7 +43,7 @@ def check_kernel(kernel: Any, ranks: tuple[int, ...]) -> np.ndarray:
     return kernel
 
 
-def dense_norm_bound(kernel: Any) -> float:
+def dense_norm_bound(kernel: ArrayLike) -> float:
     """Returns an upper bound of the largest singular value of a matrix.
 
     The singular value decomposition in float64, widened by its backward error.
@@ -60,6 +60,8 @@ def dense_norm_bound(kernel: Any) -> float:
     Example:
     >>> 3.0 <= dense_norm_bound([[3.0, 0.0], [0.0, 1.0]]) < 3.0 + 1e-9
     True
+
+    Source: Golub, Van Loan, Matrix Computations, on the backward error of singular values.
     """
     kernel = check_kernel(kernel, (2,))
     scale = float(np.abs(kernel).max(initial=0.0))
@@ -70,7 +72,7 @@ def dense_norm_bound(kernel: Any) -> float:
 
 
 def dense_matrix(
-    kernel: Any, spatial_shape: Sequence[int] | None = None, padding: str = "same"
+    kernel: ArrayLike, spatial_shape: Sequence[int] | None = None, padding: str = "same"
 ) -> np.ndarray:
     """Writes the operator out as a float64 matrix [inputs, outputs], one row per input unit.
 
@@ -104,7 +106,7 @@ def dense_matrix(
                 for p, t, k in zip(pixel, tap, kernel.shape, strict=False)
             )
             if all(0 <= s < n for s, n in zip(source, linear_map.input_shape, strict=False)):
-                entries: tuple[Any, ...] = (*source, slice(None), *pixel)
+                entries: tuple[int | slice, ...] = (*source, slice(None), *pixel)
                 matrix[entries] += kernel[tap]
     return matrix.reshape(int(np.prod(linear_map.input_shape)), int(np.prod(out_shape)))
 

@@ -1,15 +1,16 @@
-"""Norms estimated from below by the power iteration, which layers normalise by."""
+"""Norms estimated from below by the power iteration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_iresnet import randomness
 from tf_iresnet.functions.linear_maps import LinearMap, map_for_kernel
+from tf_iresnet.typing import ArrayLike, Seed
 
 
 class PowerIterationResult(NamedTuple):
@@ -24,7 +25,7 @@ def unit(x: tf.Tensor) -> tf.Tensor:
     """Scales x to length one; a vector of zeros stays zero."""
     scale = tf.reduce_max(tf.abs(x))
     safe = tf.where(scale > 0, scale, tf.ones_like(scale))
-    x = x / safe  # squares of huge or tiny entries would leave the dtype's range
+    x = x / safe  # squares of large or tiny entries would leave the dtype's range
     return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(x)), tf.ones_like(scale) * 1e-30))
 
 
@@ -69,14 +70,14 @@ def sigma_of(linear_map: LinearMap, kernel: tf.Tensor, u: tf.Tensor, v: tf.Tenso
 
 
 def power_iteration(
-    kernel: Any,
+    kernel: ArrayLike,
     spatial_shape: Sequence[int] | None = None,
     *,
     padding: str = "same",
     iterations: int = 1000,
     tolerance: float = 1e-4,
-    u: Any = None,
-    seed: Any = 0,
+    u: ArrayLike | None = None,
+    seed: Seed = 0,
 ) -> PowerIterationResult:
     r"""Estimates the norm of a dense or convolution operator, from below.
 
@@ -117,19 +118,20 @@ def power_iteration(
         raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
     linear_map = map_for_kernel(tuple(kernel.shape), _sizes(spatial_shape), padding)
     if u is None:
-        u = randomness.normal(
+        start = randomness.normal(
             randomness.as_seed(seed), tf.zeros((1, *linear_map.output_shape), kernel.dtype)
         )
     else:
-        u = tf.cast(u, kernel.dtype)
-        if u.shape.num_elements() != math.prod(linear_map.output_shape):
+        start = tf.cast(u, kernel.dtype)
+        if start.shape.num_elements() != math.prod(linear_map.output_shape):
             raise ValueError(
-                f"u must have the output's shape {linear_map.output_shape}, got {tuple(u.shape)}."
+                f"u must have the output's shape {linear_map.output_shape}, got "
+                f"{tuple(start.shape)}."
             )
-        u = tf.reshape(u, (1, *linear_map.output_shape))
-    u = unit(u)
-    v = unit(linear_map.adjoint(kernel, u))
-    return converge(linear_map, kernel, u, v, iterations=iterations, tolerance=tolerance)
+        start = tf.reshape(start, (1, *linear_map.output_shape))
+    left = unit(start)
+    right = unit(linear_map.adjoint(kernel, left))
+    return converge(linear_map, kernel, left, right, iterations=iterations, tolerance=tolerance)
 
 
 def unit_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -169,7 +171,7 @@ def converge(
 
     u = tf.ensure_shape(u, (1, *linear_map.output_shape))
     v = tf.ensure_shape(v, (1, *linear_map.input_shape))
-    # One step whatever the start: u may belong to another v.
+    # At least one step: the given u may not belong to v.
     start = measured(*iterate(linear_map, kernel, u, v, 1))
     _, sigma, u, v = tf.while_loop(unfinished, step, start, maximum_iterations=iterations - 1)
     return PowerIterationResult(scale * sigma, u, v)

@@ -16,12 +16,13 @@ sign. A square of Z = R + i I is Z Z^* = R R^T + I I^T + i (X - X^T) with X = I 
 in doubt. The others keep the bound that they have, which is a proof as well.
 
 *Few pixels.* The symbol's norm is that of the operator without an edge. On a few pixels the
-operator itself is a matrix that is small enough.
+operator itself is a small matrix, which is bounded directly.
 
-*Roundings.* All is computed in float32, where processors multiply fastest; in float64 for kernels
-of that dtype, and where there is a GPU, since those may round float32 products to TF32. What
-rounding can take away is added: with u the unit roundoff, a product of n terms errs by at most
-n u times the product of absolute values, so a square of a matrix of Frobenius norm 1 by n u.
+*Roundings.* All is computed in float32, where processors multiply fastest. It is computed in
+float64 for kernels of that dtype, and if there is a GPU, since GPUs may round float32 products to
+TF32. What rounding can take away is added. With u the unit roundoff, a product of n terms errs by
+at most n u times the product of absolute values, so a square of a matrix of Frobenius norm 1 errs
+by n u.
 """
 
 from __future__ import annotations
@@ -36,7 +37,14 @@ import tensorflow as tf
 from tf_iresnet.batches import event_axes
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap, LinearMap
 from tf_iresnet.norms.dense import dense_matrix
-from tf_iresnet.norms.powers import ROUNDINGS, Power, nonzero, product, terms, unit_roundoff
+from tf_iresnet.norms.powers import (
+    ROUNDINGS,
+    Power,
+    count_roundings,
+    nonzero,
+    product,
+    unit_roundoff,
+)
 from tf_iresnet.norms.symbol import sized_grid
 
 # Squarings, and the share of the frequencies that take part in them.
@@ -222,7 +230,7 @@ def _of_matrices(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds and gradients of [count, narrow, wide]."""
     power = Power.of((product(matrices, matrices),)).squared(_SQUARINGS)
     squares = tf.reduce_sum(tf.reduce_sum(tf.square(matrices), axis=2), axis=1)
-    error = 1.01 * (terms(int(matrices.shape[2])) + 4) * unit_roundoff(matrices.dtype)
+    error = 1.01 * (count_roundings(int(matrices.shape[2])) + 4) * unit_roundoff(matrices.dtype)
     bounds = tf.sqrt(power.bound() + error * tf.cast(squares, tf.float64))
     gradients = tf.linalg.matmul(power.squared(1).parts[0], matrices)
     return bounds, _scaled(gradients, matrices, bounds)
@@ -296,7 +304,7 @@ def _of_symbols(
         power = power.squared(number)
     bounds = power.bound()
     first = tf.argmax(bounds, axis=1)[:, None]
-    error = (terms(wide) + taps + 2 * table.waves.shape[3] + 16) * unit_roundoff(dtype)
+    error = (count_roundings(wide) + taps + 2 * table.waves.shape[3] + 16) * unit_roundoff(dtype)
     square = tf.maximum(tf.reduce_max(bounds, axis=1), rest) + error * total**2
     bounds = tf.sqrt(square) * table.factor
     # The symbol A at that frequency, its gradient P A with a power P of G, and that of the taps.
@@ -343,7 +351,7 @@ def _sums(table: _Table, matrices: tf.Tensor) -> tf.Tensor:
 def _of_best_shift(table: _Table, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Cosines, minus sines, and angles of a shift, [count, frequencies, ...].
 
-    It is that where the largest Frobenius norm of the symbol, the root of trace G, is least.
+    The shift is the one at which the largest Frobenius norm of the symbol, sqrt(trace G), is least.
     """
     traces = tf.linalg.trace(sums) * tf.constant([1.0] + [2.0] * (sums.shape[1] - 1), sums.dtype)
     parts = [tf.constant(part, sums.dtype) for part in (*table.waves, table.angles)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +12,8 @@ import tensorflow as tf
 from tf_iresnet.functions.linear_maps import LinearMap
 from tf_iresnet.norms.estimates import PowerIterationResult, unit, unit_scale
 
-_NOISE = 0.05  # of a start that may be orthogonal to what is sought
-# A residual above which the start says nothing, and the dimensions of the search from chance then.
+_NOISE = 0.05  # relative, added to a start that may be orthogonal to the leading vector
+# Above this residual a start says nothing: a search from a random one takes so many dimensions.
 _LOST = 0.1
 _DIMENSIONS = 24
 
@@ -27,17 +26,17 @@ def leading_vectors(
     tolerance: float,
     steps: int,
     rounds: int,
-    anew: Any = False,
+    anew: tf.Tensor | bool = False,
     traced: bool = False,
 ) -> PowerIterationResult:
     r"""Returns sigma, u and v with \|W^T u - sigma v\| <= tolerance sigma and u = W v / sigma.
 
     Some singular value then lies within tolerance sigma of sigma. Each round takes the largest
     Ritz value of W^T W in a Krylov space and makes one power iteration; the space costs as much as
-    ``steps`` of these and finds leading singular values that are nearly equal, where they take
-    hundreds. The first round's start is stirred a little, since it may be orthogonal to the leading
-    vector; one whose residual is above 10 % is of another kernel, and a search in a large space
-    comes first.
+    ``steps`` of these and finds leading singular values that are nearly equal, for which power
+    iterations take hundreds. A little noise is added to the first round's start, since it may be
+    orthogonal to the leading vector. A start with a residual above 10 % belongs to another kernel;
+    a search in a large space then comes first.
 
     Args:
       linear_map: the operator's shapes.
@@ -47,7 +46,8 @@ def leading_vectors(
       steps: dimensions of the Krylov space, at least 1; one alone makes power iterations.
       rounds: how many rounds at most.
       anew: whether to search in a large space first, however good the start; a boolean.
-      traced: whether to make a graph of the search in eager code, too; it serves all of a shape.
+      traced: whether to trace the search in eager code as well; one graph serves all kernels of a
+        shape.
 
     Returns:
       Estimates from below, never a bound. A kernel of zeros leaves v as it is, and u is zero.
@@ -66,7 +66,7 @@ def leading_vectors(
     """
     if tf.executing_eagerly() and not traced:
         return _search(linear_map, kernel, v, tolerance, steps, rounds, anew)
-    # A graph for each shape, not one for a model: that takes many times longer to optimise.
+    # A graph for each shape: one graph for a whole model takes many times longer to optimise.
     search = _traced(linear_map, kernel.shape, kernel.dtype, tolerance, steps, rounds)
     return PowerIterationResult(*search(kernel, v, tf.convert_to_tensor(anew)))
 
@@ -78,7 +78,7 @@ def _search(
     tolerance: float,
     steps: int,
     rounds: int,
-    anew: Any,
+    anew: tf.Tensor | bool,
 ) -> PowerIterationResult:
     shape = (1, *linear_map.input_shape)
     size = math.prod(shape)
@@ -98,7 +98,7 @@ def _search(
         return index, tf.norm(following - sigma * v), sigma, u, v, following
 
     def unfinished(index, residual, sigma, u, v, following):
-        # Once at least: beside a vector that stays singular another value may have grown.
+        # At least once: v may still be singular although another singular value has overtaken.
         return (index == 0) | (residual > tolerance * sigma)
 
     def step(index, residual, sigma, u, v, following):
@@ -130,7 +130,7 @@ def _traced(
     tolerance: float,
     steps: int,
     rounds: int,
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[tf.Tensor, ...]]:
     """The search for one shape as a graph of (kernel, v)."""
 
     def search(kernel: tf.Tensor, v: tf.Tensor, anew: tf.Tensor) -> PowerIterationResult:
@@ -174,5 +174,5 @@ def _ritz_vector(gram: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, steps
     sound = tf.math.is_finite(scale) & (scale > 0)
     safe = tf.where(sound, projected / tf.where(sound, scale, 1), tf.eye(steps, dtype=dtype))
     _, weights = tf.linalg.eigh(safe)
-    # A power iteration without a product more.
+    # The images make this a power iteration without another product.
     return unit(tf.linalg.matvec(images, weights[:, -1], transpose_a=True))

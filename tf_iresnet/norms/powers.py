@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Terms of a sum, of which the results are added: fewer roundings in a row. A power needs it less,
-# since its norm is no small part of its Frobenius norm.
+# Long sums are made of sums of so many terms: fewer roundings in a row. Powers need it less, since
+# their norm is a large part of their Frobenius norm.
 _CHUNK, _CHUNK_OF_POWERS = 128, 512
 # Unit roundoff and half of the smallest number above 0.
 ROUNDINGS = {
@@ -41,7 +41,7 @@ class Power(NamedTuple):
 
     @classmethod
     def of(cls, parts: tuple[tf.Tensor, ...], scales: tuple[tf.Tensor, ...] = ()) -> Power:
-        """Scales what `parts` describes."""
+        """Scales matrices, given as ``parts`` of the class, to the Frobenius norm 1."""
         # Row by row, which rounds less often.
         squares = [tf.reduce_sum(tf.reduce_sum(tf.square(p), axis=-1), axis=-1) for p in parts]
         size = tf.sqrt(sum(squares[1:], squares[0]))
@@ -49,7 +49,7 @@ class Power(NamedTuple):
         return cls(tuple(part / divisor for part in parts), (*scales, size))
 
     def squared(self, number: int) -> Power:
-        """Squares so many times."""
+        """Returns the matrices squared so many times, scaled."""
         power = self
         for _ in range(number):
             real, *imaginary = power.parts
@@ -63,7 +63,7 @@ class Power(NamedTuple):
         return power
 
     def gathered(self, places: tf.Tensor) -> Power:
-        """The matrices at some places of the second axis, [count, places]."""
+        """Returns the matrices at some places of the second axis, [count, places]."""
         parts, scales = (
             tuple(tf.gather(x, places, batch_dims=1) for x in own)
             for own in (self.parts, self.scales)
@@ -74,10 +74,10 @@ class Power(NamedTuple):
         """Bounds the norms of G, in float64."""
         size, unit = int(self.parts[0].shape[-1]), unit_roundoff(self.parts[0].dtype)
         trace = tf.cast(tf.linalg.trace(self.parts[0]), tf.float64)
-        # Of a square, scaled: with \|R\|_F^2 + \|I\|_F^2 = 1 the errors of R R^T + I I^T and of
+        # Of a scaled square. With \|R\|_F^2 + \|I\|_F^2 = 1 the errors of R R^T + I I^T and of
         # X - X^T are of at most this many roundings each.
-        rounding = 1.5 * (terms(size, _CHUNK_OF_POWERS) + 16) * unit
-        # Real eigenvalues, but for rounding, of which mean and sum of squares are known.
+        rounding = 1.5 * (count_roundings(size, _CHUNK_OF_POWERS) + 16) * unit
+        # The eigenvalues are real, but for rounding; their mean and sum of squares are known.
         doubt = 2 * rounding + (16 * size + 32) * unit
         spread = tf.maximum(1 - trace**2 / size, 0) + doubt
         bound = tf.abs(trace) / size + tf.sqrt((size - 1) / size * spread) + doubt
@@ -89,7 +89,7 @@ class Power(NamedTuple):
         return scales[0] * bound
 
 
-def terms(size: int, chunk: int = _CHUNK) -> int:
+def count_roundings(size: int, chunk: int = _CHUNK) -> int:
     """Returns how many roundings an entry of `product` has, for sums of so many terms."""
     return size if size < 2 * chunk else chunk + math.ceil(size / chunk)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,15 +10,18 @@ import tensorflow as tf
 from tf_iresnet.layers.rows import refuse_dictionary
 from tf_iresnet.models.training.inputs import check_shape
 from tf_iresnet.models.training.pixels import (
-    centred,
+    add_noise,
     check_pixels,
     nan_where_no_density,
-    noisy,
-    pixels_found,
+    pixel_findings,
+    take_centres,
 )
+from tf_iresnet.typing import ArrayLike, DTypeLike, Seed
 
 
-def convert_event(name: str, x: Any, event_shape: Sequence[int | None], dtype: Any) -> tf.Tensor:
+def convert_event(
+    name: str, x: ArrayLike, event_shape: Sequence[int | None], dtype: DTypeLike
+) -> tf.Tensor:
     """Converts an argument of shape [batch, *event_shape], and casts it.
 
     Raises:
@@ -40,12 +42,12 @@ class Event:
       levels: how many values a pixel takes; None for data that is taken as it is.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: Any, levels: int | None = None) -> None:
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike, levels: int | None = None) -> None:
         self.shape = tuple(shape)
         self.dtype = dtype
         self.levels = levels
 
-    def convert(self, x: Any) -> tf.Tensor:
+    def convert(self, x: ArrayLike) -> tf.Tensor:
         """Converts x [batch, *shape] and checks its shape; pixels that are integers stay so."""
         if self.levels is not None:
             x = tf.convert_to_tensor(x)
@@ -54,8 +56,8 @@ class Event:
                 return x
         return convert_event("x", x, self.shape, self.dtype)
 
-    def check(self, x: Any, seed: Any = None, densities: bool = False) -> tf.Tensor:
-        """Converts data, and refuses what is none: by an error, or in graphs by NaN.
+    def check(self, x: ArrayLike, seed: Seed = None, densities: bool = False) -> tf.Tensor:
+        """Converts data, and refuses what is no data for the model: by an error, in graphs by NaN.
 
         Args:
           x: [batch, *shape].
@@ -76,14 +78,14 @@ class Event:
         return self.dequantize(x, seed)
 
     def dequantize(self, x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """Adds noise of a seed to pixels that are integers; without a seed takes their centres."""
+        """Adds a seed's noise to pixels that are integers; without a seed takes their centres."""
         if self.levels is None or not x.dtype.is_integer:
             return x
         if seed is None:
-            return centred(x, self.levels, self.dtype)
-        return noisy(x, seed, self.levels, self.dtype)
+            return take_centres(x, self.levels, self.dtype)
+        return add_noise(x, seed, self.levels, self.dtype)
 
-    def check_array(self, x: Any, densities: bool) -> None:
+    def check_array(self, x: ArrayLike, densities: bool) -> None:
         """Refuses an array that is no data for the model; NaN is left to the steps.
 
         Args:
@@ -97,11 +99,11 @@ class Event:
         if self.levels is not None:
             check_pixels(np.asarray(x), self.levels, densities)
 
-    def found(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Which findings of `skipping.FINDINGS` hold for the pixels of a batch."""
+    def findings(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns which of `skipping.FINDINGS` hold for the pixels of a batch."""
         if self.levels is None:
             return {}
-        found = pixels_found(x, self.levels)
+        found = pixel_findings(x, self.levels)
         if "scaled" in found:
             found["wide"] = tf.reduce_any(x > 1)
         return found

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import tensorflow as tf
+
+from tf_iresnet.typing import ArrayLike, BatchLike, Shape
 
 
 class Batch(NamedTuple):
     """A batch as a step reads it: y is the context or the labels, weights are [batch] or None."""
 
-    x: Any
-    y: Any = None
-    weights: Any = None
+    x: tf.Tensor
+    y: tf.Tensor | None = None
+    weights: tf.Tensor | None = None
 
 
 class Reader(NamedTuple):
@@ -28,7 +30,7 @@ class Reader(NamedTuple):
     owner: str
     beside: str | None = None
 
-    def read(self, data: Any, complete: bool = True) -> Batch:
+    def read(self, data: BatchLike, complete: bool = True) -> Batch:
         """Takes a batch apart.
 
         Args:
@@ -70,16 +72,16 @@ class Reader(NamedTuple):
             raise ValueError(f"{self.owner} {self._missing()}")
         return Batch(x, y, weights)
 
-    def check_placeholder(self, y: Any) -> None:
-        """Refuses what stands in the place of y in (x, y, weights) and is no zero.
+    def check_placeholder(self, y: ArrayLike) -> None:
+        """Refuses a y in (x, y, weights) that only fills its place and is not zero.
 
         Raises:
-          ValueError: where nothing is read beside x and y is something.
+          ValueError: if nothing is read beside x and y holds anything but zeros.
         """
         if self.beside is None and y is not None and np.asarray(y).any():
             raise ValueError(f"{self.owner} {PLACEHOLDER}")
 
-    def _check_single(self, part: Any) -> None:
+    def _check_single(self, part: object) -> None:
         if isinstance(part, Mapping):
             keys = [repr(key) for key in part]
             picked = f"d[{keys[0] if keys else ''}]"
@@ -113,11 +115,11 @@ PLACEHOLDER = (
 )
 
 
-def check_shape(name: str, shape: Any, event: Sequence[int | None]) -> None:
+def check_shape(name: str, shape: Shape, event: Sequence[int | None]) -> None:
     """Refuses a batch of another shape than [batch, *event].
 
     Raises:
-      ValueError: as said.
+      ValueError: if it has another shape.
 
     Example:
     >>> check_shape("x", (None, 4, 4, 1), (4, 4, 1))
@@ -129,7 +131,7 @@ def check_shape(name: str, shape: Any, event: Sequence[int | None]) -> None:
 
 
 def no_y(count: int) -> np.ndarray:
-    """What Keras' loops take for a y where there is none: they drop weights that follow no y.
+    """Returns an empty y for data without one: Keras' loops drop weights that follow no y.
 
     Example:
     >>> stands_for_none(no_y(3))
@@ -138,14 +140,14 @@ def no_y(count: int) -> np.ndarray:
     return np.zeros((count, 0), "float32")
 
 
-def stands_for_none(y: Any) -> bool:
+def stands_for_none(y: ArrayLike) -> bool:
     """Says whether y has no entries, as `no_y` makes it."""
     shape = getattr(y, "shape", None)
     return shape is not None and tf.TensorShape(shape).rank == 2 and shape[-1] == 0
 
 
-def is_array(x: Any) -> bool:
-    """Says whether x is all of the data at once, and no source of batches.
+def is_array(x: object) -> TypeGuard[tf.Tensor]:
+    """Says whether x holds all of the data at once, and is no source of batches.
 
     Example:
     >>> is_array(np.zeros(3)), is_array(iter([]))

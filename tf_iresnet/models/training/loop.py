@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import tensorflow as tf
 
@@ -12,9 +12,13 @@ from tf_iresnet.models.training.objective import Objective, UpdateMetrics
 from tf_iresnet.models.training.replicated import all_finite, only_if, update_in_replicas
 from tf_iresnet.models.training.skipping import StepWatch, is_refused
 from tf_iresnet.models.training.weights import global_weight
+from tf_iresnet.typing import BatchLike, Logs
 
 if TYPE_CHECKING:
     from tf_iresnet.models.training.model import Model
+
+#: A function of Keras' loops: makes steps on batches of an iterator, and returns the last logs.
+StepFunction: TypeAlias = Callable[[Iterator[BatchLike]], Logs]
 
 
 class Loop:
@@ -33,7 +37,7 @@ class Loop:
         self._objective = objective
         self.watch = StepWatch()
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: BatchLike) -> Logs:
         """Makes one step on sum_i w_i l_i / sum_i w_i, over all replicas, if that is finite.
 
         Args:
@@ -44,9 +48,9 @@ class Loop:
           The logs: metrics and the number of skipped steps.
         """
         model, objective = self._model, self._objective
-        first_average = model.averages_from_data()
+        first_average = model.prepare_averages()
         batch = objective.read(data)
-        if not model.optimizer.built:  # what is not built yet scales losses by a constant
+        if not model.optimizer.built:  # before it is built, it scales losses by a constant
             model.optimizer.build(model.trainable_variables)
         count, first = tf.unstack(replicas.count_and_first(tf.shape(batch.x)[0]))
         total = global_weight(batch.weights, count, objective.event.dtype)
@@ -57,9 +61,9 @@ class Loop:
             loss, update_metrics = objective.loss(batch, step, first, training=True)
             # Summed over the replicas, this makes the mean over the global batch.
             loss /= tf.cast(total, loss.dtype)
-            scaled = model.optimizer.scale_loss(loss)  # `apply_gradients` divides by it again
+            scaled = model.optimizer.scale_loss(loss)  # `apply_gradients` divides by the scale
         gradients = tape.gradient(scaled, weights)
-        found = objective.found(batch)
+        found = objective.findings(batch)
         local = [tf.cast(value, loss.dtype) for value in found.values()]
         *gradients, loss, flags = replicas.all_reduce_sum([*gradients, loss, tf.stack(local)])
         found = dict(zip(found, tf.unstack(flags > 0), strict=True))
@@ -76,7 +80,7 @@ class Loop:
         found["weightless"] = total == 0
         found["loss"] = ~tf.math.is_finite(loss)
         self.watch.note_step(~finite, {**found, "gradient": ~finite})
-        self.look()
+        self.raise_findings()
         skipped = tf.cast(self.watch.since_reset[0], loss.dtype)
         return model.logs(skipped_steps=skipped)
 
@@ -85,7 +89,7 @@ class Loop:
         update_metrics(self._model.loss_metric)
         self._model.update_average()
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: BatchLike) -> Logs:
         """Measures one batch; returns the logs."""
         objective = self._objective
         batch = objective.read(data)
@@ -93,24 +97,24 @@ class Loop:
         # The examples counted so far are this batch's place in the evaluation.
         place = first + tf.cast(self.watch.since_reset[1], tf.int32)
         _, update_metrics = objective.loss(batch, -1, place, training=False)
-        found = objective.found(batch)
+        found = objective.findings(batch)
         flags = replicas.all_reduce_sum(tf.stack([tf.cast(f, tf.float32) for f in found.values()]))
         self.watch.note_evaluation(count, dict(zip(found, tf.unstack(flags > 0), strict=True)))
         update_metrics(self._model.loss_metric)
-        self.look()
+        self.raise_findings()
         return self._model.logs()
 
-    def look(self) -> None:
-        """Raises what steps have found; in a graph nothing, its caller does."""
+    def raise_findings(self) -> None:
+        """Raises an error for what steps have found, in eager code; graphs leave it to callers."""
         if tf.executing_eagerly():
-            self.watch.look(self._model.max_skipped_steps)
+            self.watch.raise_findings(self._model.max_skipped_steps)
 
-    def looking(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Returns the function of Keras' loops that makes steps, with a look after each call."""
+    def raising_findings(self, function: StepFunction) -> StepFunction:
+        """Returns a step function of Keras' loops that raises findings after each call."""
 
-        def call(iterator: Any) -> Any:
+        def call(iterator: Iterator[BatchLike]) -> Logs:
             logs = function(iterator)
-            self.look()
+            self.raise_findings()
             return logs
 
         return call

@@ -4,46 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import keras_private, replicas
 from tf_iresnet.arguments import check_real
 from tf_iresnet.autograph import AsWritten
 from tf_iresnet.layers.precision import check_policy
-from tf_iresnet.models.training import replicated, written
+from tf_iresnet.models.training import files, replicated
 from tf_iresnet.models.training.averaging import WeightAverage
 from tf_iresnet.models.training.events import Event
 from tf_iresnet.models.training.intake import Intake
-from tf_iresnet.models.training.loop import Loop
+from tf_iresnet.models.training.loop import Loop, StepFunction
 from tf_iresnet.models.training.objective import Objective
+from tf_iresnet.typing import ArrayLike, BatchLike, Config, Data, Inputs, Logs, Scores, Shape
 
 
 class Model(AsWritten, keras_private.BuiltModel):
-    """Base of what is trained here: Keras' methods, which hand over to the parts.
+    """Base of all models: Keras' methods, which delegate to the objective, the intake and the loop.
 
     A subclass makes its layers and calls `_compose` with its objective. Keras' loops then honour or
-    refuse what they are given, on any number of replicas. Evaluation uses an exponential moving
-    average of the weights, if there is one. A step whose loss or gradient is not finite is
-    skipped: the logs of every training loop count such steps as ``skipped_steps``, and a metric is
-    NaN where every step was skipped.
+    refuse their arguments, on any number of replicas. Evaluation uses an exponential moving average
+    of the weights, if there is one. A step whose loss or gradient is not finite is skipped. The
+    logs of every training loop count such steps as ``skipped_steps``, and metrics are NaN if every
+    step was skipped.
 
     Attributes:
       event_shape: the shape of one example.
       objective: what the model is trained for.
       average: the moving average, or None.
-      max_skipped_steps: so many skipped steps in a row end training with a `SkippedStepsError`;
-        None for any number.
+      max_skipped_steps: how many skipped steps in a row end training with a `SkippedStepsError`;
+        None for no end.
     """
 
     event_shape: tuple[int, ...]
     max_skipped_steps: int | None = 20
     objective: Objective
-    train_function: Any
-    test_function: Any
+    train_function: StepFunction
+    test_function: StepFunction
 
     def __init__(self, ema_momentum: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,8 +61,8 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     def _compose(self, objective: Objective) -> None:
         """Puts the model together, once every weight exists."""
-        # All that training may ever move: a model may be made, or later be, partly frozen. In a
-        # closure, since Keras would take a list on the model for weights of its own.
+        # All variables that training can ever move, whatever is frozen now. They stand in a
+        # closure, since Keras takes a list on the model for weights of the model.
         averaged = [variable for variable in self.variables if variable.trainable]
         self.__dict__["_averaged_variables"] = lambda: averaged
         if self.average is not None:
@@ -69,7 +71,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         self._intake, self._loop = Intake(objective), Loop(self, objective)
         self.built = True
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         """Does nothing: the model is built when it is made."""
 
     @property
@@ -84,11 +86,18 @@ class Model(AsWritten, keras_private.BuiltModel):
         return True
 
     @property
-    def derived_state(self) -> list[Any]:
-        """Variables that follow the weights, and are found anew from where they are."""
+    def derived_state(self) -> list[tf.Variable]:
+        """Variables that depend on the weights, and on their own earlier values."""
         return []
 
-    def _started(self, x: Any, y: Any, batch_size: int | None, share: float, steps: Any) -> Any:
+    def _prepare_fit(
+        self,
+        x: Data | None,
+        y: ArrayLike | None,
+        batch_size: int | None,
+        share: float,
+        steps: int | None,
+    ) -> Data | None:
         """Does what comes before the first step of `fit`.
 
         Args:
@@ -99,12 +108,15 @@ class Model(AsWritten, keras_private.BuiltModel):
           steps: how many batches will be drawn; None for all.
 
         Returns:
-          What holds the same batches as x.
+          Data with the same batches as x.
         """
         return x
 
-    def averages_from_data(self) -> Callable[[], None]:
-        """Returns what makes averages start from what the next step takes from data."""
+    def prepare_averages(self) -> Callable[[], None]:
+        """Returns a function that starts averages of weights which a step sets from data.
+
+        This is called before the step, the function after it.
+        """
         return lambda: None
 
     # --- averaged weights ---
@@ -128,7 +140,7 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Evaluates with the moving average; the weights are as before afterwards."""
+        """Makes the moving average the weights inside the context; restores them afterwards."""
         state = [*self._averaged_variables(), *self.derived_state]
         saved = [tf.identity(tf.convert_to_tensor(variable)) for variable in state]
         try:
@@ -142,11 +154,11 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     def compile(
         self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
+        optimizer: str | Config | keras.optimizers.Optimizer = "rmsprop",
+        loss: object = None,
+        loss_weights: object = None,
+        metrics: object = None,
+        weighted_metrics: object = None,
         **kwargs: Any,
     ) -> None:
         """Configures training as `keras.Model.compile` does.
@@ -171,24 +183,24 @@ class Model(AsWritten, keras_private.BuiltModel):
         self.objective.check_compiled(options)
         super().compile(optimizer, **options, **kwargs)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: Config) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def fit(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: Data | None = None,
+        y: ArrayLike | None = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
+        verbose: str | int = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
+        validation_data: Data | BatchLike | None = None,
         shuffle: bool = True,
-        class_weight: Any = None,
-        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: ArrayLike | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, on examples that may have weights.
@@ -197,12 +209,12 @@ class Model(AsWritten, keras_private.BuiltModel):
           x: as for `keras.Model.fit`: an array, or batches of x, (x, y) or (x, y, weights).
           y: what the model reads beside x.
           batch_size: of arrays.
-          epochs: as for `keras.Model.fit`, as are all that are not named here.
-          verbose: as said.
-          callbacks: as said.
-          validation_split: as said.
+          epochs: as for `keras.Model.fit`.
+          verbose: as for `keras.Model.fit`.
+          callbacks: as for `keras.Model.fit`.
+          validation_split: as for `keras.Model.fit`.
           validation_data: as x, or a tuple of arrays.
-          shuffle: as said.
+          shuffle: as for `keras.Model.fit`.
           class_weight: a weight for each class, where there are labels.
           sample_weight: a weight of at least 0 for each example, [n].
           **kwargs: of `keras.Model.fit`.
@@ -212,11 +224,11 @@ class Model(AsWritten, keras_private.BuiltModel):
           SkippedStepsError: if ``max_skipped_steps`` steps in a row were skipped.
         """
         self._intake.check_class_weight(class_weight)
-        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        x, y, sample_weight = self._intake.take(x, y, sample_weight)
         validation_data = self._intake.check_validation(validation_data)
         steps = kwargs.get("steps_per_epoch")
         steps = steps and steps * (epochs - kwargs.get("initial_epoch", 0))
-        x = self._started(x, y, batch_size, 1 - (validation_split or 0.0), steps)
+        x = self._prepare_fit(x, y, batch_size, 1 - (validation_split or 0.0), steps)
         self._loop.watch.begin()
         return super().fit(
             x,
@@ -235,87 +247,91 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     def evaluate(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: Data | None = None,
+        y: ArrayLike | None = None,
         batch_size: int | None = None,
-        verbose: Any = "auto",
-        sample_weight: Any = None,
+        verbose: str | int = "auto",
+        sample_weight: ArrayLike | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Scores:
         """Evaluates as `keras.Model.evaluate` does, with the averaged weights."""
-        if not kwargs.get("_use_cached_eval_dataset"):  # else `fit` has checked it
-            x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        if not kwargs.get("_use_cached_eval_dataset"):  # which `fit` has checked
+            x, y, sample_weight = self._intake.take(x, y, sample_weight)
         with self.averaged_weights():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, x: Data, *args: Any, **kwargs: Any) -> np.ndarray:
         """Returns what the call gives of each batch, as `keras.Model.predict` does."""
         self._intake.check_inputs(x)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
-    ) -> Any:
+    ) -> Scores:
         """Makes one step, as `keras.Model.train_on_batch` does."""
         self._intake.check_class_weight(class_weight)
-        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        x, y, sample_weight = self._intake.take(x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
-    ) -> Any:
+        self,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        return_dict: bool = False,
+    ) -> Scores:
         """Measures one batch, as `keras.Model.test_on_batch` does."""
-        x, y, sample_weight = self._intake.taken(x, y, sample_weight)
+        x, y, sample_weight = self._intake.take(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, return_dict)
 
     # --- steps ---
 
-    def inputs_of(self, data: Any) -> dict[str, Any]:
-        """Returns what of a batch of `fit` the model is called with, as keyword arguments.
+    def inputs_of(self, data: BatchLike) -> Inputs:
+        """Returns the parts of a batch of `fit` that the model is called with, by keyword.
 
         Raises:
           ValueError: if the batch has another structure; the message says how to change it.
         """
         return self.objective.inputs_of(data)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: BatchLike) -> Logs:
         """Makes one step on the mean loss of the global batch, if that is finite."""
         return self._loop.train_step(data)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: BatchLike) -> Logs:
         """Measures one batch."""
         return self._loop.test_step(data)
 
-    def predict_step(self, data: Any) -> tf.Tensor:
+    def predict_step(self, data: BatchLike) -> tf.Tensor:
         """Calls the model with what it reads of a batch."""
         return self(**self.inputs_of(data), training=False)
 
-    def make_train_function(self, force: bool = False) -> Any:
-        """Makes what Keras' loops call for a training step, and looks after each call."""
+    def make_train_function(self, force: bool = False) -> StepFunction:
+        """Makes the function that Keras' loops call for training steps; it raises findings."""
         if self.train_function is None or force:
             if self.optimizer is not None and not self.optimizer.built:
-                # A graph that made its variables would be traced twice.
+                # A graph that makes the optimizer's variables is traced twice.
                 with self.distribute_strategy.scope():
                     self.optimizer.build(self.trainable_variables)
             super().make_train_function(force)
-            self.train_function = self._loop.looking(self.train_function)
+            self.train_function = self._loop.raising_findings(self.train_function)
         return self.train_function
 
-    def make_test_function(self, force: bool = False) -> Any:
-        """Makes what Keras' loops call for an evaluation step, and looks after each call."""
+    def make_test_function(self, force: bool = False) -> StepFunction:
+        """Makes the function that Keras' loops call for evaluation steps; it raises findings."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = self._loop.looking(self.test_function)
+            self.test_function = self._loop.raising_findings(self.test_function)
         return self.test_function
 
     @property
     def steps_taken(self) -> keras.Variable:
-        """The number of training steps, of which several make one of accumulated gradients."""
+        """The number of training steps; with accumulated gradients several make one update."""
         return keras_private.steps_of(self.optimizer)
 
     @property
@@ -343,12 +359,12 @@ class Model(AsWritten, keras_private.BuiltModel):
         super().reset_metrics()
         self._loop.watch.reset()
 
-    def get_metrics_result(self) -> dict[str, Any]:
-        """The metrics so far, by name; NaN where they have seen nothing."""
+    def get_metrics_result(self) -> Logs:
+        """Returns the metrics so far, by name; NaN if they have seen nothing."""
         values = [tf.convert_to_tensor(v) for v in self.metrics_variables]
         return replicated.results(self.metrics, self.loss_metric, values)
 
-    def logs(self, **more: tf.Tensor) -> dict[str, Any]:
+    def logs(self, **more: tf.Tensor) -> Logs:
         """Returns the metrics of all replicas so far, as a step gives them to Keras' loops.
 
         Args:
@@ -360,13 +376,13 @@ class Model(AsWritten, keras_private.BuiltModel):
 
     # --- files ---
 
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Writes the model and its training as `keras.Model.save` does, to a ``.keras`` file.
 
         Raises:
           ValueError: for a file of HDF5, Keras' older format.
         """
-        written.check_no_legacy_file(self, filepath)
+        files.check_no_legacy_file(self, filepath)
         super().save(filepath, *args, **kwargs)
 
     def export(
@@ -374,7 +390,7 @@ class Model(AsWritten, keras_private.BuiltModel):
         filepath: str | os.PathLike[str],
         format: str = "tf_saved_model",
         verbose: bool | None = None,
-        input_signature: Any = None,
+        input_signature: object = None,
         **kwargs: Any,
     ) -> None:
         """Writes a SavedModel by `tf_iresnet.export.export_saved_model`, with its signatures.
@@ -389,11 +405,11 @@ class Model(AsWritten, keras_private.BuiltModel):
         Raises:
           ValueError: if an argument is none of these, or ``filepath`` exists.
         """
-        written.export(self, filepath, format, verbose, input_signature=input_signature, **kwargs)
+        files.export(self, filepath, format, verbose, input_signature=input_signature, **kwargs)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns what a subclass' constructor takes; here those arguments that all have."""
-        written.check_no_legacy_file(self)
+    def get_config(self) -> Config:
+        """Returns the constructor's arguments that all models have; subclasses add theirs."""
+        files.check_no_legacy_file(self)
         config = super().get_config()
         kept = {key: config[key] for key in ("name", "dtype", "trainable") if key in config}
         return {**kept, "event_shape": self.event_shape, "ema_momentum": self.ema_momentum}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -13,8 +13,9 @@ from tf_iresnet.models.training.events import Event
 from tf_iresnet.models.training.inputs import Batch, Reader
 from tf_iresnet.models.training.replicated import all_finite
 from tf_iresnet.models.training.weights import are_weights, as_row, check_sample_weight
+from tf_iresnet.typing import BatchLike, Inputs
 
-UpdateMetrics = Callable[[keras.metrics.Metric], None]
+UpdateMetrics: TypeAlias = Callable[[keras.metrics.Metric], None]
 
 
 class Objective(abc.ABC):
@@ -35,8 +36,8 @@ class Objective(abc.ABC):
         """Whether the model is called with what a batch holds beside x."""
         return self.reader.beside == "context"
 
-    def inputs_of(self, data: Any) -> dict[str, Any]:
-        """Returns what of a batch the model is called with, as keyword arguments.
+    def inputs_of(self, data: BatchLike) -> Inputs:
+        """Returns the parts of a batch that the model is called with, by keyword.
 
         Raises:
           ValueError: if the batch has another structure; the message says how to change it.
@@ -44,7 +45,7 @@ class Objective(abc.ABC):
         x, y, _ = self.reader.read(data, complete=self.conditional)
         return {"x": x, "context": y} if self.conditional else {"x": x}
 
-    def read(self, data: Any) -> Batch:
+    def read(self, data: BatchLike) -> Batch:
         """Takes a batch apart for a step, and checks the shapes of its parts.
 
         Raises:
@@ -68,8 +69,8 @@ class Objective(abc.ABC):
         if batch.weights is not None:
             check_sample_weight(batch.weights)
 
-    def found(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Which findings of `skipping.FINDINGS` hold for this replica's part of a batch."""
+    def findings(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns which of `skipping.FINDINGS` hold for this replica's part of a batch."""
         found = {}
         beside = [tf.convert_to_tensor(batch.y)] if self.conditional else []
         floats = [part for part in (batch.x, *beside) if part.dtype.is_floating]
@@ -79,11 +80,11 @@ class Objective(abc.ABC):
             found["weights"] = ~are_weights(batch.weights)
         if batch.y is not None and self.reader.beside is None:
             found["placeholder"] = tf.reduce_any(tf.convert_to_tensor(batch.y) != 0)
-        return found | self.event.found(batch.x)
+        return found | self.event.findings(batch.x)
 
     @abc.abstractmethod
     def loss(
-        self, batch: Batch, step: Any, first: tf.Tensor, training: bool
+        self, batch: Batch, step: tf.Tensor | int, first: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, UpdateMetrics]:
         """Computes the sum of a batch's losses, each times the weight of its example.
 
@@ -94,13 +95,13 @@ class Objective(abc.ABC):
           training: whether this is a training step.
 
         Returns:
-          The sum over this replica's examples, and what adds to the metrics: a function of the
-          mean that is shown as ``loss``.
+          The sum over this replica's examples, and a function that updates the metrics; its
+          argument is the mean that is shown as ``loss``.
         """
 
     @property
     def metrics(self) -> list[keras.metrics.Metric] | None:
-        """What it measures beside the loss; None for what the model is compiled with."""
+        """The metrics beside the loss; None for those that the model is compiled with."""
         return None
 
     @property
@@ -108,7 +109,7 @@ class Objective(abc.ABC):
         """Variables that the forward pass of a training step assigns."""
         return []
 
-    def check_compiled(self, options: dict[str, Any]) -> None:
+    def check_compiled(self, options: Mapping[str, object]) -> None:
         """Refuses losses and metrics given to `compile`, where the objective has its own.
 
         Raises:

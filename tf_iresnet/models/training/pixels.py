@@ -1,22 +1,22 @@
 """Whether numbers are dequantised pixels on [0, levels), on which a density of images is defined.
 
 Three mistakes end in a likelihood that looks plausible: pixels without noise, pixels scaled to
-[0, 1], and pixels of another number of levels. What is asked here is sound: what the model is made
-for, uniform noise on whole numbers, is refused with a probability of at most 1e-12 a batch.
+[0, 1], and pixels of another number of levels. The checks hardly ever err: whole numbers with
+uniform noise, for which the model is made, are refused with a probability of at most 1e-12 a batch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.layers.dequantize import dequantize, only_where
+from tf_iresnet.layers.dequantize import dequantize, nan_unless
+from tf_iresnet.typing import DTypeLike
 
-MANY = 256  # examples whose values all lie in [0, 1]: no data set of images is as black
+MANY = 256  # so many examples in [0, 1] are scaled: no data set of images is as black
 _FEW = 4  # values: fewer may all be whole by chance
 _ERROR_RATE = 1e-12
 _NOISE = -1  # the part of a seed that is the noise of pixels
@@ -40,7 +40,7 @@ def leave_range(x: tf.Tensor, levels: int) -> tf.Tensor:
 
 
 def all_whole(x: tf.Tensor) -> tf.Tensor:
-    """Says whether all numbers are whole: dequantisation was forgotten.
+    """Says whether all numbers are whole, so that dequantisation was forgotten.
 
     With noise of at least 8 bits, which float32 has up to 65,536 levels, four numbers are whole
     with a probability of at most 2^-32, and more of them hardly ever.
@@ -55,11 +55,11 @@ def all_whole(x: tf.Tensor) -> tf.Tensor:
 def are_scaled(x: tf.Tensor, levels: int) -> tf.Tensor:
     r"""Says whether images [batch, ...] were scaled to [0, 1].
 
-    Black images with noise lie in [0, 1), too; but then their values are uniform there. So what is
-    in [0, 1] is scaled where all of it lies on the grid k / (levels - 1) or k / levels, or where
-    its empirical distribution F is not uniform: by the inequality of Dvoretzky, Kiefer, Wolfowitz
-    and Massart, P(sup \|F(t) - t\| > e) <= 2 exp(-2 n e^2) for n uniform values. Where the batch
-    has `MANY` examples it is scaled, however uniform.
+    Black images with noise lie in [0, 1) as well, but their values are uniform there. So values in
+    [0, 1] are scaled if all lie on the grid k / (levels - 1) or k / levels, or if their empirical
+    distribution F is not uniform: by the inequality of Dvoretzky, Kiefer, Wolfowitz and Massart,
+    P(sup \|F(t) - t\| > e) <= 2 exp(-2 n e^2) for n uniform values. A batch of `MANY` examples in
+    [0, 1] is scaled, however uniform.
 
     Example:
     >>> x = (np.arange(512.0, dtype="float32") % 256).reshape(8, 64)
@@ -85,8 +85,8 @@ def are_scaled(x: tf.Tensor, levels: int) -> tf.Tensor:
     return within & sure
 
 
-def pixels_found(x: tf.Tensor, levels: int) -> dict[str, tf.Tensor]:
-    """Which findings of `skipping.FINDINGS` hold for the pixels of a batch.
+def pixel_findings(x: tf.Tensor, levels: int) -> dict[str, tf.Tensor]:
+    """Returns which of `skipping.FINDINGS` hold for the pixels of a batch.
 
     Args:
       x: integers or floats, [batch, ...].
@@ -98,8 +98,8 @@ def pixels_found(x: tf.Tensor, levels: int) -> dict[str, tf.Tensor]:
     return found
 
 
-def check_pixels(x: Any, levels: int, densities: bool = True) -> None:
-    """Refuses, in eager code, what are no pixels of a model with levels.
+def check_pixels(x: tf.Tensor | np.ndarray, levels: int, densities: bool = True) -> None:
+    """Refuses, in eager code, data that are no pixels of a model with levels.
 
     Args:
       x: integers or floats, [batch, ...], a tensor or an array.
@@ -137,29 +137,29 @@ def check_pixels(x: Any, levels: int, densities: bool = True) -> None:
         )
 
 
-def noisy(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: Any) -> tf.Tensor:
+def add_noise(x: tf.Tensor, seed: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
     """Dequantises integers with noise of a seed (`tf_iresnet.randomness`), example by example.
 
     Integers outside of [0, levels) make their example NaN.
     """
     whole = tf.cast(x, dtype)
     inside = (whole >= 0) & (whole < levels)
-    return only_where(inside, dequantize(whole, randomness.fold_in(seed, _NOISE), levels))
+    return nan_unless(inside, dequantize(whole, randomness.fold_in(seed, _NOISE), levels))
 
 
-def centred(x: tf.Tensor, levels: int, dtype: Any) -> tf.Tensor:
-    """The centres of the cells of integers: x + 1/2, which needs no noise."""
+def take_centres(x: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
+    """Returns the centres of the integers' cells, x + 1/2, without noise."""
     whole = tf.cast(x, dtype)
-    return only_where((whole >= 0) & (whole < levels), whole + 0.5)
+    return nan_unless((whole >= 0) & (whole < levels), whole + 0.5)
 
 
 def nan_where_no_density(x: tf.Tensor, levels: int) -> tf.Tensor:
-    """In graphs: makes NaN of the examples without noise, or out of range, each by itself.
+    """Returns x, with NaN in each example without noise or out of range; for graphs.
 
-    That an example was scaled to [0, 1] cannot be told of it alone: it may be black.
+    Whether an example was scaled to [0, 1] cannot be told from it alone: it may be black.
     """
     flat = tf.reshape(x, [tf.shape(x)[0], x.shape[1:].num_elements()])
     good = tf.reduce_all((flat >= 0) & (flat <= levels), axis=1)
     if flat.shape[1] >= _FEW:
         good &= tf.reduce_any(tf.floor(flat) != flat, axis=1)
-    return only_where(good[:, None], x)
+    return nan_unless(good[:, None], x)

@@ -1,29 +1,31 @@
 """What Keras 3 needs so that `fit`, `evaluate` and `predict` run on several replicas.
 
-Stock Keras fails, or computes something else than one device would, in these places:
+Stock Keras fails, or computes something else than one device does, in these places:
 
 - Before `fit` it takes the mean over replicas of a batch, to learn its shapes, which fails where
   the replicas' parts differ in size and under a MultiWorkerMirroredStrategy.
 - Under a MultiWorkerMirroredStrategy it averages what a step returns along an axis, which
   scalars do not have.
 - Its optimizers clip gradients before they are summed over the replicas, so that the clipped
-  gradient depends on the number of replicas; and they accumulate gradients in a `tf.cond` with a
-  merge call inside, which TensorFlow refuses. `LossScaleOptimizer` does the latter too, and sums
-  the gradients over the replicas again.
+  gradient depends on the number of replicas. They accumulate gradients in a `tf.cond` with a
+  merge call inside, which TensorFlow refuses. `LossScaleOptimizer` does the latter as well, and
+  sums the gradients over the replicas again.
 
-`tests/test_distribution.py` runs stock Keras on each, and fails once a newer Keras is right.
+`tests/training/workers/test_distribution.py` runs stock Keras on each, and fails once a newer
+Keras is right.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
 
 from tf_iresnet import keras_private, replicas
+from tf_iresnet.keras_private import Gradients, Variables
+from tf_iresnet.typing import Logs
 
 
 def in_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -32,7 +34,7 @@ def in_several_workers(strategy: tf.distribute.Strategy) -> bool:
     return count > 1 and count > len(strategy.extended.worker_devices)
 
 
-def update_in_replicas(optimizer: Any) -> None:
+def update_in_replicas(optimizer: keras.optimizers.Optimizer) -> None:
     """Makes an optimizer apply gradients that are already summed over the replicas.
 
     Each replica then makes the same update of its own copy of the weights, as a single device
@@ -44,7 +46,9 @@ def update_in_replicas(optimizer: Any) -> None:
         update_in_replicas(optimizer.inner_optimizer)
         return
 
-    def apply_finite(gradients: Any, variables: Any, apply: Any) -> None:
+    def apply_finite(
+        gradients: Gradients, variables: Variables, apply: keras_private.Apply
+    ) -> None:
         finite = all_finite(gradients)
         if optimizer.gradient_accumulation_steps:
             apply([tf.where(finite, g, tf.zeros_like(g)) for g in gradients], variables)
@@ -54,10 +58,12 @@ def update_in_replicas(optimizer: Any) -> None:
     keras_private.update_locally(optimizer, apply_finite)
 
 
-def _apply_scaled(optimizer: Any, gradients: Any, variables: Any) -> None:
-    """What `LossScaleOptimizer` does with gradients, without a branch around the optimizer inside.
+def _apply_scaled(
+    optimizer: keras.optimizers.Optimizer, gradients: Gradients, variables: Variables
+) -> None:
+    """Does what `LossScaleOptimizer` does with gradients, without a branch around its inner one.
 
-    Gradients that overflowed reach that one, which skips and counts them as any others.
+    Gradients that overflowed reach the inner optimizer, which skips and counts them as any others.
     """
     finite = all_finite(gradients)
     scale = tf.convert_to_tensor(optimizer.dynamic_scale)
@@ -70,12 +76,12 @@ def _apply_scaled(optimizer: Any, gradients: Any, variables: Any) -> None:
     optimizer.step_counter.assign(tf.where(finite & ~grows, count + 1, tf.zeros_like(count)))
 
 
-def all_finite(tensors: Any) -> tf.Tensor:
+def all_finite(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
     """Says whether every number in some tensors is finite."""
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
 
 
-def only_if(condition: tf.Tensor, action: Any) -> None:
+def only_if(condition: tf.Tensor, action: Callable[[], object]) -> None:
     """Runs an action, which assigns variables without merge calls, where a condition holds."""
 
     def run() -> tf.Tensor:
@@ -86,16 +92,18 @@ def only_if(condition: tf.Tensor, action: Any) -> None:
 
 
 def results(
-    metrics: Iterable[keras.metrics.Metric], loss: keras.metrics.Metric | None, values: Any
+    metrics: Iterable[keras.metrics.Metric],
+    loss: keras.metrics.Metric | None,
+    values: Iterable[tf.Tensor],
 ) -> dict[str, tf.Tensor]:
     """Returns metrics of the values of their variables, by name.
 
     Args:
       metrics: the metrics; those that no step has computed are left out.
-      loss: the mean that is shown as ``loss``. Where it has seen nothing, all are NaN.
+      loss: the mean that is shown as ``loss``. If it has seen nothing, all are NaN.
       values: of the variables of all of them, in order.
     """
-    found: dict[str, Any] = {}
+    found: Logs = {}
     left, nothing = iter(values), tf.constant(False)
     for metric in metrics:
         if not getattr(metric, "built", True):
@@ -109,7 +117,7 @@ def results(
     return {k: tf.where(nothing, tf.cast(nan, v.dtype), v) for k, v in found.items()}
 
 
-def as_logs(values: dict[str, Any], strategy: tf.distribute.Strategy) -> dict[str, Any]:
+def as_logs(values: Logs, strategy: tf.distribute.Strategy) -> Logs:
     """Returns scalars, the same on every replica, as Keras' loops can average them."""
     if in_several_workers(strategy):
         return {name: tf.reshape(value, [1]) for name, value in values.items()}

@@ -1,8 +1,8 @@
-"""Training steps that were skipped: counted in any graph, and an end to them in eager code."""
+"""Skipped training steps: graphs count them, and eager code ends training after too many."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -59,10 +59,10 @@ FINDINGS = {
 
 
 class StepWatch:
-    """Counts skipped steps, and remembers why; equal on all replicas.
+    """Counts skipped steps, and remembers why they were skipped; equal on all replicas.
 
-    The variables are no weights: they tell what happens in training, and belong to its
-    checkpoints.
+    The variables are no weights of the model: they record what happens in training, and belong to
+    its checkpoints.
     """
 
     def __init__(self) -> None:
@@ -71,19 +71,20 @@ class StepWatch:
 
         self.counters = zeros(2)  # steps skipped in all, and in a row
         self.since_reset = zeros(2)  # steps skipped, and examples evaluated
-        self._narrow = zeros(1)  # examples that all lay in [0, 1]; far below zero once one did not
-        self._news = zeros(3)  # the longest row, the last skip's finding, a refusal; from one
+        self._narrow = zeros(1)  # examples, all in [0, 1]; far below zero once one was not
+        # The longest row, the last skip's finding and a refusal; findings are numbered from one.
+        self._news = zeros(3)
 
     def begin(self) -> None:
-        """Starts to look at the range of the data, which another `fit` may change."""
+        """Starts to observe the range of the data, which each `fit` may change."""
         self._narrow.assign([0])
 
     def note_step(self, skipped: tf.Tensor, found: dict[str, tf.Tensor]) -> None:
         """Counts a training step.
 
         Args:
-          skipped: whether it was, a boolean.
-          found: which of `FINDINGS` hold, booleans; those left out do not.
+          skipped: whether it was skipped, a boolean.
+          found: which of `FINDINGS` hold, booleans; those left out do not hold.
         """
         one = tf.cast(skipped, tf.int64)
         counters = (self.counters + 1) * one + self.counters * [1, 0] * (1 - one)
@@ -97,7 +98,7 @@ class StepWatch:
         """Notes whether a value of the training data lies above 1.
 
         Returns:
-          Whether no value of so many examples did that they were scaled to [0, 1].
+          Whether so many examples had no value above 1 that they must be scaled to [0, 1].
         """
         others = tf.constant([-(2**62)], tf.int64)
         narrow = tf.where(wide, others, self._narrow + tf.cast(examples, tf.int64))
@@ -113,15 +114,15 @@ class StepWatch:
         refusal = tf.maximum(self._news[2], _first(found, True))
         self._news.assign(tf.stack([longest, reason, refusal]))
 
-    def look(self, most: int | None) -> None:
-        """Raises what there is to say since the last look; to be called in eager code.
+    def raise_findings(self, most: int | None) -> None:
+        """Raises an error for what steps have found since the last call; for eager code.
 
         Args:
           most: how many skipped steps in a row end training; None for any number.
 
         Raises:
           ValueError: if a step refused its data.
-          SkippedStepsError: if as many steps in a row were skipped.
+          SkippedStepsError: if ``most`` steps in a row were skipped.
         """
         longest, reason, refusal = (int(n) for n in tf.convert_to_tensor(self._news).numpy())
         if refusal:
@@ -151,8 +152,8 @@ def is_refused(found: dict[str, tf.Tensor]) -> tf.Tensor:
     return _first(found, True) > 0
 
 
-def _first(found: dict[str, Any], refused: bool) -> tf.Tensor:
-    """The number, from one, of the first finding that holds; 0 for none."""
+def _first(found: dict[str, tf.Tensor], refused: bool) -> tf.Tensor:
+    """Returns the number, from one, of the first finding that holds; 0 for none."""
     number = tf.zeros([], tf.int64)
     for place, (name, finding) in reversed(list(enumerate(FINDINGS.items(), 1))):
         if name in found and (finding.refused or not refused):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_iresnet import replicas
+from tf_iresnet.typing import ArrayLike, DTypeLike
 
 
-def as_row(weights: Any, dtype: Any) -> tf.Tensor:
+def as_row(weights: ArrayLike, dtype: DTypeLike) -> tf.Tensor:
     """Returns weights as a tensor [batch].
 
     Args:
@@ -47,7 +47,7 @@ def weighted_sum(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     return tf.reduce_sum(values if weights is None else values * weights)
 
 
-def global_weight(weights: tf.Tensor | None, count: tf.Tensor, dtype: Any) -> tf.Tensor:
+def global_weight(weights: tf.Tensor | None, count: tf.Tensor, dtype: DTypeLike) -> tf.Tensor:
     """Returns the sum of the weights over all replicas; without weights each example has one.
 
     Args:
@@ -74,7 +74,7 @@ def are_weights(weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all((weights >= 0) & tf.math.is_finite(weights))
 
 
-def check_sample_weight(weights: Any) -> None:
+def check_sample_weight(weights: ArrayLike) -> None:
     """Refuses, before any work, what cannot weigh the examples of an array.
 
     Raises:
@@ -97,11 +97,11 @@ def check_sample_weight(weights: Any) -> None:
         )
 
 
-def check_class_weight(weights: Any, owner: str, has_classes: bool) -> None:
+def check_class_weight(weights: object, owner: str, has_classes: bool) -> None:
     """Refuses weights of classes where there are no classes, or that are no weights.
 
     Raises:
-      ValueError: as said.
+      ValueError: if there are no classes, or a weight is no finite number of at least 0.
 
     Example:
     >>> check_class_weight({0: 1.0, 1: 2.5}, "the classifier c", True)

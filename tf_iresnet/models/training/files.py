@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+
+import keras
 
 from tf_iresnet.export import export_saved_model
 from tf_iresnet.keras_private import writes_legacy_file
 
 
-def check_no_legacy_file(model: Any, path: Any = None) -> None:
+def check_no_legacy_file(model: keras.Model, path: str | os.PathLike[str] | None = None) -> None:
     """Refuses files of HDF5, Keras' older format, which loses optimizers and compiled losses.
 
     Args:
@@ -17,11 +18,11 @@ def check_no_legacy_file(model: Any, path: Any = None) -> None:
       path: of the file; None to ask what Keras is writing.
 
     Raises:
-      ValueError: if it is one.
+      ValueError: if the file is one of HDF5.
     """
     if path is not None and str(path).endswith((".h5", ".hdf5")):
         got = f"got {str(path)!r}"
-    elif path is None and writes_legacy_file():  # by `keras.saving.save_model`, past `save`
+    elif path is None and writes_legacy_file():  # by `keras.saving.save_model`, not by `save`
         got = "got one of HDF5"
     else:
         return
@@ -32,7 +33,11 @@ def check_no_legacy_file(model: Any, path: Any = None) -> None:
 
 
 def export(
-    model: Any, path: str | os.PathLike[str], format: str, verbose: Any, **unused: Any
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    format: str,
+    verbose: bool | None,
+    **unused: object,
 ) -> None:
     """Writes a SavedModel by `tf_iresnet.export.export_saved_model`, with its signatures.
 
