@@ -74,6 +74,12 @@ class Chain(Function):
             cotangent = part.vjp(own, at, cotangent)
         return cotangent
 
+    def take_examples(self, residuals, take):
+        taken = [
+            part.take_examples(at, take) for part, at in zip(self.parts, residuals, strict=True)
+        ]
+        return None if any(of_part is None for of_part in taken) else taken
+
     def gradient(self, parameters, residuals, upstream, products=()):
         layers = list(zip(self.parts, self.split(parameters), residuals, strict=True))
         cotangents = [cotangent for _, cotangent in products]

@@ -52,6 +52,9 @@ class ConcatenatedSwish(Function):
         by_x, by_parameters = self._halves.gradient(parameters, residuals, total, local)
         return by_x - second / 1.1, by_parameters
 
+    def take_examples(self, residuals, take):
+        return self._halves.take_examples(residuals, take)
+
     @staticmethod
     def _reaching(cotangent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What reaches s, and what reaches -x / 1.1."""
@@ -110,6 +113,11 @@ class Concatenation(Function):
             local.append((tangents, weights[1] * by_h))
         by_x, by_own = self.function.gradient(own, inner, weights[1] * new, local)
         return weights[0] * kept + by_x, [tf.stack(by_weights), *by_own]
+
+    def take_examples(self, residuals, take):
+        x, h, inner = residuals
+        taken = self.function.take_examples(inner, take)
+        return None if taken is None else (x, h, taken)  # of x and h only the channels count
 
     @staticmethod
     def _split(residuals: tuple, cotangent: tf.Tensor) -> list[tf.Tensor]:

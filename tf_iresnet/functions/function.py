@@ -95,10 +95,10 @@ class Function(abc.ABC):
     def take_examples(
         self, residuals: Residuals, take: Callable[[tf.Tensor], tf.Tensor]
     ) -> Residuals | None:
-        """Returns the residuals of some examples alone.
+        """Returns what `vjp` needs of some examples alone.
 
         Args:
-          residuals: what `linearize` returned second.
+          residuals: what `linearize` returned second, or this method.
           take: takes these examples from a tensor [batch, ...].
 
         Returns:

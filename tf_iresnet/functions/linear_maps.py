@@ -124,6 +124,13 @@ class ConvMap:
         return self.dilation_rate[0] * (self.kernel_shape[0] - 1)
 
     @functools.cached_property
+    def _lifted_input_shape(self) -> tuple[int, ...]:
+        """The event shape that TensorFlow's operation sees: padded, of at least two sizes."""
+        lead = (1,) if self.rank == 1 else ()
+        spatial = (size + self._causal_pad for size in self.spatial_shape)
+        return (*lead, *spatial, self.input_shape[-1])
+
+    @functools.cached_property
     def _group(self) -> ConvMap:
         """One group's map: on a CPU TensorFlow has no gradients of grouped convolutions."""
         shape = (*self.kernel_shape[:-1], self.kernel_shape[-1] // self.groups)
@@ -199,9 +206,8 @@ class ConvMap:
         if self._by_rows(*self.kernel_shape[:-3:-1]):
             return _convolve_by_rows(_turn(kernel), y)
         pad = self._causal_pad
-        lead = (1,) if self.rank == 1 else ()
-        event = (*lead, *(size + pad for size in self.spatial_shape), self.input_shape[-1])
-        sizes = tf.concat([tf.shape(y)[:1], tf.constant(event, tf.int32)], axis=0)
+        event = tf.constant(self._lifted_input_shape, tf.int32)
+        sizes = tf.concat([tf.shape(y)[:1], event], axis=0)
         kernel, y_lifted = self._lift_kernel(kernel), self._lift(y)
         if self.rank == 3:
             x = tf.raw_ops.Conv3DBackpropInputV2(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -12,21 +11,27 @@ from tf_iresnet.functions.function import Function, Residuals
 
 
 class Pointwise(Function):
-    """A 1-Lipschitz function applied to every entry: its Jacobian is a diagonal of slopes."""
+    """A 1-Lipschitz function applied to every entry: its Jacobian is a diagonal of slopes.
+
+    Its residuals begin with the slopes.
+    """
 
     def enclose(self, parameters, x, error):
         y = self(parameters, x)
         return y, enclosures.bound_elementary(x, y, error)
 
-    @abc.abstractmethod
     def slope(self, residuals: Residuals) -> tf.Tensor:
         """Returns the derivative at every entry."""
+        return residuals[0]
 
     def jvp(self, parameters, residuals, tangent):
         return self.slope(residuals) * tangent, tangent
 
     def vjp(self, parameters, residuals, cotangent):
         return self.slope(residuals) * cotangent
+
+    def take_examples(self, residuals, take):
+        return (take(self.slope(residuals)),)
 
 
 @tf.custom_gradient
@@ -57,20 +62,17 @@ class Elementwise(Pointwise):
 
     def linearize(self, parameters, x):
         y, slope = self._derivative(x)
-        return y, (x, slope)
-
-    def slope(self, residuals):
-        return residuals[1]
+        return y, (slope, x)
 
     def _curvature(self, residuals):
-        x = residuals[0]
+        x = residuals[1]
         with tf.GradientTape() as tape:
             tape.watch(x)
             slope = self._derivative(x)[1]
         return tape.gradient(slope, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def gradient(self, parameters, residuals, upstream, products=()):
-        gradient = residuals[1] * upstream
+        gradient = self.slope(residuals) * upstream
         if products:
             total = tf.add_n([tangent * cotangent for tangent, cotangent in products])
             gradient += self._curvature(residuals) * total
@@ -91,10 +93,10 @@ class Elu(Elementwise):
     def linearize(self, parameters, x):
         y = tf.nn.elu(x)
         # exp(x) is y + 1 below zero: no second exponential.
-        return y, (y, tf.minimum(y, 0) + 1)
+        return y, (tf.minimum(y, 0) + 1, y)
 
     def _curvature(self, residuals):
-        y, slope = residuals
+        slope, y = residuals
         return tf.where(y < 0, slope, tf.zeros_like(slope))
 
 
@@ -108,13 +110,10 @@ class ScaledSwish(Pointwise):
         gate = tf.sigmoid(scaled)
         y = x * gate
         slope = gate * (1 + scaled * (1 - gate))
-        return y / 1.1, (x, scaled, gate, slope / 1.1)
-
-    def slope(self, residuals):
-        return residuals[3]
+        return y / 1.1, (slope / 1.1, x, scaled, gate)
 
     def gradient(self, parameters, residuals, upstream, products=()):
-        x, scaled, gate, slope = residuals
+        slope, x, scaled, gate = residuals
         bell = gate * (1 - gate) / 1.1
         gradient = slope * upstream
         # d phi / d b = x^2 bell, d phi' / d x = b c and d phi' / d b = x c with c as below.
@@ -138,13 +137,10 @@ class Silu(Pointwise):
         gate = tf.sigmoid(x)
         y = x * gate
         # The slope is gate + x gate (1 - gate).
-        return y, (gate, gate + tf.raw_ops.SigmoidGrad(y=gate, dy=x), y)
-
-    def slope(self, residuals):
-        return residuals[1]
+        return y, (gate + tf.raw_ops.SigmoidGrad(y=gate, dy=x), gate, y)
 
     def gradient(self, parameters, residuals, upstream, products=()):
-        gate, slope, y = residuals
+        slope, gate, y = residuals
         gradient = slope * upstream
         if products:
             # The second derivative is (1 - gate) (2 slope - y), in few passes and without x:

@@ -77,6 +77,10 @@ class Recomputed(Function):
         product, _ = self.function.jvp(parameters, residuals[1], tangent)
         return product, tangent
 
+    def take_examples(self, residuals, take):
+        taken = self.function.take_examples(residuals[1], take)
+        return None if taken is None else (residuals[0], taken)
+
     def gradient(self, parameters, residuals, upstream, products=()):
         # It waits for the backward pass, and is no common subexpression with the forward pass.
         x = after(residuals[0], upstream)
