@@ -13,12 +13,12 @@ from training.experiments.settings import AnyFlow
 from training.typing import Json, RawSettings
 
 _TABLES = ("schedule", "log_det", "eval_log_det", "model")  # of several kinds
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "files"  # with a folder for each data set and task
 
 
 def experiment_names() -> list[str]:
     """Lists the experiments' names in order."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in _FOLDER.rglob("*.toml"))
 
 
 def load_experiment(
@@ -64,7 +64,7 @@ def load_experiment(
 
 def _read(name: str) -> RawSettings:
     """Reads an experiment's file over the one that it extends."""
-    path = _FOLDER / f"{name}.toml"
+    path = next(_FOLDER.rglob(f"{name}.toml"), _FOLDER / f"{name}.toml")
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
