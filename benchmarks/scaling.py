@@ -78,7 +78,7 @@ def worker(kind: str, cores: list[int], steps: int, batch: int, quick: bool) -> 
 
     @tf.function
     def message() -> Any:
-        return devices.strategy.run(lambda: replicas.summed([tf.ones(s) for s in sizes]))
+        return devices.strategy.run(lambda: replicas.all_reduce_sum([tf.ones(s) for s in sizes]))
 
     message()
     began = time.perf_counter()

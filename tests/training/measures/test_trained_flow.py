@@ -59,10 +59,10 @@ def test_a_trained_flow_is_inverted(flow, device, solver, graph):
 @pytest.mark.soak
 def test_an_exported_flow_is_inverted(flow, tmp_path, monkeypatch):
     """The SavedModel finds out by itself what device it is on."""
-    made = saved_model.contents
+    made = saved_model.contents_of
     monkeypatch.setattr(  # tracing the others takes a minute
         saved_model,
-        "contents",
+        "contents_of",
         lambda m: made(m)._replace(
             signatures={n: made(m).signatures[n] for n in ("encode", "decode")}
         ),
