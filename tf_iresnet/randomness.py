@@ -107,12 +107,33 @@ def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     >>> keys = own_keys(as_seed(7), x)[:, 0]
     >>> bool(keys[0] == keys[2]), bool(keys[0] == keys[1])
     (True, False)
+    >>> bool(keys_of_seeds(tf.constant([7, 8, 7]), x)[2, 0] == keys[2])
+    True
 
     Source: Lemire, Kaser 2014 (Strongly universal string hashing is fast), section 2; Steele, Lea,
     Flood 2014 (Fast splittable pseudorandom number generators) for the draws.
     """
     if _are_keys(seed):
         return seed
+    key = tf.cast(seed[:2], tf.int64) & 0xFFFFFFFF
+    return _mix(_mix(key[0] * 2**32 + key[1]) ^ _hash(x))
+
+
+def keys_of_seeds(seeds: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Returns a key for each example as `own_keys` does, of a seed for each.
+
+    Args:
+      seeds: integers, [batch].
+      x: [batch, ...].
+
+    Returns:
+      Int64 [batch, 1].
+    """
+    return _mix(_mix(tf.cast(seeds, tf.int64)[:, None]) ^ _hash(x))
+
+
+def _hash(x: tf.Tensor) -> tf.Tensor:
+    """Returns the multilinear hash of each example's bits, int64 [batch, 1]."""
     if x.dtype.is_integer or x.dtype.is_bool:
         bits = tf.cast(x, tf.int64)
     else:
@@ -124,8 +145,7 @@ def own_keys(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     bits = tf.reshape(bits, [batch, size])
     words = [tf.reduce_sum(bits * row, axis=1, keepdims=True) for row in factors]
     high, low = (_shift_right(word, 32) for word in words)
-    key = tf.cast(seed[:2], tf.int64) & 0xFFFFFFFF
-    return _mix(_mix(key[0] * 2**32 + key[1]) ^ (high * 2**32 + low))
+    return high * 2**32 + low
 
 
 def _is_tensor(seed: object) -> TypeGuard[tf.Tensor]:

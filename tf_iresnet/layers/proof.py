@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_iresnet.layers.upkeep import is_frozen
+
 # Odd numbers without a pattern (the fractions of the golden ratio and of sqrt 3).
 _FIRST = np.array(0x9E3779B97F4A7C15, np.uint64).astype(np.int64)
 _SECOND = np.array(0xBB67AE8584CAA73B, np.uint64).astype(np.int64)
@@ -61,7 +63,7 @@ class Proof:
 
     A proof takes singular values and Fourier transforms. So it is made once for the present
     weights, before a graph's first operation runs. Graphs compare the weights that they meet with
-    these, by a digest; for other weights nothing is proven there.
+    these, by a digest; for other weights nothing is proven there. Frozen weights are not compared.
     """
 
     def __init__(self) -> None:
@@ -94,7 +96,7 @@ class Proof:
                 self._known = then, _proven(prove)
             value = self._known[1]
         proven = tf.constant(value, tf.float64)
-        if tf.executing_eagerly() or not layer.variables:
+        if tf.executing_eagerly() or is_frozen() or not layer.variables:
             return proven
         same = tf.equal(digest(_values(layer)), tf.constant(then, tf.int64))
         return tf.where(same, proven, tf.constant(math.inf, tf.float64))

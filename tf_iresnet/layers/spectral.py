@@ -257,6 +257,9 @@ class SpectralLayer(AsWritten, keras.layers.Layer, abc.ABC):
 
     def normalized_kernel(self) -> tf.Tensor:
         """Returns the kernel that ``call`` uses, W min(1, c / sigma), in the weights' dtype."""
+        frozen = upkeep.frozen_kernel(self)
+        if frozen is not None:
+            return frozen
         kernel = tf.convert_to_tensor(self.kernel)
         if self.coeff is None:
             return kernel

@@ -6,7 +6,8 @@ known. If not, it is found before the kernel is used, in training and in evaluat
 moved the kernel.
 
 `up_to_date` does this for many layers at once: by one condition, and one computation for all
-kernels of a shape. Inside it these layers do not compare again.
+kernels of a shape. Inside it these layers do not compare again. Inside `frozen` they read kernels
+that were normalised once and for all.
 """
 
 from __future__ import annotations
@@ -71,8 +72,6 @@ class KnownNorm:
 
     def sigma_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns sigma as a function of the kernel that it was found for."""
-        if _scopes.unchanging:
-            return tf.convert_to_tensor(self.sigma)
 
         @tf.custom_gradient
         def sigma(kernel):
@@ -93,7 +92,7 @@ def _variable(value: tf.Tensor) -> tf.Variable:
 class _Scopes(threading.local):
     def __init__(self) -> None:
         self.open: list[tuple[tf.Graph | None, frozenset[int]]] = []
-        self.unchanging = False
+        self.frozen: dict[int, tf.Variable] | None = None
 
 
 _scopes = _Scopes()
@@ -120,10 +119,7 @@ def up_to_date(layers: Iterable[SpectralLayer]) -> Iterator[None]:
     Args:
       layers: spectral layers; those without constraint and those not built are left out.
     """
-    if _scopes.unchanging:
-        yield
-        return
-    covering = _covering()
+    covering = [*_covering(), (_scopes.frozen or {}).keys()]
     layers = [
         layer
         for layer in layers
@@ -141,23 +137,35 @@ def up_to_date(layers: Iterable[SpectralLayer]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unchanging(layers: Iterable[SpectralLayer]) -> Iterator[list[tf.Variable]]:
-    """Finds the norms now; calls inside read them without comparing kernels, as an export needs.
+def frozen(layers: Iterable[SpectralLayer]) -> Iterator[None]:
+    """Normalises kernels now; calls inside read the results, as an exported model does for good.
+
+    No weight may change inside, so that what is proven of the weights needs no comparison either.
 
     Args:
       layers: all spectral layers that are called inside.
-
-    Yields:
-      The variables that hold the norms.
     """
     layers = list(layers)
     with up_to_date(layers):
-        pass
-    before, _scopes.unchanging = _scopes.unchanging, True
+        kernels = {
+            id(layer): tf.Variable(layer.normalized_kernel(), trainable=False) for layer in layers
+        }
+    before, _scopes.frozen = _scopes.frozen, kernels
     try:
-        yield [layer.known_norm.sigma for layer in layers if layer.known_norm is not None]
+        yield
     finally:
-        _scopes.unchanging = before
+        _scopes.frozen = before
+
+
+def is_frozen() -> bool:
+    """Says whether `frozen` is open."""
+    return _scopes.frozen is not None
+
+
+def frozen_kernel(layer: SpectralLayer) -> tf.Tensor | None:
+    """Returns the normalised kernel that `frozen` holds of a layer, if it is open and does."""
+    kernel = (_scopes.frozen or {}).get(id(layer))
+    return None if kernel is None else tf.convert_to_tensor(kernel)
 
 
 def _refresh(layers: list[SpectralLayer]) -> None:

@@ -3,114 +3,274 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_iresnet.export.contents import Contents, Signature, contents_of
+from tf_iresnet import randomness
+from tf_iresnet.batches import event_axes, expand_like
+from tf_iresnet.export.contents import ExportOptions, Outputs, Signature, contents_of, guarded
+from tf_iresnet.fixed_point import FixedPointResult
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.invertible_model import InvertibleModel
+from tf_iresnet.models.training.pixels import have_density
 from tf_iresnet.typing import Shape
+
+_BYTE = 255
+
+
+@contents_of.register
+def flow_signatures(model: DensityModel, options: ExportOptions) -> dict[str, Signature]:
+    """Returns the functions of a density model."""
+    pixels = _Pixels(model, options, None if model.preprocessing is None else model.levels)
+    z = _specify(model, "z", (model.dims,))
+    seed = tf.TensorSpec(None, tf.int32, name="seed")
+    number = tf.TensorSpec((), tf.int32, name="n")
+    one_seed = tf.TensorSpec((), tf.int32, name="seed")
+    temperature = tf.TensorSpec((), model.variable_dtype, name="temperature")
+    context = []
+    if model.context_size is not None:
+        context.append(_specify(model, "context", (model.context_size,)))
+
+    def encode(x, *context):
+        valid = _all_finite(pixels.in_range(x), *context)
+        return {"z": _nan_unless(valid, model.encode(x, *context)), "valid": valid}
+
+    def decode(z, *context):
+        return pixels.decoded(model.decode(z, True, *context))
+
+    def log_prob(x, seed, *context):
+        valid = _all_finite(pixels.have_density(x), *context)
+        value, error = _mean_of_draws(
+            lambda keys: (model.log_prob(x, keys, None, *context),), x, seed, options.probes
+        )
+        return _densities(model, valid, value[0], error)
+
+    def sample(n, seed, temperature, *context):
+        with tf.control_dependencies(_refuse_draws(n, temperature)):
+            n, temperature = tf.identity(n), tf.identity(temperature)
+        latents = model.sample_latents(n, seed, temperature, *context)
+        return pixels.decoded(model.decode(latents, True, *context), clipped=True)
+
+    def reconstruct(x, *context):
+        result = model.decode(model.encode(x, *context), True, *context)
+        return pixels.reconstructed(x, result)
+
+    return {
+        "encode": guarded(encode, [pixels.spec, *context]),
+        "decode": guarded(decode, [z, *context]),
+        "log_prob": guarded(log_prob, [pixels.spec, seed, *context]),
+        "sample": guarded(sample, [number, one_seed, temperature, *context]),
+        "reconstruct": guarded(reconstruct, [pixels.spec, *context]),
+    }
+
+
+@contents_of.register
+def hybrid_signatures(model: IResNetHybrid, options: ExportOptions) -> dict[str, Signature]:
+    """Returns the functions of a hybrid; `predict` gives density and classes from one pass."""
+    density = flow_signatures(model, options)
+    pixels = _Pixels(model, options, None if model.preprocessing is None else model.levels)
+
+    def predict(x, seed):
+        valid = pixels.have_density(x)
+        (value, logits), error = _mean_of_draws(
+            lambda keys: model.log_prob_and_logits(x, keys), x, seed, options.probes
+        )
+        return _densities(model, valid, value, error) | _classes(valid, logits)
+
+    def classify(x):
+        return _classes(pixels.in_range(x), model(x, training=False))
+
+    _, (_, seed) = density["log_prob"]
+    return {
+        "predict": guarded(predict, [pixels.spec, seed]),
+        "classify": guarded(classify, [pixels.spec]),
+        **density,
+    }
+
+
+@contents_of.register
+def classifier_signatures(model: FeatureClassifier, options: ExportOptions) -> dict[str, Signature]:
+    """Returns the functions of a classifier."""
+    pixels = _Pixels(model, options, None)
+    shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
+
+    def classify(x):
+        return _classes(pixels.in_range(x), model(pixels.scaled(x), training=False))
+
+    def encode(x):
+        valid = pixels.in_range(x)
+        return {"features": _nan_unless(valid, model.encode(pixels.scaled(x))), "valid": valid}
+
+    def decode(features):
+        return pixels.decoded(model.decode(features, True))
+
+    def reconstruct(x):
+        return pixels.reconstructed(x, model.decode(model.encode(pixels.scaled(x)), True))
+
+    return {
+        "classify": guarded(classify, [pixels.spec]),
+        "encode": guarded(encode, [pixels.spec]),
+        "decode": guarded(decode, [_specify(model, "features", shape)]),
+        "reconstruct": guarded(reconstruct, [pixels.spec]),
+    }
+
+
+class _Pixels:
+    """What examples look like at the door of an exported model, and what is accepted as one.
+
+    Args:
+      model: the model.
+      options: says whether images are bytes.
+      levels: how many values a pixel takes; None for points, and for a classifier's images, which
+        lie on [0, 1] where they are bytes and anywhere else otherwise.
+    """
+
+    def __init__(self, model: InvertibleModel, options: ExportOptions, levels: int | None) -> None:
+        self.bytes = options.images == "uint8"
+        if self.bytes and (len(model.event_shape) == 1 or (levels or 0) > _BYTE + 1):
+            raise ValueError(
+                f"images='uint8' is for images of at most {_BYTE + 1} levels, got a model of "
+                f"examples of shape {model.event_shape} and {levels} levels; leave images out."
+            )
+        if self.bytes and levels is None and isinstance(model, DensityModel):
+            raise ValueError(
+                "images='uint8' is for densities of images with levels, got a model without "
+                "preprocessing; leave images out."
+            )
+        self.levels = levels
+        self.dtype = model.variable_dtype
+        dtype = tf.uint8 if self.bytes else tf.as_dtype(self.dtype)
+        self.spec = tf.TensorSpec((None, *model.event_shape), dtype, name="x")
+
+    def scaled(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns a classifier's images as it takes them."""
+        return tf.cast(x, self.dtype) / _BYTE if self.bytes else x
+
+    def in_range(self, x: tf.Tensor) -> tf.Tensor:
+        """Says of each example whether its numbers are finite and in range, bool [batch]."""
+        good = tf.ones_like(x, tf.bool) if x.dtype.is_integer else tf.math.is_finite(x)
+        if self.levels is not None:
+            top = tf.cast(self.levels, tf.int32 if x.dtype.is_integer else x.dtype)
+            wide = tf.cast(x, top.dtype)
+            good &= (wide >= 0) & (wide < top if x.dtype.is_integer else wide <= top)
+        return tf.reduce_all(good, axis=event_axes(x))
+
+    def have_density(self, x: tf.Tensor) -> tf.Tensor:
+        """Says of each example whether the density is defined there, bool [batch]."""
+        if self.levels is None or x.dtype.is_integer:
+            return self.in_range(x)
+        return have_density(x, self.levels)
+
+    def decoded(self, result: FixedPointResult, clipped: bool = False) -> Outputs:
+        """Returns decoded examples; those that did not converge are NaN, or 0 as bytes."""
+        bound = tf.where(result.converged, result.error_bound, tf.constant(math.inf, tf.float64))
+        x = result.checked()
+        if clipped and self.levels is not None:
+            top = tf.cast(self.levels, x.dtype)
+            x = tf.clip_by_value(x, tf.zeros_like(top), tf.math.nextafter(top, tf.zeros_like(top)))
+        return {"x": self._shown(x), "converged": result.converged, "error_bound": bound}
+
+    def reconstructed(self, x: tf.Tensor, result: FixedPointResult) -> Outputs:
+        """Returns `decoded`, and the largest difference of a number of each example to x."""
+        outputs = self.decoded(result)
+        wide = [tf.cast(value, tf.float32) for value in (outputs["x"], x)]
+        difference = tf.reduce_max(tf.abs(wide[0] - wide[1]), axis=event_axes(x))
+        nan = tf.constant(math.nan, tf.float32)
+        return {**outputs, "largest_error": tf.where(result.converged, difference, nan)}
+
+    def _shown(self, x: tf.Tensor) -> tf.Tensor:
+        if not self.bytes:
+            return x
+        whole = tf.round(x * _BYTE) if self.levels is None else tf.floor(x)
+        top = _BYTE if self.levels is None else self.levels - 1
+        whole = tf.where(tf.math.is_nan(whole), tf.zeros_like(whole), whole)
+        return tf.cast(tf.clip_by_value(whole, 0, top), tf.uint8)
 
 
 def _specify(model: InvertibleModel, name: str, shape: Shape) -> tf.TensorSpec:
     return tf.TensorSpec((None, *shape), model.variable_dtype, name=name)
 
 
-def _decode(
-    model: InvertibleModel, latents: tf.Tensor, *context: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    result = model.decode(latents, True, *context)
-    bound = tf.where(result.converged, result.error_bound, tf.constant(math.inf, tf.float64))
-    return {"x": result.checked(), "converged": result.converged, "error_bound": bound}
+def _all_finite(good: tf.Tensor, *contexts: tf.Tensor) -> tf.Tensor:
+    """Adds to what is good of each example that its context is finite."""
+    for context in contexts:
+        good &= tf.reduce_all(tf.math.is_finite(context), axis=1)
+    return good
 
 
-def flow_signatures(model: DensityModel) -> dict[str, Signature]:
-    """Returns the functions of a density model."""
-    x, z = _specify(model, "x", model.event_shape), _specify(model, "z", (model.dims,))
-    seed = tf.TensorSpec((), tf.int32, name="seed")
-    number = tf.TensorSpec((), tf.int32, name="n")
-    temperature = tf.TensorSpec((), model.variable_dtype, name="temperature")
+def _nan_unless(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    nan = tf.constant(math.nan, values.dtype)
+    return tf.where(expand_like(valid, values), values, nan)
 
-    context = []
-    if model.context_size is not None:
-        context.append(_specify(model, "context", (model.context_size,)))
 
-    def encode(x, *context):
-        return {"z": model.encode(x, *context)}
+def _mean_of_draws(
+    evaluate: Callable[[tf.Tensor], tuple[tf.Tensor, ...]],
+    x: tf.Tensor,
+    seed: tf.Tensor,
+    probes: int,
+) -> tuple[tuple[tf.Tensor, ...], tf.Tensor | None]:
+    """Returns the mean of a first value over draws and the other values, and its standard error.
 
-    def decode(z, *context):
-        return _decode(model, z, *context)
+    Args:
+      evaluate: keys -> (values [batch], ...), of which the others do not depend on the keys.
+      x: [batch, ...].
+      seed: integers, a scalar or [batch].
+      probes: how many draws, at least 1; the standard error of one is None.
+    """
+    seeds = tf.reshape(seed, [-1])
+    batch = tf.shape(x)[0]
+    fits = (tf.size(seeds) == 1) | (tf.size(seeds) == batch)
+    words = "seed must be one integer, or one for each example."
+    with tf.control_dependencies([tf.debugging.Assert(fits, [words])]):
+        seeds = tf.broadcast_to(seeds, [batch])
+    keys = randomness.keys_of_seeds(seeds, x)
+    if probes == 1:
+        return evaluate(keys), None
+    first = evaluate(randomness.fold_in(keys, 0))
+    shift = tf.zeros_like(first[0])
 
-    def log_prob(x, seed, *context):
-        value = model.log_prob(x, seed, None, *context)
-        return {"log_prob": value, "bits_per_dim": model.to_bits(value)}
+    def add(draw, total, squares):
+        value, *_ = evaluate(randomness.fold_in(keys, draw))
+        rest = value - first[0]  # small, so that squares lose nothing
+        return draw + 1, total + rest, squares + rest**2
 
-    def sample(n, seed, temperature, *context):
-        latents = model.sample_latents(n, seed, temperature, *context)
-        drawn = _decode(model, latents, *context)
-        return {**drawn, "x": model.clipped(drawn["x"])}
+    _, total, squares = tf.while_loop(
+        lambda draw, *_: draw < probes, add, (1, shift, shift), parallel_iterations=1
+    )
+    variance = (squares - total**2 / probes) / (probes - 1)
+    error = tf.sqrt(tf.maximum(variance, 0) / probes)
+    return (first[0] + total / probes, *first[1:]), error
 
+
+def _densities(
+    model: DensityModel, valid: tf.Tensor, log_prob: tf.Tensor, error: tf.Tensor | None
+) -> Outputs:
+    value = _nan_unless(valid, log_prob)
+    outputs = {"log_prob": value, "bits_per_dim": model.to_bits(value), "valid": valid}
+    return outputs if error is None else {**outputs, "standard_error": _nan_unless(valid, error)}
+
+
+def _classes(valid: tf.Tensor, logits: tf.Tensor) -> Outputs:
+    """Returns logits, probabilities and the label, -1 where there is none."""
+    valid &= tf.reduce_all(tf.math.is_finite(logits), axis=1)
+    logits = _nan_unless(valid, logits)
+    label = tf.where(valid, tf.argmax(logits, axis=-1), tf.constant(-1, tf.int64))
     return {
-        "encode": (encode, [x, *context]),
-        "decode": (decode, [z, *context]),
-        "log_prob": (log_prob, [x, seed, *context]),
-        "sample": (sample, [number, seed, temperature, *context]),
+        "logits": logits,
+        "probabilities": tf.nn.softmax(logits),
+        "label": label,
+        "valid": valid,
     }
 
 
-def _label(logits: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"logits": logits, "label": tf.argmax(logits, axis=-1)}
-
-
-def hybrid_signatures(model: IResNetHybrid) -> dict[str, Signature]:
-    """Returns the functions of a hybrid; `predict` gives density and logits from one pass."""
-    density = flow_signatures(model)
-    _, (x, seed) = density["log_prob"]
-
-    def predict(x, seed):
-        value, logits = model.log_prob_and_logits(x, seed)
-        return {"log_prob": value, "bits_per_dim": model.to_bits(value), **_label(logits)}
-
-    def classify(x):
-        return _label(model(x, training=False))
-
-    return {"predict": (predict, [x, seed]), "classify": (classify, [x]), **density}
-
-
-def classifier_signatures(model: FeatureClassifier) -> dict[str, Signature]:
-    """Returns the functions of a classifier."""
-    x = _specify(model, "x", model.event_shape)
-    shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
-    features = _specify(model, "features", shape)
-
-    def classify(x):
-        return _label(model(x, training=False))
-
-    def encode(x):
-        return {"features": model.encode(x)}
-
-    def decode(features):
-        return _decode(model, features)
-
-    return {
-        "classify": (classify, [x]),
-        "encode": (encode, [x]),
-        "decode": (decode, [features]),
-    }
-
-
-@contents_of.register
-def _density(model: DensityModel) -> Contents:
-    return Contents(flow_signatures(model), [model.flow, model.prior])
-
-
-@contents_of.register
-def _hybrid(model: IResNetHybrid) -> Contents:
-    return Contents(hybrid_signatures(model), [model.flow, model.prior, model.head])
-
-
-@contents_of.register
-def _classifier(model: FeatureClassifier) -> Contents:
-    return Contents(classifier_signatures(model), [model.flow, model.head])
+def _refuse_draws(n: tf.Tensor, temperature: tf.Tensor) -> list[tf.Operation]:
+    good = tf.math.is_finite(temperature) & (temperature >= 0)
+    return [
+        tf.debugging.Assert(n >= 1, ["n must be at least 1, got", n]),
+        tf.debugging.Assert(
+            good, ["temperature must be a finite number of at least 0, got", temperature]
+        ),
+    ]

@@ -254,12 +254,28 @@ def certify(folder: str, data_dir: str | None, rescale: float | None, images: in
 @_out
 @_data
 @_rescale
-def export(folder: str, out: str, data_dir: str | None, rescale: float | None) -> None:
+@click.option(
+    "--images",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="The dtype of images, in and out.",
+)
+@click.option(
+    "--probes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many draws a log-density is the mean of; from 2 on it has a standard error.",
+)
+def export(
+    folder: str, out: str, data_dir: str | None, rescale: float | None, images: str, probes: int
+) -> None:
     """Write the run in DIR as a SavedModel: saved_models/NAME/1."""
     finished = _open(folder, data_dir)
     from training.reports.saved_model import write_saved_model
 
-    certificate = write_saved_model(finished, out, below=rescale)
+    certificate = write_saved_model(finished, out, below=rescale, images=images, probes=probes)
     if certificate is None:
         say(f"SavedModel in {out}; a baseline without residual blocks")
         return

@@ -4,34 +4,6 @@ from tf_iresnet.certificate import Certificate
 from training.measures.finished import Finished
 from training.typing import Results
 
-_FLOW = """\
-| signature | inputs | outputs |
-|---|---|---|
-| `encode` | `x` [batch, {event}] | `z` [batch, {dims}] |
-| `decode` | `z` [batch, {dims}] | `x` [batch, {event}], `converged` [batch] |
-| `log_prob` | `x`, `seed` int32 | `log_prob` in nats, `bits_per_dim`, both [batch] |
-| `sample` | `n` int32, `seed` int32, `temperature` | `x` [n, {event}], `converged` [n] |
-
-`log_prob` is an estimate, which the seed fixes. Where `converged` is false, `x` is
-NaN.
-"""
-_CONTEXT = """
-Each signature takes one more input, `context` [batch, {classes}] (for `sample` of n rows): the
-class as a one-hot vector, float32.
-"""
-_CLASSIFY = """
-`classify` takes `x`, and gives `logits` [batch, {classes}] and `label` [batch].
-"""
-_CLASSIFIER = """\
-| signature | inputs | outputs |
-|---|---|---|
-| `classify` | `x` [batch, {event}] | `logits` [batch, {classes}], `label` [batch] |
-| `encode` | `x` | `features` of the last invertible layer |
-| `decode` | `features` | `x` [batch, {event}], `converged` [batch] |
-
-Where `converged` is false, `x` is NaN.
-"""
-
 
 def model_card(finished: Finished, certificate: Certificate | None, rescaled: bool = False) -> str:
     """Describes a run's model, in Markdown, from its settings and from what was measured.
@@ -42,15 +14,6 @@ def model_card(finished: Finished, certificate: Certificate | None, rescaled: bo
       rescaled: whether the exported weights were scaled after they were measured.
     """
     spec, metrics = finished.dataset.spec, finished.metrics()
-    sizes = ", ".join(map(str, spec.event_shape))
-    if finished.is_flow:
-        signatures = _FLOW.format(event=sizes, dims=spec.dims)
-        if finished.is_conditional:
-            signatures += _CONTEXT.format(classes=spec.num_classes)
-        if finished.is_classifier:
-            signatures += _CLASSIFY.format(classes=spec.num_classes)
-    else:
-        signatures = _CLASSIFIER.format(event=sizes, classes=spec.num_classes)
     results = _results(metrics) or ["Not evaluated when it was exported."]
     if rescaled:
         results.append("the numbers above are from before the kernels were scaled for this export")
@@ -73,11 +36,7 @@ def model_card(finished: Finished, certificate: Certificate | None, rescaled: bo
             f"{finished.experiment.description}. A SavedModel of {kind}; TensorFlow alone loads "
             "it: `tf.saved_model.load(FOLDER).signatures`.",
             "",
-            "## Signatures",
-            "",
-            _inputs(finished),
-            "",
-            signatures,
+            *_contexts(finished),
             "## Measured",
             "",
             *[f"- {line}" for line in results],
@@ -100,18 +59,14 @@ def model_card(finished: Finished, certificate: Certificate | None, rescaled: bo
     )
 
 
-def _inputs(finished: Finished) -> str:
-    spec = finished.dataset.spec
-    if not spec.is_image:
-        return "`x` holds points, float32."
-    if finished.is_flow:
-        return (
-            f"`x` holds pixels plus uniform dequantisation noise, float32 in [0, {spec.levels}), "
-            "channels last."
-        )
-    return (
-        f"`x` holds pixels divided by {(spec.levels or 2) - 1}, float32 in [0, 1], channels last."
-    )
+def _contexts(finished: Finished) -> list[str]:
+    """Says what the numbers mean that the signatures' own page only counts."""
+    spec, lines = finished.dataset.spec, []
+    if spec.is_image and not finished.is_flow:
+        lines.append(f"Images are divided by {(spec.levels or 2) - 1}, unless they are bytes.")
+    if finished.is_conditional:
+        lines.append("The context is the class as a one-hot vector.")
+    return [*lines, ""] if lines else []
 
 
 def _results(metrics: Results) -> list[str]:

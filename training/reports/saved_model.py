@@ -1,10 +1,6 @@
 """A run's model as a SavedModel with its model card."""
 
-import os
-import tempfile
 from pathlib import Path
-
-import tensorflow as tf
 
 from tf_iresnet.certificate import Certificate
 from tf_iresnet.export import export_saved_model
@@ -12,12 +8,17 @@ from training.errors import RunError
 from training.measures.certify import certified, check_rescale, refuse_baseline, rescaled
 from training.measures.finished import Finished
 from training.reports.model_card import model_card
-from training.runs.files import as_text, trouble, write_files
+from training.runs.files import trouble
 from training.typing import PathLike
 
 
 def write_saved_model(
-    finished: Finished, out: PathLike, *, below: float | None = None
+    finished: Finished,
+    out: PathLike,
+    *,
+    below: float | None = None,
+    images: str = "float32",
+    probes: int = 1,
 ) -> Certificate | None:
     """Certifies and exports the averaged weights, with a model card as README.md.
 
@@ -25,6 +26,8 @@ def write_saved_model(
       finished: the run.
       out: the folder of one version, which TensorFlow Serving wants to be a number.
       below: blocks whose bound is not below this are scaled until it is; None for none.
+      images: "float32", or "uint8" for bytes.
+      probes: how many draws a log-density is the mean of.
 
     Returns:
       What is proven of the exported model, as `certificate.json` in its folder says; None for a
@@ -38,6 +41,12 @@ def write_saved_model(
     check_rescale(below)
     if below is not None:
         refuse_baseline(finished)
+    levels = finished.dataset.spec.levels
+    if images == "uint8" and not finished.is_flow and levels != 256:
+        raise RunError(
+            f"--images uint8 is for images of 256 levels, which a classifier's export divides by "
+            f"255; {finished.dataset.spec.name} has {levels}, leave it out"
+        )
     path = Path(out)
     if not path.name.isdecimal():
         raise RunError(f"{str(out)!r} names no version; end it with a number, as in {path / '1'}")
@@ -53,11 +62,9 @@ def write_saved_model(
     certificate = None if finished.is_baseline else certified(finished.model)
     card = model_card(finished, certificate, rescaled=below is not None)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-            whole = Path(scratch, path.name)
-            export_saved_model(finished.model, whole)
-            write_files({whole / "README.md": as_text(card)})
-            os.replace(whole, path)
-    except (tf.errors.OpError, OSError, RunError) as error:
+        export_saved_model(finished.model, path, images=images, probes=probes, card=card)
+    except ValueError as error:
+        raise RunError(f"{finished.experiment.name} cannot be exported so: {error}") from error
+    except OSError as error:
         raise RunError(f"{str(out)!r} cannot be written: {trouble(error)}") from error
     return certificate

@@ -77,9 +77,10 @@ def outputs(folder, far):
     foreign, signatures = done.stdout.splitlines()[-2:]
     assert foreign == "[]"
     assert signatures == (
-        "['decode', 'encode', 'log_prob', 'sample', 'serving_default'] "
-        "['classify', 'decode', 'encode', 'serving_default'] "
-        "['classify', 'decode', 'encode', 'log_prob', 'predict', 'sample', 'serving_default']"
+        "['decode', 'encode', 'log_prob', 'reconstruct', 'sample', 'serving_default'] "
+        "['classify', 'decode', 'encode', 'reconstruct', 'serving_default'] "
+        "['classify', 'decode', 'encode', 'log_prob', 'predict', 'reconstruct', 'sample', "
+        "'serving_default']"
     )
     with np.load(folder / "outputs.npz") as arrays:
         return dict(arrays)
@@ -154,7 +155,9 @@ def test_a_hybrid_gives_both_numbers(outputs, hybrid):
     labels = np.argmax(logits, axis=1)
     for name in ("classes", "both"):
         np.testing.assert_array_equal(outputs[f"hybrid {name}/label"], labels)
-    assert outputs["hybrid serves"].tolist() == ["bits_per_dim", "label", "log_prob", "logits"]
+    assert outputs["hybrid serves"].tolist() == [
+        "bits_per_dim", "label", "log_prob", "logits", "probabilities", "valid"
+    ]  # fmt: skip
     np.testing.assert_allclose(outputs["hybrid latents/z"], hybrid.encode(X), atol=1e-5)
     np.testing.assert_allclose(outputs["hybrid images/x"], X, atol=1e-4)
 
@@ -169,9 +172,23 @@ def test_features_are_the_model_s(outputs, classifier):
 def test_each_weight_is_stored_once_and_averages_not_at_all(folder, flow):
     stored = tf.train.list_variables(str(folder / "flow" / "1" / "variables" / "variables"))
     shapes = sorted(tuple(shape) for name, shape in stored if name.endswith("VARIABLE_VALUE"))
-    parts = flow.flow.variables + flow.prior.variables
-    norms = [() for layer in flow.flow.spectral_layers()]
-    assert shapes == sorted([*(tuple(v.shape) for v in parts), *norms])
+    weights = flow.flow.trainable_variables + flow.prior.trainable_variables
+    assert shapes == sorted(tuple(v.shape) for v in weights)
+
+
+def test_kernels_are_stored_normalised(folder, flow):
+    path = str(folder / "flow" / "1" / "variables" / "variables")
+    stored = [
+        tf.train.load_variable(path, name)
+        for name, _ in tf.train.list_variables(path)
+        if name.endswith("VARIABLE_VALUE")
+    ]
+    for layer in flow.flow.spectral_layers():
+        norm = np.linalg.norm(layer.kernel)
+        assert np.linalg.norm(layer.normalized_kernel()) < norm
+        kernels = [x for x in stored if x.shape == layer.kernel.shape]
+        assert any(np.array_equal(x, layer.normalized_kernel()) for x in kernels)
+        assert not any(np.array_equal(x, layer.kernel) for x in kernels)
 
 
 def test_an_export_holds_the_norms_of_its_own_weights(tmp_path):

@@ -12,7 +12,7 @@ from tf_iresnet.functions import Affine
 from tf_iresnet.functions.linear_maps import ConvMap, DenseMap
 from tf_iresnet.functions.rounded_products import Unrounded, are_rounded, split
 from tf_iresnet.layers import InvertibleResidual
-from tf_iresnet.layers.upkeep import unchanging
+from tf_iresnet.layers.upkeep import frozen
 
 
 def normal(seed, *shape):
@@ -114,7 +114,7 @@ def test_full_precision_pays_nothing():
     """Float64 asks no device, and float32 evaluates g once a step."""
     for dtype, conditions in (("float64", 0), ("float32", 1)):
         block = make("conv 2-D", dtype)
-        with unchanging(block.spectral_layers()):  # whose norms are a condition of their own
+        with frozen(block.spectral_layers()):  # whose norms are a condition of their own
             graph = tf.function(block.inverse).get_concrete_function(
                 tf.TensorSpec([None, *block._event_shape], dtype)
             )

@@ -15,6 +15,7 @@ from training.measures.finished import open_finished
 from training.measures.reconstruct import write_reconstructions
 from training.measures.sample import draw_samples
 from training.reports.model_card import model_card
+from training.reports.saved_model import write_saved_model
 from training.runs.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("eager_module")
@@ -46,8 +47,9 @@ def test_a_classifier_from_training_to_pictures(tmp_path, monkeypatch):
     certificate = certify(finished.model)
     card = model_card(finished, certificate)
     assert f"{metrics['error_percent']:.2f} % error on {metrics['images']} images" in card
-    assert "`classify`" in card
     assert "divided by 16" in card
+    with pytest.raises(RunError, match="--images uint8 is for images of 256 levels"):
+        write_saved_model(finished, tmp_path / "1", images="uint8")
     finished.add_metrics(
         {
             "reconstruction": {

@@ -1,7 +1,6 @@
 """Runs of conditional flows: every verb, and the comparison with the unconditional twin."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,15 +104,15 @@ def test_the_other_verbs(conditional, tmp_path, monkeypatch):
     assert doubts == ()
     exported = []
 
-    def export(model, path):  # `test_conditional_flows` exports one
-        exported.append(model)
-        Path(path).mkdir()
+    def export(model, path, *, card, **options):  # `test_conditional_flows` exports one
+        exported.append((model, card, options))
 
     monkeypatch.setattr("training.reports.saved_model.export_saved_model", export)
     write_saved_model(conditional, tmp_path / "1")
-    assert exported == [conditional.model]
-    card = (tmp_path / "1" / "README.md").read_text()
-    assert "one more input, `context` [batch, 10]" in card
+    ((model, card, options),) = exported
+    assert model is conditional.model
+    assert options == {"images": "float32", "probes": 1}
+    assert "The context is the class as a one-hot vector." in card
 
 
 @pytest.mark.soak

@@ -97,18 +97,18 @@ def test_the_export_of_a_run_leaves_nothing(tmp_path, monkeypatch):
     dataset = load_dataset(experiment.dataset)
     model = build_model(experiment, dataset.spec)
     finished = Finished(Run(tmp_path), experiment, dataset, model, 3)
-    monkeypatch.setattr(saved_model, "export_saved_model", export_of_a_full_disk)
+    monkeypatch.setattr(tf.saved_model, "save", lambda m, path, **_: export_of_a_full_disk(m, path))
     for _ in range(2):
         with pytest.raises(RunError) as caught:
             saved_model.write_saved_model(finished, tmp_path / "saved" / "1")
         place = str(tmp_path / "saved" / "1")
         assert str(caught.value) == f"{place!r} cannot be written: {FULL} again"
         assert not list((tmp_path / "saved").iterdir())
-        monkeypatch.setattr(saved_model, "export_saved_model", lambda _, path: Path(path).mkdir())
-        monkeypatch.setattr(files.os, "fsync", no_space)
+        monkeypatch.setattr(tf.saved_model, "save", lambda m, path, **_: Path(path).mkdir())
+        monkeypatch.setattr(Path, "write_text", no_space)
 
 
-def no_space(*_):
+def no_space(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -1,7 +1,5 @@
 """Hybrids on the command line's way: trained, measured, drawn, exported."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -52,15 +50,14 @@ def test_the_other_verbs(finished, tmp_path, monkeypatch):
     assert "noise" in score_outliers(finished, limit=10)["outliers"]
     exported = []
 
-    def export(model, path):  # `test_export` exports one
-        exported.append(model)
-        Path(path).mkdir()
+    def export(model, path, *, card, **options):  # `test_export` exports one
+        exported.append((model, card, options))
 
     monkeypatch.setattr("training.reports.saved_model.export_saved_model", export)
     write_saved_model(finished, tmp_path / "1")
-    assert exported == [finished.model]
-    card = (tmp_path / "1" / "README.md").read_text()
-    assert "`classify` takes `x`, and gives `logits` [batch, 10]" in card
+    ((model, card, options),) = exported
+    assert model is finished.model
+    assert options == {"images": "float32", "probes": 1}
     assert "bits/dim" in card
     assert "% error" in card
 

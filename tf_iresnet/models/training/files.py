@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from typing import Any
 
 import keras
 
@@ -37,7 +39,8 @@ def export(
     path: str | os.PathLike[str],
     format: str,
     verbose: bool | None,
-    **unused: object,
+    input_signature: object,
+    **options: Any,
 ) -> None:
     """Writes a SavedModel by `tf_iresnet.export.export_saved_model`, with its signatures.
 
@@ -46,19 +49,23 @@ def export(
       path: the folder to make.
       format: "tf_saved_model", which is all that there is.
       verbose: whether to say where it was written.
-      **unused: further arguments of `keras.Model.export`, all None.
+      input_signature: None, since the signatures are those of `export_saved_model`.
+      **options: of `export_saved_model`.
 
     Raises:
       ValueError: if an argument is none of these, or ``path`` exists.
     """
     if format != "tf_saved_model":
         raise ValueError(f'format must be "tf_saved_model", got {format!r}.')
-    for name, value in unused.items():
+    known = inspect.signature(export_saved_model).parameters
+    others = {name: value for name, value in options.items() if name not in known}
+    for name, value in {"input_signature": input_signature, **others}.items():
         if value is not None:
             raise ValueError(
                 f"{name} is not used in the export of {model.name}, whose signatures are those "
                 f"of tf_iresnet.export.export_saved_model, got {value!r}; leave it out."
             )
-    export_saved_model(model, path)
+        options.pop(name, None)
+    export_saved_model(model, path, **options)
     if verbose:
         print(f"{model.name} is written to {os.fspath(path)}.")

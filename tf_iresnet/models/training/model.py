@@ -400,7 +400,7 @@ class Model(AsWritten, keras_private.BuiltModel):
           format: "tf_saved_model", which is all that there is.
           verbose: whether to say where it was written.
           input_signature: None, since the signatures are those of `export_saved_model`.
-          **kwargs: none.
+          **kwargs: further arguments of `export_saved_model`.
 
         Raises:
           ValueError: if an argument is none of these, or ``filepath`` exists.

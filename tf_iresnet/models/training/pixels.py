@@ -66,23 +66,28 @@ def are_scaled(x: tf.Tensor, levels: int) -> tf.Tensor:
     >>> bool(are_scaled(tf.constant(x), 256)), bool(are_scaled(tf.constant(x / 255), 256))
     (False, True)
     """
-    values = tf.reshape(x, [-1])
-    count = tf.size(values)
-    wide = tf.cast(count, x.dtype)
-    on_grid = tf.constant(False)
+    within = tf.reduce_all((x >= 0) & (x <= 1)) & (tf.size(x) > 0)
+    many = tf.shape(x)[0] >= MANY
+    return within & (many | _look_scaled(tf.reshape(x, [1, -1]), levels)[0])
+
+
+def _look_scaled(x: tf.Tensor, levels: int) -> tf.Tensor:
+    """Says of each row of numbers, [rows, n], whether it was scaled to [0, 1], bool [rows]."""
+    count = tf.shape(x)[1]
+    wide = tf.cast(tf.maximum(count, 1), x.dtype)
     # How far k / n, rounded to a float and multiplied by n, may be from k.
     near = tf.constant(max(1e-3, levels * 2.0**-22), x.dtype)
+    on_grid = tf.zeros(tf.shape(x)[:1], tf.bool)
     for steps in (levels - 1, levels):
-        at = values * steps
-        on_grid |= tf.reduce_all(tf.abs(at - tf.round(at)) <= near)
-    bound = tf.sqrt(math.log(2 / _ERROR_RATE) / (2 * tf.maximum(wide, 1)))
-    skewed = tf.constant(False)
+        at = x * steps
+        on_grid |= tf.reduce_all(tf.abs(at - tf.round(at)) <= near, axis=1)
+    bound = tf.sqrt(math.log(2 / _ERROR_RATE) / (2 * wide))
+    skewed = tf.zeros(tf.shape(x)[:1], tf.bool)
     for t in (0.125, 0.25, 0.5, 0.75, 0.875):
-        share = tf.reduce_sum(tf.cast(values <= t, x.dtype)) / tf.maximum(wide, 1)
+        share = tf.reduce_sum(tf.cast(x <= t, x.dtype), axis=1) / wide
         skewed |= tf.abs(share - t) > bound
-    within = tf.reduce_all((values >= 0) & (values <= 1)) & (count > 0)
-    sure = (on_grid & (count >= _FEW * _FEW)) | skewed | (tf.shape(x)[0] >= MANY)
-    return within & sure
+    within = tf.reduce_all((x >= 0) & (x <= 1), axis=1)
+    return within & ((on_grid & (count >= _FEW * _FEW)) | skewed)
 
 
 def pixel_findings(x: tf.Tensor, levels: int) -> dict[str, tf.Tensor]:
@@ -153,13 +158,31 @@ def take_centres(x: tf.Tensor, levels: int, dtype: DTypeLike) -> tf.Tensor:
     return nan_unless((whole >= 0) & (whole < levels), whole + 0.5)
 
 
-def nan_where_no_density(x: tf.Tensor, levels: int) -> tf.Tensor:
-    """Returns x, with NaN in each example without noise or out of range; for graphs.
+def have_density(x: tf.Tensor, levels: int) -> tf.Tensor:
+    """Says of each example whether it can be pixels with noise: in range, not whole, not scaled.
 
-    Whether an example was scaled to [0, 1] cannot be told from it alone: it may be black.
+    Whether an example was scaled to [0, 1] is judged as in `are_scaled`, from its own values. Few
+    values may not tell it from a black image.
+
+    Args:
+      x: floats, [batch, ...].
+      levels: how many values a pixel takes.
+
+    Returns:
+      Bool [batch].
+
+    Example:
+    >>> x = tf.constant([[3.5, 0.2], [3.5, 8.5], [3.5, float("nan")]])
+    >>> have_density(x, 8).numpy().tolist()
+    [True, False, False]
     """
     flat = tf.reshape(x, [tf.shape(x)[0], x.shape[1:].num_elements()])
     good = tf.reduce_all((flat >= 0) & (flat <= levels), axis=1)
     if flat.shape[1] >= _FEW:
-        good &= tf.reduce_any(tf.floor(flat) != flat, axis=1)
-    return nan_unless(good[:, None], x)
+        good &= tf.reduce_any(tf.floor(flat) != flat, axis=1) & ~_look_scaled(flat, levels)
+    return good
+
+
+def nan_where_no_density(x: tf.Tensor, levels: int) -> tf.Tensor:
+    """Returns x, with NaN in each example that has no density (`have_density`); for graphs."""
+    return nan_unless(have_density(x, levels)[:, None], x)
