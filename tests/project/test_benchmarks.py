@@ -111,6 +111,7 @@ def test_wrong_draws_are_refused(worker):
             worker.step(n)
 
 
+@pytest.mark.soak
 def test_errors_of_our_inverse_follow_the_tolerance(worker):
     loose, tight = worker.inverse(atol=1e-2), worker.inverse(atol=1e-6)
     assert tight["converged"]

@@ -56,7 +56,7 @@ def test_files_keep_all_of_it(model, tmp_path):
     np.testing.assert_array_equal(again(X), model(X))
     export_saved_model(model, tmp_path / "1")
     loaded = tf.saved_model.load(str(tmp_path / "1")).signatures
-    assert set(loaded) == {"classify", "encode", "decode", "serving_default"}
+    assert set(loaded) == {"classify", "encode", "decode", "reconstruct", "serving_default"}
     logits = loaded["classify"](x=tf.constant(X))["logits"]
     np.testing.assert_allclose(logits, model(X), rtol=1e-4, atol=1e-4)
 

@@ -41,7 +41,7 @@ def flow(prepared):  # of samples some lie far out, where every error grows
 @pytest.mark.parametrize(
     ("solver", "graph"),
     [
-        (Anderson(), False),
+        pytest.param(Anderson(), False, marks=pytest.mark.soak),
         pytest.param(Picard(), False, marks=pytest.mark.soak),
         pytest.param(Picard(), True, marks=pytest.mark.soak),
     ],

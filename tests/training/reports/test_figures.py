@@ -101,6 +101,7 @@ def strengthen(block):
     block.converge_spectral_state()
 
 
+@pytest.mark.soak
 def test_bias_against_dense_jacobians_and_eigenvalues(runs, tmp_path, monkeypatch):
     finished = open_finished(runs / "digits_flow")
     (_, block), *_ = residual_blocks(finished.model.flow)
