@@ -71,6 +71,7 @@ def public_flow(worker):
     return flow
 
 
+@pytest.mark.soak
 def test_our_step_is_that_of_the_public_layers(worker, monkeypatch):
     flow, x = public_flow(worker), worker.data(BATCH)
     monkeypatch.setattr(worker, "data", lambda batch: x)
@@ -287,6 +288,7 @@ def exported():
     return exported_flow()
 
 
+@pytest.mark.soak
 def test_the_exported_flow_has_the_exported_weights(exported):
     loaded = tf.saved_model.load("saved_models/mnist_flow/1")
     x = np.random.default_rng(0).uniform(0, 256, (2, 28, 28, 1)).astype("float32")

@@ -11,6 +11,7 @@ from tensorflow_probability import bijectors as tfb
 from benchmarks import monte_carlo as mc
 
 
+@pytest.mark.soak
 def test_fit_lowers_the_divergence():
     """From a normal density that is known to one that is not centred, nor round."""
     target_mean, deviation = np.array([1.0, -0.5]), np.array([0.7, 1.4])

@@ -64,6 +64,7 @@ def draw(name, out, *runs, **options):
     return content["numbers"]
 
 
+@pytest.mark.soak
 def test_paths_cross_only_without_the_constraint(tmp_path, monkeypatch):
     monkeypatch.setattr(trajectories, "_STEPS", 300)
     monkeypatch.setattr(trajectories, "_BLOCKS", 5)
