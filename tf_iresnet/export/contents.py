@@ -78,7 +78,7 @@ def guarded(function: Callable[..., Outputs], specs: Sequence[tf.TensorSpec]) ->
             sizes = tf.concat([tf.shape(tensor), tf.fill([spec.shape.rank + 1], -1)], 0)
             due = [*enumerate(spec.shape), (spec.shape.rank, -1)]
             same = tf.reduce_all([sizes[axis] == size for axis, size in due if size is not None])
-            words = f"{spec.name} must have the shape {_readable(spec.shape)}, got"
+            words = f"{spec.name} must have the shape {readable(spec.shape)}, got"
             checks.append(tf.debugging.Assert(same, [words, tf.shape(tensor)]))
             if spec.shape.rank and spec.shape[0] is None:
                 some = tf.size(tensor) > 0
@@ -90,6 +90,7 @@ def guarded(function: Callable[..., Outputs], specs: Sequence[tf.TensorSpec]) ->
     return call, specs
 
 
-def _readable(shape: tf.TensorShape) -> str:
+def readable(shape: Sequence[int | None]) -> str:
+    """Returns a shape as pages and messages show it, such as [batch, 2]."""
     sizes = ["batch" if size is None else str(size) for size in shape]
     return f"[{', '.join(sizes)}]"

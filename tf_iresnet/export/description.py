@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from tf_iresnet.export.contents import ExportOptions
+from tf_iresnet.export.contents import ExportOptions, readable
 from tf_iresnet.typing import Config
 
 #: Of `config.json`; a change of its meaning counts it up.
@@ -106,10 +106,6 @@ def _reads(description: Config) -> str:
 
 def _listed(tensors: Config) -> str:
     return ", ".join(
-        f"`{name}` {each['dtype']}{'' if not each['shape'] else ' ' + _sizes(each['shape'])}"
+        f"`{name}` {each['dtype']}{'' if not each['shape'] else ' ' + readable(each['shape'])}"
         for name, each in tensors.items()
     )
-
-
-def _sizes(shape: Sequence[int | None]) -> str:
-    return f"[{', '.join('batch' if size is None else str(size) for size in shape)}]"

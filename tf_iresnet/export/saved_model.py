@@ -37,7 +37,7 @@ def export_saved_model(
       the Euclidean distance of x to the exact preimage, proven; infinite where nothing is);
     - ``log_prob``: x, seed -> log_prob in nats, bits_per_dim, valid;
     - ``sample``: n, seed, temperature -> x, converged, error_bound (before pixels are clipped);
-    - ``reconstruct``: x -> the outputs of decode(encode(x)), largest_error (of a number);
+    - ``reconstruct``: x -> the outputs of decode(encode(x)), largest_error, valid;
 
     each with one more input ``context`` [batch, context_size] if it is conditional (for ``sample``,
     of n rows). A classifier has ``classify`` (x -> logits, probabilities, label, valid), ``encode``

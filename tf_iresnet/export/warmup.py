@@ -34,8 +34,8 @@ _MESSAGES: dict[str, list[tuple[str, int, str | None]]] = {
 
 
 @functools.cache
-def _message(name: str) -> type[Message]:
-    """Returns the class of a message of TensorFlow Serving."""
+def _prediction_log() -> type[Message]:
+    """Returns the class of TensorFlow Serving's messages."""
     file = descriptor_pb2.FileDescriptorProto(
         name="tf_iresnet/warmup.proto",
         package=_PACKAGE,
@@ -52,7 +52,7 @@ def _message(name: str) -> type[Message]:
                 added.type_name = of
     pool = descriptor_pool.Default()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.PredictionLog"))
 
 
 def example_inputs(specs: Sequence[tf.TensorSpec]) -> dict[str, np.ndarray]:
@@ -86,7 +86,7 @@ def write_requests(
     """
     with tf.io.TFRecordWriter(path) as writer:
         for name, specs in signatures.items():
-            log: Any = _message("PredictionLog")()
+            log: Any = _prediction_log()()
             request = log.predict_log.request
             request.model_spec.name, request.model_spec.signature_name = model, name
             for key, value in example_inputs(specs).items():

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_iresnet import randomness
-from tf_iresnet.batches import event_axes, expand_like
+from tf_iresnet.batches import event_axes
 from tf_iresnet.export.contents import ExportOptions, Outputs, Signature, contents_of, guarded
 from tf_iresnet.fixed_point import FixedPointResult
+from tf_iresnet.layers.dequantize import nan_unless
 from tf_iresnet.models.density import DensityModel
 from tf_iresnet.models.features import FeatureClassifier
 from tf_iresnet.models.hybrid import IResNetHybrid
 from tf_iresnet.models.invertible_model import InvertibleModel
-from tf_iresnet.models.training.pixels import have_density
+from tf_iresnet.models.training.pixels import have_density, lie_inside
 from tf_iresnet.typing import Shape
 
 _BYTE = 255
@@ -24,7 +25,7 @@ _BYTE = 255
 @contents_of.register
 def flow_signatures(model: DensityModel, options: ExportOptions) -> dict[str, Signature]:
     """Returns the functions of a density model."""
-    pixels = _Pixels(model, options, None if model.preprocessing is None else model.levels)
+    pixels = _Pixels(model, options)
     z = _specify(model, "z", (model.dims,))
     seed = tf.TensorSpec(None, tf.int32, name="seed")
     number = tf.TensorSpec((), tf.int32, name="n")
@@ -36,7 +37,7 @@ def flow_signatures(model: DensityModel, options: ExportOptions) -> dict[str, Si
 
     def encode(x, *context):
         valid = _all_finite(pixels.in_range(x), *context)
-        return {"z": _nan_unless(valid, model.encode(x, *context)), "valid": valid}
+        return {"z": nan_unless(valid, model.encode(x, *context)), "valid": valid}
 
     def decode(z, *context):
         return pixels.decoded(model.decode(z, True, *context))
@@ -52,11 +53,12 @@ def flow_signatures(model: DensityModel, options: ExportOptions) -> dict[str, Si
         with tf.control_dependencies(_refuse_draws(n, temperature)):
             n, temperature = tf.identity(n), tf.identity(temperature)
         latents = model.sample_latents(n, seed, temperature, *context)
-        return pixels.decoded(model.decode(latents, True, *context), clipped=True)
+        return pixels.decoded(model.decode(latents, True, *context), model.clipped)
 
     def reconstruct(x, *context):
+        valid = _all_finite(pixels.in_range(x), *context)
         result = model.decode(model.encode(x, *context), True, *context)
-        return pixels.reconstructed(x, result)
+        return pixels.reconstructed(x, valid, result)
 
     return {
         "encode": guarded(encode, [pixels.spec, *context]),
@@ -71,7 +73,7 @@ def flow_signatures(model: DensityModel, options: ExportOptions) -> dict[str, Si
 def hybrid_signatures(model: IResNetHybrid, options: ExportOptions) -> dict[str, Signature]:
     """Returns the functions of a hybrid; `predict` gives density and classes from one pass."""
     density = flow_signatures(model, options)
-    pixels = _Pixels(model, options, None if model.preprocessing is None else model.levels)
+    pixels = _Pixels(model, options)
 
     def predict(x, seed):
         valid = pixels.have_density(x)
@@ -94,7 +96,7 @@ def hybrid_signatures(model: IResNetHybrid, options: ExportOptions) -> dict[str,
 @contents_of.register
 def classifier_signatures(model: FeatureClassifier, options: ExportOptions) -> dict[str, Signature]:
     """Returns the functions of a classifier."""
-    pixels = _Pixels(model, options, None)
+    pixels = _Pixels(model, options)
     shape = model.flow.compute_output_shape((None, *model.event_shape))[1:]
 
     def classify(x):
@@ -102,13 +104,14 @@ def classifier_signatures(model: FeatureClassifier, options: ExportOptions) -> d
 
     def encode(x):
         valid = pixels.in_range(x)
-        return {"features": _nan_unless(valid, model.encode(pixels.scaled(x))), "valid": valid}
+        return {"features": nan_unless(valid, model.encode(pixels.scaled(x))), "valid": valid}
 
     def decode(features):
         return pixels.decoded(model.decode(features, True))
 
     def reconstruct(x):
-        return pixels.reconstructed(x, model.decode(model.encode(pixels.scaled(x)), True))
+        result = model.decode(model.encode(pixels.scaled(x)), True)
+        return pixels.reconstructed(x, pixels.in_range(x), result)
 
     return {
         "classify": guarded(classify, [pixels.spec]),
@@ -123,12 +126,11 @@ class _Pixels:
 
     Args:
       model: the model.
-      options: says whether images are bytes.
-      levels: how many values a pixel takes; None for points, and for a classifier's images, which
-        lie on [0, 1] where they are bytes and anywhere else otherwise.
+      options: says whether images are bytes. A classifier's bytes stand for numbers on [0, 1].
     """
 
-    def __init__(self, model: InvertibleModel, options: ExportOptions, levels: int | None) -> None:
+    def __init__(self, model: InvertibleModel, options: ExportOptions) -> None:
+        levels = model._event.levels
         self.bytes = options.images == "uint8"
         if self.bytes and (len(model.event_shape) == 1 or (levels or 0) > _BYTE + 1):
             raise ValueError(
@@ -151,11 +153,10 @@ class _Pixels:
 
     def in_range(self, x: tf.Tensor) -> tf.Tensor:
         """Says of each example whether its numbers are finite and in range, bool [batch]."""
-        good = tf.ones_like(x, tf.bool) if x.dtype.is_integer else tf.math.is_finite(x)
         if self.levels is not None:
-            top = tf.cast(self.levels, tf.int32 if x.dtype.is_integer else x.dtype)
-            wide = tf.cast(x, top.dtype)
-            good &= (wide >= 0) & (wide < top if x.dtype.is_integer else wide <= top)
+            good = lie_inside(x, self.levels)
+        else:
+            good = tf.ones_like(x, tf.bool) if x.dtype.is_integer else tf.math.is_finite(x)
         return tf.reduce_all(good, axis=event_axes(x))
 
     def have_density(self, x: tf.Tensor) -> tf.Tensor:
@@ -164,22 +165,23 @@ class _Pixels:
             return self.in_range(x)
         return have_density(x, self.levels)
 
-    def decoded(self, result: FixedPointResult, clipped: bool = False) -> Outputs:
-        """Returns decoded examples; those that did not converge are NaN, or 0 as bytes."""
+    def decoded(
+        self,
+        result: FixedPointResult,
+        finish: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+    ) -> Outputs:
+        """Returns decoded examples, finished; without convergence they are NaN, or 0 as bytes."""
         bound = tf.where(result.converged, result.error_bound, tf.constant(math.inf, tf.float64))
-        x = result.checked()
-        if clipped and self.levels is not None:
-            top = tf.cast(self.levels, x.dtype)
-            x = tf.clip_by_value(x, tf.zeros_like(top), tf.math.nextafter(top, tf.zeros_like(top)))
-        return {"x": self._shown(x), "converged": result.converged, "error_bound": bound}
+        x = self._shown(finish(result.checked()))
+        return {"x": x, "converged": result.converged, "error_bound": bound}
 
-    def reconstructed(self, x: tf.Tensor, result: FixedPointResult) -> Outputs:
-        """Returns `decoded`, and the largest difference of a number of each example to x."""
-        outputs = self.decoded(result)
+    def reconstructed(self, x: tf.Tensor, valid: tf.Tensor, result: FixedPointResult) -> Outputs:
+        """Returns `decoded`, and the largest difference of a number of each valid example to x."""
+        outputs = self.decoded(result, lambda found: nan_unless(valid, found))
         wide = [tf.cast(value, tf.float32) for value in (outputs["x"], x)]
         difference = tf.reduce_max(tf.abs(wide[0] - wide[1]), axis=event_axes(x))
-        nan = tf.constant(math.nan, tf.float32)
-        return {**outputs, "largest_error": tf.where(result.converged, difference, nan)}
+        error = nan_unless(valid & result.converged, difference)
+        return {**outputs, "largest_error": error, "valid": valid}
 
     def _shown(self, x: tf.Tensor) -> tf.Tensor:
         if not self.bytes:
@@ -199,11 +201,6 @@ def _all_finite(good: tf.Tensor, *contexts: tf.Tensor) -> tf.Tensor:
     for context in contexts:
         good &= tf.reduce_all(tf.math.is_finite(context), axis=1)
     return good
-
-
-def _nan_unless(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    nan = tf.constant(math.nan, values.dtype)
-    return tf.where(expand_like(valid, values), values, nan)
 
 
 def _mean_of_draws(
@@ -248,15 +245,15 @@ def _mean_of_draws(
 def _densities(
     model: DensityModel, valid: tf.Tensor, log_prob: tf.Tensor, error: tf.Tensor | None
 ) -> Outputs:
-    value = _nan_unless(valid, log_prob)
+    value = nan_unless(valid, log_prob)
     outputs = {"log_prob": value, "bits_per_dim": model.to_bits(value), "valid": valid}
-    return outputs if error is None else {**outputs, "standard_error": _nan_unless(valid, error)}
+    return outputs if error is None else {**outputs, "standard_error": nan_unless(valid, error)}
 
 
 def _classes(valid: tf.Tensor, logits: tf.Tensor) -> Outputs:
     """Returns logits, probabilities and the label, -1 where there is none."""
     valid &= tf.reduce_all(tf.math.is_finite(logits), axis=1)
-    logits = _nan_unless(valid, logits)
+    logits = nan_unless(valid, logits)
     label = tf.where(valid, tf.argmax(logits, axis=-1), tf.constant(-1, tf.int64))
     return {
         "logits": logits,

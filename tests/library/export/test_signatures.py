@@ -119,6 +119,9 @@ def test_what_is_no_example_is_marked(floats, kind):
     np.testing.assert_array_equal(encoded["valid"], good if kind in SPOILT else np.full(5, True))
     assert np.isnan(encoded["z"][2]).all() == (kind in SPOILT)
     assert np.isfinite(encoded["z"][good]).all()
+    again = floats["reconstruct"](x=x)
+    np.testing.assert_array_equal(again["valid"], encoded["valid"])
+    assert np.isnan(again["x"][2]).all() == np.isnan(again["largest_error"][2]) == (kind in SPOILT)
 
 
 def test_a_black_image_with_noise_is_an_example():

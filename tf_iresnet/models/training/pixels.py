@@ -35,8 +35,15 @@ def leave_range(x: tf.Tensor, levels: int) -> tf.Tensor:
     (True, True)
     """
     if x.dtype.is_integer:
-        return tf.reduce_any((x < 0) | (tf.cast(x, tf.int64) > levels - 1))
-    return tf.reduce_any((x < 0) | (x > levels))
+        return tf.reduce_any(~lie_inside(x, levels))
+    return tf.reduce_any((x < 0) | (x > levels))  # NaN is another finding
+
+
+def lie_inside(x: tf.Tensor, levels: int) -> tf.Tensor:
+    """Says of each number whether it lies in [0, levels], or of an integer in [0, levels)."""
+    if x.dtype.is_integer:
+        return (x >= 0) & (tf.cast(x, tf.int64) < levels)
+    return (x >= 0) & (x <= levels)
 
 
 def all_whole(x: tf.Tensor) -> tf.Tensor:
@@ -177,7 +184,7 @@ def have_density(x: tf.Tensor, levels: int) -> tf.Tensor:
     [True, False, False]
     """
     flat = tf.reshape(x, [tf.shape(x)[0], x.shape[1:].num_elements()])
-    good = tf.reduce_all((flat >= 0) & (flat <= levels), axis=1)
+    good = tf.reduce_all(lie_inside(flat, levels), axis=1)
     if flat.shape[1] >= _FEW:
         good &= tf.reduce_any(tf.floor(flat) != flat, axis=1) & ~_look_scaled(flat, levels)
     return good
